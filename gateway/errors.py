@@ -1,0 +1,199 @@
+"""Every error that Switchboard raises on purpose.
+
+SwitchboardError
+├── ConfigError              the files (or a revision) are wrong; carries every Problem found
+├── ApiError                 the caller's answer is an error: status and OpenAI's error object
+│   ├── BadRequest           400
+│   ├── Unauthorized         401
+│   ├── Forbidden            403
+│   ├── NotFound             404
+│   ├── MethodNotAllowed     405
+│   ├── TooLarge             413
+│   ├── NoTargetFits         422   hard facts rule every candidate out
+│   ├── Overloaded           503   limits leave nothing, or too many open requests
+│   └── AttemptsFailed       502/504 or the last backend's own status: every attempt failed
+└── UpstreamError            the leg to a backend failed
+    ├── ConnectFailed        no connection: nothing was sent
+    ├── TlsFailed            the peer's certificate or handshake
+    ├── UpstreamTimeout      one of connect, first_byte, between, total ran out
+    ├── UpstreamClosed       the peer closed; `sent` says whether the request may have reached it
+    └── MalformedAnswer      what came back is not HTTP/1.1
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+TimeoutKind = Literal["connect", "first_byte", "between", "total"]
+
+
+class SwitchboardError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong in a configuration, and its mend.
+
+    `line` counts from 1; 0 when the problem belongs to the file as a whole.
+    """
+
+    file: str
+    line: int
+    key: str
+    message: str
+    mend: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        key = f" {self.key}:" if self.key else ""
+        mend = f"; {self.mend}" if self.mend else ""
+        return f"{place}:{key} {self.message}{mend}"
+
+
+class ConfigError(SwitchboardError):
+    """A configuration that cannot run, with all of its problems at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ApiError(SwitchboardError):
+    """An answer to the client in OpenAI's error shape, `{"error": {message, type, param, code}}`."""
+
+    status = 500
+    type = "api_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        type: str | None = None,
+        retry_after: float | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = self.__class__.status if status is None else status
+        self.type = self.__class__.type if type is None else type
+        self.retry_after = retry_after
+        self.headers = tuple(headers)
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class BadRequest(ApiError):
+    """The request itself is wrong; sending it again cannot help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    """No key, or one that is unknown or revoked."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class Forbidden(ApiError):
+    """The key is good, but not for this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(ApiError):
+    """No such model, path or record."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists, with another method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class TooLarge(ApiError):
+    """The head or body is over its limit."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class NoTargetFits(ApiError):
+    """Hard facts (residency, capabilities, rights) rule out every candidate."""
+
+    status = 422
+    type = "invalid_request_error"
+
+
+class Overloaded(ApiError):
+    """Nothing can take the request now; `retry_after` says when to come back."""
+
+    status = 503
+    type = "overloaded_error"
+
+
+class AttemptsFailed(ApiError):
+    """Every attempt failed before the first byte; the message names each."""
+
+    status = 502
+    type = "upstream_error"
+
+
+class UpstreamError(SwitchboardError):
+    """The leg to a backend failed."""
+
+
+class ConnectFailed(UpstreamError):
+    """No connection could be made: nothing was sent."""
+
+
+class TlsFailed(ConnectFailed):
+    """The handshake failed, or the certificate is not valid for this origin."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """One of the four timeouts ran out."""
+
+    def __init__(self, kind: TimeoutKind, seconds: float, where: str) -> None:
+        super().__init__(f"{where}: {kind.replace('_', ' ')} timeout after {seconds:g} s")
+        self.kind: TimeoutKind = kind
+        self.seconds = seconds
+
+
+class UpstreamClosed(UpstreamError):
+    """The peer closed or reset the connection before its answer was whole.
+
+    `sent` is false only when no byte of the request can have reached the peer's application: a
+    kept-alive connection that had been closed before the request was written, or before any byte
+    of an answer to it.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class MalformedAnswer(UpstreamError):
+    """What came back is not a valid HTTP/1.1 answer."""

@@ -1,0 +1,357 @@
+"""The domain's words as frozen values. Imports nothing of ours; everything may import it.
+
+Units everywhere: money in US dollars, time in seconds, prices in dollars per token, shares and
+probabilities in 0..1. Instants are Unix seconds.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+
+class Endpoint(Enum):
+    """The inference calls of OpenAI's API; the value is the path below `/v1/`."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+
+
+# ---------------------------------------------------------------- what is configured
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Dollars per token."""
+
+    input: float = 0.0
+    cached_input: float = 0.0
+    output: float = 0.0
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """Hard facts of a model: what it can take. `context` is in tokens, None if not declared."""
+
+    context: int | None = None
+    tools: bool = True
+    vision: bool = False
+    audio: bool = False
+    json_schema: bool = True
+    endpoints: frozenset[str] = frozenset({"chat/completions", "completions"})
+
+
+class Shaping(msgspec.Struct, frozen=True):
+    """How a request's body is changed for one model: names are top-level keys of the body.
+
+    `set` holds values as JSON text, put in only where the client sent none.
+    """
+
+    rename: Mapping[str, str] = {}
+    drop: frozenset[str] = frozenset()
+    set: Mapping[str, bytes] = {}
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds. `first_byte` runs from the request sent to the head; `between` between two reads."""
+
+    connect: float = 5.0
+    first_byte: float = 60.0
+    between: float = 60.0
+    total: float = 600.0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Backend + model + optional adapter, written `backend/model+adapter`.
+
+    `served` is the id that goes upstream. `internal` is true for self-hosted backends only.
+    `replicas` are base URLs, without `/v1`. `first_token_s` and `tokens_per_s` are priors, used
+    until live figures exist.
+    """
+
+    name: str
+    backend: str
+    model: str
+    adapter: str | None
+    served: str
+    internal: bool
+    price: Price
+    capabilities: Capabilities
+    shaping: Shaping
+    replicas: tuple[str, ...]
+    first_token_s: float = 0.5
+    tokens_per_s: float = 50.0
+    output_tokens: float = 200.0
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A target that a route may use.
+
+    `target` is a declared name, or a pattern such as `local/qwen+{key.tenant}` that is resolved
+    per caller. `quality` is P(right) as declared, worth `quality_n` observations. `system` is a
+    system prompt's text of the candidate's own.
+    """
+
+    target: str
+    quality: float
+    quality_n: float = 20.0
+    system: str | None = None
+
+
+class Match(msgspec.Struct, frozen=True):
+    """How a route is recognised; headers, keywords and patterns are certain, examples are learned."""
+
+    headers: Mapping[str, str] = {}
+    keywords: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+Keep = Literal["none", "features", "text"]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A kind of work. `value` is what one right answer is worth, in dollars."""
+
+    name: str
+    description: str
+    value: float
+    internal: bool
+    match: Match
+    candidates: tuple[Candidate, ...]
+    policy: str
+    keep: Keep = "features"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a policy accepts of one request; None is no limit."""
+
+    cost: float | None = None
+    first_token_p95: float | None = None
+    whole_p95: float | None = None
+    quality: float | None = None
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How to trade off. `waiting_*` are dollars per second; `explore` and `switch_margin` shares.
+
+    `value_weight` scales what a right answer is worth and `price_weight` what it costs, so that
+    `cheapest`, `fastest` and `best` are policies in the same words.
+    """
+
+    name: str
+    waiting_first_token: float = 0.0
+    waiting_whole: float = 0.0
+    limits: Limits = Limits()
+    if_none_fits: Literal["best", "refuse"] = "best"
+    switch_margin: float = 0.0
+    explore: float = 0.0
+    value_weight: float = 1.0
+    price_weight: float = 1.0
+
+
+BackendKind = Literal["vllm", "openai", "litellm"]
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """A server or provider as declared. `api_key` never leaves for anywhere but its own replicas."""
+
+    name: str
+    kind: BackendKind
+    replicas: tuple[str, ...]
+    api_key: str | None = None
+    provider: str | None = None
+    headers: Mapping[str, str] = {}
+    timeouts: Timeouts = Timeouts()
+    adapters_here: str | None = None
+    adapters_on_replicas: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Backend({self.name!r}, {self.kind})"
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA of one vLLM backend's model. `path` is as the replica sees it."""
+
+    backend: str
+    model: str
+    name: str
+    served: str
+    path: str
+
+
+class Server(msgspec.Struct, frozen=True):
+    """The gateway's own side. Sizes in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_head: int = 65_536
+    max_body: int = 33_554_432
+    head_timeout: float = 10.0
+    body_timeout: float = 30.0
+    max_open: int = 4096
+    store: str = "sqlite:///switchboard.db"
+    classifier: Literal["lexical", "embedding"] = "lexical"
+    encoder: str | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One immutable compiled configuration; `hash` is of its content."""
+
+    hash: str
+    server: Server
+    default_route: str
+    aliases: Mapping[str, str]
+    routes: Mapping[str, Route]
+    policies: Mapping[str, Policy]
+    targets: Mapping[str, Target]
+    backends: Mapping[str, Backend]
+    adapters: tuple[Adapter, ...] = ()
+
+
+# ---------------------------------------------------------------- one request
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks. `routes` None means every route; `direct` allows targets and overrides by header."""
+
+    key: str | None = None
+    name: str = "anonymous"
+    tenant: str | None = None
+    routes: frozenset[str] | None = None
+    direct: bool = True
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What a request asks of a target; tokens are estimates made before any tokenizer."""
+
+    endpoint: str = "chat/completions"
+    input_tokens: int = 0
+    max_output: int | None = None
+    tools: bool = False
+    vision: bool = False
+    audio: bool = False
+    json_schema: bool = False
+
+
+class Recognition(msgspec.Struct, frozen=True):
+    """Which route, and how it was known. `confidence` is 1 for everything but the classifier."""
+
+    route: str
+    by: Literal[
+        "named", "alias", "header", "keyword", "pattern", "classifier", "conversation", "default"
+    ]
+    confidence: float = 1.0
+    detail: str = ""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What `decide` is asked: a recognised request without its transport.
+
+    `only` names the single target that the client asked for, if it did.
+    """
+
+    route: str
+    policy: str
+    needs: Needs
+    caller: Caller
+    only: str | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One (target, replica) with every term of the objective.
+
+    net = value x quality - cost - waiting.first_token x first_token_s - waiting.whole x total_s
+    """
+
+    target: str
+    replica: str
+    candidate: int
+    quality: float
+    cost: float
+    first_token_s: float
+    total_s: float
+    net: float
+    propensity: float = 0.0
+    verdict: str = ""
+
+
+class RuledOut(msgspec.Struct, frozen=True):
+    """A candidate that could not be chosen, and why: a hard fact or a limit of the policy."""
+
+    target: str
+    by: Literal["fact", "limit"]
+    reason: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """A ranked list, best first, with what produced it; enough to recompute it."""
+
+    route: str
+    policy: str
+    snapshot: str
+    ranked: tuple[Choice, ...]
+    ruled_out: tuple[RuledOut, ...]
+    draw: float
+    explored: bool = False
+    fits: bool = True
+
+
+# ---------------------------------------------------------------- what happened
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer; `estimated` when the backend did not say."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    estimated: bool = False
+
+
+Outcome = Literal["ok", "error", "truncated", "abandoned", "refused"]
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One upstream call. `status` is 0 when no head came back."""
+
+    target: str
+    replica: str
+    reason: Literal["first", "fallback", "retry", "hedge"]
+    started: float
+    status: int
+    outcome: Outcome
+    error: str
+    usage: Usage
+    cost: float
+    first_token_s: float | None
+    total_s: float
+    changed: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Everything the store keeps of one request; `text` and `answer` only as the route's keep allows."""
+
+    id: str
+    decision_id: str
+    started: float
+    endpoint: str
+    model: str
+    stream: bool
+    caller: Caller
+    recognition: Recognition | None
+    decision: Decision | None
+    needs: Needs
+    attempts: tuple[Attempt, ...]
+    status: int
+    outcome: Outcome
+    error: str
+    usage: Usage
+    cost: float
+    first_token_s: float | None
+    total_s: float
+    overhead_s: float
+    completion_id: str | None = None
+    text: str | None = None
+    answer: str | None = None
