@@ -235,6 +235,29 @@ class Needs(msgspec.Struct, frozen=True):
     json_schema: bool = False
 
 
+class Request(msgspec.Struct, frozen=True):
+    """A request as the edge parsed it, once. `fields` holds the body's top-level values verbatim.
+
+    `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
+    when the client itself asked for a stream's usage event. `route` and `policy` are what headers
+    asked for. `previous` names the response that this one continues.
+    """
+
+    id: str
+    endpoint: Endpoint
+    model: str
+    stream: bool
+    fields: Mapping[str, msgspec.Raw]
+    headers: Mapping[str, str]
+    caller: Caller
+    needs: Needs
+    turns: tuple[str, ...] = ()
+    asks_usage: bool = False
+    route: str | None = None
+    policy: str | None = None
+    previous: str | None = None
+
+
 class Recognition(msgspec.Struct, frozen=True):
     """Which route, and how it was known. `confidence` is 1 for everything but the classifier."""
 
@@ -278,11 +301,15 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class RuledOut(msgspec.Struct, frozen=True):
-    """A candidate that could not be chosen, and why: a hard fact or a limit of the policy."""
+    """A candidate that could not be chosen, and why: a hard fact or a limit of the policy.
+
+    `choice` has the figures of its best replica where a limit ruled it out.
+    """
 
     target: str
     by: Literal["fact", "limit"]
     reason: str
+    choice: Choice | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -1,0 +1,300 @@
+"""The decision: which (target, replica) is worth most for one request, in dollars.
+
+Pure: no I/O, no clock, no logging, no randomness; the draw is an argument. The same function
+serves live traffic, `explain`, dry runs and replay.
+
+    net = value_weight x value x quality - price_weight x cost
+          - waiting_first_token x E[s to first token] - waiting_whole x E[s in all]
+
+Hard facts rule candidates out first, whatever else is said; then the policy's limits; what is left
+is ranked by net.
+
+    cost = input tokens x (input price - cached share x (input price - cached price))
+           + E[output tokens] x output price
+    E[s to first token] = first token with nothing queued + queue x what each one adds
+                          + P(adapter not resident) x load time + time lost by failing
+    E[s in all] = E[s to first token] + E[output tokens] x seconds per token
+
+The 95th percentile of the whole is taken as that of the first token plus that of the generation,
+which is at or above the true one. The ranked list orders (target, replica) pairs. Exploring
+(epsilon-greedy: `explore` spread evenly over the fitting candidates) chooses among candidates, and
+the best replica of a candidate stands for it.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from ..types import Choice, Decision, Limits, Needs, Question, Route, RuledOut, Snapshot
+from .live import Live
+from .table import (
+    AUDIO,
+    INFINITE,
+    JSON_SCHEMA,
+    TOOLS,
+    VISION,
+    Candidates,
+    Row,
+    Terms,
+    row_or_not,
+)
+
+NEUTRAL_QUALITY = 0.5
+"""Quality of a target that was named but is no candidate of the route: nobody knows it."""
+
+Scored: TypeAlias = tuple[float, float, int, Row, str, float, float]
+"""(-net, total_s, order, row, replica, cost, first_token_s): sorts by net, then time, then as
+declared. A plain tuple, because it is made for every replica of every candidate."""
+
+Over: TypeAlias = tuple[Scored, float, float]
+"""What is over a limit, with its 95th percentiles: first token and whole, in seconds."""
+
+
+def decide(question: Question, snapshot: Snapshot, live: Live, draw: float) -> Decision:
+    """`Decider(snapshot).decide(question, live, draw)`, for those who decide once."""
+    return Decider(snapshot).decide(question, live, draw)
+
+
+class Decider:
+    """Decides for one snapshot; what the configuration fixes is worked out once."""
+
+    __slots__ = ("_hash", "_named", "_routes", "_targets", "_terms", "_unlimited")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._hash = snapshot.hash
+        self._targets = snapshot.targets
+        self._routes = {
+            name: Candidates(route, snapshot.targets) for name, route in snapshot.routes.items()
+        }
+        self._terms = {name: Terms(policy) for name, policy in snapshot.policies.items()}
+        self._unlimited = {
+            name: Terms(msgspec.structs.replace(policy, limits=Limits(), explore=0.0))
+            for name, policy in snapshot.policies.items()
+        }
+        self._named: dict[tuple[str, str], Row | RuledOut] = {}
+
+    def decide(self, question: Question, live: Live, draw: float) -> Decision:
+        """The ranked list for `question`, best first; `draw` is uniform in [0, 1).
+
+        `ranked` is empty when hard facts leave nothing, or when limits leave nothing and the policy
+        refuses (then `fits` is false); `ruled_out` says why. Raises KeyError for a route or policy
+        that the snapshot does not have.
+        """
+        candidates = self._routes[question.route]
+        terms = self._terms[question.policy]
+        ruled_out: list[RuledOut] = []
+        rows: Sequence[Row] | None = candidates.rows
+        if question.only is not None:
+            terms = self._unlimited[question.policy]
+            rows, ruled_out = self._only(candidates, question.only, question.caller.tenant)
+        elif rows is None:
+            rows, ruled_out = candidates.resolve(question.caller.tenant)
+        ranked, over = _score(question, candidates.route, terms, rows, live, ruled_out)
+        fits = bool(ranked) or not over
+        if over:
+            ruled_out += _over_limits(terms, ranked, over)
+            if not fits and not terms.refuse:
+                ranked = [entry[0] for entry in over]
+        ranked.sort()
+        if fits and terms.margin:
+            key = (question.route, question.policy)
+            _keep_incumbent(ranked, terms.margin, live.incumbents.get(key))
+        if fits and terms.explore and len(ranked) > 1:
+            propensities, explored = _explore(ranked, terms.explore, draw)
+        else:
+            propensities, explored = [1.0] + [0.0] * (len(ranked) - 1), False
+        return Decision(
+            question.route,
+            question.policy,
+            self._hash,
+            tuple([_choice(scored, p) for scored, p in zip(ranked, propensities, strict=False)]),
+            tuple(ruled_out),
+            draw,
+            explored,
+            fits,
+        )
+
+    def _only(
+        self, candidates: Candidates, name: str, tenant: str | None
+    ) -> tuple[list[Row], list[RuledOut]]:
+        """The one target that the client named, as a candidate of the route if it is one."""
+        rows = candidates.rows or candidates.resolve(tenant)[0]
+        for row in rows:
+            if row.target == name:
+                return [row], []
+        key = (candidates.route.name, name)
+        found = self._named.get(key)
+        if found is None:
+            target = self._targets.get(name)
+            if target is None:
+                return [], [RuledOut(name, "fact", "no such target is declared")]
+            found = row_or_not(candidates.route.name, target, -1, NEUTRAL_QUALITY)
+            self._named[key] = found
+        return ([found], []) if isinstance(found, Row) else ([], [found])
+
+
+def _score(
+    question: Question,
+    route: Route,
+    terms: Terms,
+    rows: Sequence[Row],
+    live: Live,
+    ruled_out: list[RuledOut],
+) -> tuple[list[Scored], list[Over]]:
+    """Every replica of every row that the facts allow: those within the limits, and those over.
+
+    One flat loop, since it runs for every request: this is where the budget of `decide` goes.
+    """
+    needs = question.needs
+    endpoint = needs.endpoint
+    asked = needs.tools * TOOLS | needs.vision * VISION | needs.audio * AUDIO
+    asked |= needs.json_schema * JSON_SCHEMA
+    tokens = needs.input_tokens
+    max_output = INFINITE if needs.max_output is None else needs.max_output
+    if endpoint == "embeddings":
+        max_output = 0
+    room = tokens if needs.max_output is None else tokens + needs.max_output
+    internal = route.internal
+    value, price = terms.value * route.value, terms.price
+    per_first, per_whole = terms.first, terms.whole
+    max_cost, min_quality, timed = terms.max_cost, terms.min_quality, terms.timed
+    max_first, max_whole = terms.max_first, terms.max_whole
+    estimates, servers = live.estimates, live.replicas
+    outputs, shares = live.outputs, live.cached
+    fitting: list[Scored] = []
+    over: list[Over] = []
+    order = 0
+    first_p95 = whole_p95 = 0.0
+    for row in rows:
+        if (
+            asked & row.lacks
+            or (internal and not row.internal)
+            or room > row.context
+            or endpoint not in row.endpoints
+        ):
+            ruled_out.append(RuledOut(row.target, "fact", _unfit(row, needs, internal)))
+            continue
+        history = outputs.get(row.output_key, row.output)
+        output = history.mean
+        if output > max_output:
+            output = max_output
+        cost = tokens * row.input_price + output * row.output_price
+        if row.cached_saving and row.target in shares:
+            cost -= tokens * row.cached_saving * shares[row.target].mean
+        quality = row.quality
+        worth = value * quality - price * cost
+        affordable = cost <= max_cost and quality >= min_quality
+        for url, key, cold, idle in row.replicas:
+            estimate = estimates.get(key, cold)
+            server = servers.get(url, idle)
+            queued = estimate.first_s + estimate.queue_s * server.in_flight
+            first = queued + estimate.wait_s + server.lost_s
+            total = first + output * estimate.token_s
+            loss = per_first * first + per_whole * total - worth
+            scored = (loss, total, order, row, url, cost, first)
+            order += 1
+            if timed:
+                first_p95 = queued * estimate.tail + estimate.wait_p95_s + server.lost_s
+                whole_p95 = first_p95 + min(history.p95, max_output) * estimate.token_s
+            if affordable and first_p95 <= max_first and whole_p95 <= max_whole:
+                fitting.append(scored)
+            else:
+                over.append((scored, first_p95, whole_p95))
+    return fitting, over
+
+
+def _unfit(row: Row, needs: Needs, internal: bool) -> str:
+    """Why the facts rule `row` out."""
+    if internal and not row.internal:
+        return "not self-hosted, and the route's data is internal"
+    if needs.endpoint not in row.endpoints:
+        return f"does not serve {needs.endpoint}"
+    lacking = [
+        what
+        for needed, bit, what in (
+            (needs.tools, TOOLS, "tools"),
+            (needs.vision, VISION, "images"),
+            (needs.audio, AUDIO, "audio"),
+            (needs.json_schema, JSON_SCHEMA, "a JSON schema"),
+        )
+        if needed and row.lacks & bit
+    ]
+    if lacking:
+        return f"does not take {' or '.join(lacking)}"
+    output = f" and up to {needs.max_output:,} of output" if needs.max_output else ""
+    return (
+        f"takes {row.context:,.0f} tokens of context;"
+        f" the request has about {needs.input_tokens:,} of input{output}"
+    )
+
+
+def _over_limits(terms: Terms, ranked: list[Scored], over: list[Over]) -> list[RuledOut]:
+    """The candidates none of whose replicas is within the limits, each by its best replica."""
+    fitting = {scored[3] for scored in ranked}
+    best: dict[Row, Over] = {}
+    for entry in sorted(over):
+        row = entry[0][3]
+        if row not in fitting:
+            best.setdefault(row, entry)
+    return [
+        RuledOut(row.target, "limit", _excess(terms, row, entry), _choice(entry[0], 0.0))
+        for row, entry in best.items()
+    ]
+
+
+def _excess(terms: Terms, row: Row, entry: Over) -> str:
+    """Which limits one replica is over, and by how much."""
+    scored, first_p95, whole_p95 = entry
+    cost = scored[5]
+    parts = []
+    if cost > terms.max_cost:
+        parts.append(f"costs {cost:.4g} usd, over {terms.max_cost:.4g} usd")
+    if row.quality < terms.min_quality:
+        parts.append(f"quality {row.quality:.3g}, under {terms.min_quality:.3g}")
+    if first_p95 > terms.max_first:
+        parts.append(f"first token p95 {first_p95:.3g} s, over {terms.max_first:.3g} s")
+    if whole_p95 > terms.max_whole:
+        parts.append(f"whole answer p95 {whole_p95:.3g} s, over {terms.max_whole:.3g} s")
+    return "; ".join(parts)
+
+
+def _keep_incumbent(ranked: list[Scored], margin: float, incumbent: str | None) -> None:
+    """Put the incumbent first unless the best beats its net by more than `margin` of it."""
+    for index, (loss, _, _, row, *_) in enumerate(ranked):
+        if row.target == incumbent:
+            if index and loss - ranked[0][0] <= margin * abs(loss):
+                ranked.insert(0, ranked.pop(index))
+            return
+
+
+def _explore(ranked: list[Scored], explore: float, draw: float) -> tuple[list[float], bool]:
+    """Epsilon-greedy over candidates: moves what the draw chose to the front of `ranked`.
+
+    Answers the propensity of each place, before and whatever the draw; and whether the draw chose
+    something else than the best.
+    """
+    leaders: list[int] = []
+    seen: set[Row] = set()
+    for index, scored in enumerate(ranked):
+        if scored[3] not in seen:
+            seen.add(scored[3])
+            leaders.append(index)
+    share = explore / len(leaders)
+    propensities = [0.0] * len(ranked)
+    for index in leaders:
+        propensities[index] = share
+    propensities[0] += 1.0 - explore
+    if draw >= explore:
+        return propensities, False
+    chosen = leaders[min(int(draw / share), len(leaders) - 1)]
+    ranked.insert(0, ranked.pop(chosen))
+    propensities.insert(0, propensities.pop(chosen))
+    return propensities, chosen != 0
+
+
+def _choice(scored: Scored, propensity: float) -> Choice:
+    loss, total, _, row, url, cost, first = scored
+    return Choice(
+        row.target, url, row.candidate, row.quality, cost, first, total, -loss, propensity
+    )

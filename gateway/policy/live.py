@@ -1,0 +1,462 @@
+"""Live, decaying estimates of what each target is like right now.
+
+`decide` reads plain attributes; everything is worked out when something is observed. Time comes in
+as `now` (seconds of any steady clock): nothing here reads a clock.
+
+Decaying averages. An observation's weight halves every `HALF_LIFE_S` seconds and every
+`HALF_LIFE_N` later observations (an exponentially weighted moving average, Brown 1959, with the
+weight kept beside the mean so that a prior can be mixed in):
+
+    decay = 2^(-seconds / HALF_LIFE_S - 1 / HALF_LIFE_N);  w <- w decay + 1;  m <- m + (x - m) / w
+    estimate = (PRIOR_N prior + w m) / (PRIOR_N + w)
+
+so a target that nobody uses goes back to its prior, and gets another try.
+
+First token. A queue makes it later, differently at each server, so it is a line in the number of
+requests in flight at the replica when the attempt started: first token = a + b x queue, by
+exponentially weighted least squares, `b` shrunk towards its prior by a ridge (Hoerl and Kennard
+1970) and never below a floor, so that equal replicas share the load.
+
+95th percentiles. Kept as a multiple of the expected value, by stochastic approximation (Robbins
+and Monro 1951, in Tierney's form for a quantile, 1983, with a constant step since the world moves):
+
+    ratio = observed / expected;  tail <- tail + STEP x (0.95 - [ratio <= tail])
+
+Failures. Expected seconds lost before an answer: with F failures and S answers (decaying with
+`FAILURE_HALF_LIFE_S`), F / (S + 1) tries fail for each that does not, and each loses the seconds
+that it took, but at least `FAILURE_S`, since a try at another target is not free.
+"""
+
+from collections.abc import Iterable
+
+from ..types import Decision, Question, Target, Usage
+
+HALF_LIFE_S = 300.0
+HALF_LIFE_N = 100.0
+PRIOR_N = 3.0
+"""Observations that a declared first-token time, tail or output length is worth."""
+PRIOR_TOKENS = 200.0
+"""Generated tokens that a declared speed is worth."""
+TAIL = 2.0
+"""Prior 95th percentile over mean: about that of a log-normal with sigma 0.5."""
+STEP = 0.2
+QUEUE_SHARE_INTERNAL = 0.05
+"""Prior share of the first-token time that each request in flight adds at a server of our own."""
+QUEUE_SHARE_FLOOR = 0.01
+QUEUE_RIDGE = 20.0
+FAILURE_HALF_LIFE_S = 30.0
+FAILURE_S = 1.0
+LOADED = 0.96
+"""Prior P(adapter is resident): adapters are made present at start, but nobody has looked yet."""
+LOAD_S = 1.0
+"""Prior seconds to load an adapter that is not resident: some 100 MB from a local disk."""
+REFRESH_S = 2.0
+"""How often unused estimates are brought up to date."""
+
+
+class Failures:
+    """How much time failing costs before an answer comes; `lost_s` in seconds."""
+
+    __slots__ = ("_answers", "_at", "_failures", "_seconds", "lost_s", "p_failed")
+
+    def __init__(self) -> None:
+        self.lost_s = 0.0
+        self.p_failed = 0.0
+        self._failures = 0.0
+        self._answers = 0.0
+        self._seconds = FAILURE_S
+        self._at = 0.0
+
+    def failed(self, seconds: float, now: float) -> None:
+        """One more failure, which took `seconds`."""
+        self.fade(now)
+        self._failures += 1.0
+        self._seconds += (max(seconds, FAILURE_S) - self._seconds) / self._failures
+        self._publish()
+
+    def answered(self, now: float) -> None:
+        """One more answer; costs nothing while nothing fails."""
+        if self._failures:
+            self.fade(now)
+            self._answers += 1.0
+            self._publish()
+
+    def fade(self, now: float) -> None:
+        """Let what was seen lose weight up to `now`; forget it when hardly anything is left."""
+        if not self._failures:
+            self._at = now
+            return
+        decay = 0.5 ** (max(0.0, now - self._at) / FAILURE_HALF_LIFE_S)
+        self._at = now
+        self._failures *= decay
+        self._answers *= decay
+        if self._failures < 0.01:
+            self._failures = self._answers = 0.0
+            self._seconds = FAILURE_S
+        self._publish()
+
+    def _publish(self) -> None:
+        self.lost_s = self._failures / (self._answers + 1.0) * self._seconds
+        self.p_failed = self._failures / (self._failures + self._answers + 1.0)
+
+
+class Replica:
+    """One server, whatever target it is used for: requests in flight, and whether it fails."""
+
+    __slots__ = ("failures", "in_flight", "lost_s")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.lost_s = 0.0
+        self.failures = Failures()
+
+
+class Estimate:
+    """What one target is like at one replica.
+
+    Published, in seconds: `first_s` to the first token with nothing in flight, `queue_s` more for
+    each request in flight, `wait_s` expected on top (adapter load, failures), `token_s` for each
+    generated token. `tail` is the 95th percentile of the first token over its mean, without
+    `wait_p95_s`, which is what to add to it for load and failures. `loaded` is P(resident).
+    """
+
+    __slots__ = (
+        "_at",
+        "_cov",
+        "_first",
+        "_load_s",
+        "_prior_first",
+        "_prior_queue",
+        "_prior_token",
+        "_queue",
+        "_tail",
+        "_tokens",
+        "_tokens_s",
+        "_var",
+        "_weight",
+        "failures",
+        "first_s",
+        "loaded",
+        "queue_s",
+        "tail",
+        "token_s",
+        "wait_p95_s",
+        "wait_s",
+    )
+
+    def __init__(self, target: Target) -> None:
+        self._prior_first = target.first_token_s
+        self._prior_queue = target.first_token_s * (
+            QUEUE_SHARE_INTERNAL if target.internal else QUEUE_SHARE_FLOOR
+        )
+        self._prior_token = 1.0 / max(target.tokens_per_s, 1e-9)
+        self._load_s = 0.0 if target.adapter is None else LOAD_S
+        self.loaded = 1.0 if target.adapter is None else LOADED
+        self.failures = Failures()
+        self._at = 0.0
+        self._weight = self._queue = self._first = self._var = self._cov = 0.0
+        self._tokens = self._tokens_s = 0.0
+        self._tail = TAIL
+        self.first_s = self.queue_s = self.wait_s = self.wait_p95_s = self.token_s = 0.0
+        self.tail = TAIL
+        self._publish()
+        self._publish_wait()
+
+    @property
+    def weight(self) -> float:
+        """Observations behind the estimate, each worth less as it ages, without the prior."""
+        return self._weight
+
+    def saw_first_token(self, seconds: float, queue: int, now: float) -> None:
+        """One first token after `seconds`, with `queue` requests in flight when it was asked."""
+        self._decay(now, 1.0)
+        expected = self.first_s + self.queue_s * queue
+        self._tail += STEP * (0.95 - (seconds <= self._tail * expected))
+        weight = self._weight = self._weight + 1.0
+        off_queue = queue - self._queue
+        off_first = seconds - self._first
+        self._queue += off_queue / weight
+        self._first += off_first / weight
+        self._var += off_queue * (queue - self._queue)
+        self._cov += off_queue * (seconds - self._first)
+        self._publish()
+
+    def saw_tokens(self, tokens: float, seconds: float, now: float) -> None:
+        """`tokens` more tokens in the `seconds` after the first."""
+        self._decay(now, 1.0)
+        self._tokens += tokens
+        self._tokens_s += seconds
+        self._publish_speed()
+
+    def told(self, loaded: float, load_s: float | None) -> None:
+        """Somebody knows: P(resident) is `loaded`, and loading takes `load_s` if given."""
+        self.loaded = loaded
+        if load_s is not None:
+            self._load_s = load_s
+        self._publish_wait()
+
+    def failed(self, seconds: float, now: float) -> None:
+        """An attempt failed after `seconds`."""
+        self.failures.failed(seconds, now)
+        self._publish_wait()
+
+    def answered(self, now: float) -> None:
+        """An attempt was answered: so the adapter is resident now."""
+        self.failures.answered(now)
+        if self.loaded != 1.0 or self.wait_s:
+            self.loaded = 1.0
+            self._publish_wait()
+
+    def fade(self, now: float) -> None:
+        """Let what was seen lose weight up to `now`."""
+        if self._weight > 1e-3 or self._tokens > 1e-3:
+            self._decay(now, 0.0)
+            self._publish()
+        if self.failures.lost_s:
+            self.failures.fade(now)
+            self._publish_wait()
+
+    def _decay(self, now: float, observations: float) -> None:
+        decay = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE_S + observations / HALF_LIFE_N)
+        self._at = now
+        self._weight *= decay
+        self._var *= decay
+        self._cov *= decay
+        self._tokens *= decay
+        self._tokens_s *= decay
+
+    def _publish(self) -> None:
+        weight = self._weight
+        slope = (self._cov + QUEUE_RIDGE * self._prior_queue) / (self._var + QUEUE_RIDGE)
+        level = max(self._first - slope * self._queue, 0.1 * self._first)
+        self.first_s = (PRIOR_N * self._prior_first + weight * level) / (PRIOR_N + weight)
+        self.queue_s = max(slope, QUEUE_SHARE_FLOOR * self.first_s)
+        self.tail = max(1.0, (PRIOR_N * TAIL + weight * self._tail) / (PRIOR_N + weight))
+        self._publish_speed()
+
+    def _publish_speed(self) -> None:
+        self.token_s = (PRIOR_TOKENS * self._prior_token + self._tokens_s) / (
+            PRIOR_TOKENS + self._tokens
+        )
+
+    def _publish_wait(self) -> None:
+        missing = 1.0 - self.loaded
+        self.wait_s = missing * self._load_s + self.failures.lost_s
+        self.wait_p95_s = (self._load_s if missing > 0.05 else 0.0) + (
+            max(FAILURE_S, self.failures.lost_s) if self.failures.p_failed > 0.05 else 0.0
+        )
+
+
+class Output:
+    """How many tokens one target generates on one route: `mean`, and `p95`."""
+
+    __slots__ = ("_at", "_mean", "_prior", "_tail", "_weight", "mean", "p95")
+
+    def __init__(self, target: Target) -> None:
+        self._prior = target.output_tokens
+        self._at = self._weight = self._mean = 0.0
+        self._tail = TAIL
+        self.mean = self.p95 = 0.0
+        self._publish()
+
+    def saw(self, tokens: int, now: float) -> None:
+        """One answer of `tokens` generated tokens."""
+        self._decay(now, 1.0)
+        self._tail += STEP * (0.95 - (tokens <= self._tail * self.mean))
+        self._weight += 1.0
+        self._mean += (tokens - self._mean) / self._weight
+        self._publish()
+
+    def fade(self, now: float) -> None:
+        """Let what was seen lose weight up to `now`."""
+        if self._weight > 1e-3:
+            self._decay(now, 0.0)
+            self._publish()
+
+    def _decay(self, now: float, observations: float) -> None:
+        self._weight *= 0.5 ** (max(0.0, now - self._at) / HALF_LIFE_S + observations / HALF_LIFE_N)
+        self._at = now
+
+    def _publish(self) -> None:
+        weight = self._weight
+        self.mean = (PRIOR_N * self._prior + weight * self._mean) / (PRIOR_N + weight)
+        tail = (PRIOR_N * TAIL + weight * self._tail) / (PRIOR_N + weight)
+        self.p95 = self.mean * max(1.0, tail)
+
+
+class Share:
+    """What share of a target's input tokens its provider served from its cache; prior none."""
+
+    __slots__ = ("_at", "_cached", "_input", "mean")
+
+    def __init__(self) -> None:
+        self._at = self._cached = self._input = 0.0
+        self.mean = 0.0
+
+    def saw(self, cached: int, tokens: int, now: float) -> None:
+        """One request whose `tokens` of input were `cached` in part."""
+        decay = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE_S + 1.0 / HALF_LIFE_N)
+        self._at = now
+        self._cached = self._cached * decay + cached
+        self._input = self._input * decay + tokens
+        # PRIOR_N requests of this size without any cached token stand against the first ones seen.
+        self.mean = self._cached / (self._input + PRIOR_N * max(tokens, 1))
+
+
+class Flight:
+    """One attempt under way: made by `Live.started`, ended once by one of its fellows."""
+
+    __slots__ = ("estimate", "first_s", "queue", "replica", "route", "started", "target")
+
+    def __init__(
+        self,
+        target: Target,
+        route: str,
+        estimate: Estimate,
+        replica: Replica,
+        queue: int,
+        started: float,
+    ) -> None:
+        self.target = target
+        self.route = route
+        self.estimate = estimate
+        self.replica = replica
+        self.queue = queue
+        self.started = started
+        self.first_s: float | None = None
+
+
+class Live:
+    """Everything `decide` reads that changes from second to second.
+
+    Keys: `estimates` by (target, replica), `replicas` by base URL, `outputs` by (route, target),
+    `cached` by target, `incumbents` by (route, policy). What is missing from them has not been seen
+    yet: the reader takes the prior.
+
+        live.advance(now); decision = decider.decide(question, live, draw)
+        live.chose(question, decision)
+        flight = live.started(target, replica, route, now)
+        live.first_token(flight, now)                 # streams only
+        live.finished(flight, now, usage)             # or failed(flight, now), abandoned(flight)
+    """
+
+    __slots__ = ("_next", "cached", "estimates", "incumbents", "outputs", "replicas")
+
+    def __init__(self) -> None:
+        self.estimates: dict[tuple[str, str], Estimate] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.outputs: dict[tuple[str, str], Output] = {}
+        self.cached: dict[str, Share] = {}
+        self.incumbents: dict[tuple[str, str], str] = {}
+        self._next = float("-inf")
+
+    def advance(self, now: float) -> None:
+        """Bring estimates up to `now`; nearly free when that was done a moment ago."""
+        if now < self._next:
+            return
+        self._next = now + REFRESH_S
+        for estimate in self.estimates.values():
+            estimate.fade(now)
+        for output in self.outputs.values():
+            output.fade(now)
+        for replica in self.replicas.values():
+            if replica.lost_s:
+                replica.failures.fade(now)
+                replica.lost_s = replica.failures.lost_s
+
+    def chose(self, question: Question, decision: Decision) -> None:
+        """Remember the incumbent of (route, policy); explored and named choices do not count."""
+        if decision.ranked and question.only is None and not decision.explored:
+            key = (question.route, question.policy)
+            self.incumbents[key] = decision.ranked[0].target
+
+    def started(self, target: Target, replica: str, route: str, now: float) -> Flight:
+        """An attempt is being sent to `target` at `replica`."""
+        estimate = self.estimate(target, replica)
+        server = self.replicas.get(replica)
+        if server is None:
+            server = self.replicas[replica] = Replica()
+        queue = server.in_flight
+        server.in_flight = queue + 1
+        return Flight(target, route, estimate, server, queue, now)
+
+    def first_token(self, flight: Flight, now: float) -> None:
+        """The first token of a stream has come."""
+        if flight.first_s is None:
+            flight.first_s = now - flight.started
+            flight.estimate.saw_first_token(flight.first_s, flight.queue, now)
+
+    def finished(self, flight: Flight, now: float, usage: Usage) -> None:
+        """The whole answer has come. Of a plain answer only the whole time is known: it is split
+        between first token and generation as expected before."""
+        flight.replica.in_flight -= 1
+        estimate = flight.estimate
+        total = now - flight.started
+        first = flight.first_s
+        if first is None:
+            expected = estimate.first_s + estimate.queue_s * flight.queue
+            first = total * expected / (expected + usage.output * estimate.token_s)
+            estimate.saw_first_token(first, flight.queue, now)
+        if usage.output > 1:
+            estimate.saw_tokens(usage.output - 1, max(0.0, total - first), now)
+        estimate.answered(now)
+        self._server_answered(flight.replica, now)
+        if not usage.estimated:
+            self._saw_usage(flight, usage, now)
+
+    def failed(self, flight: Flight, now: float, *, connected: bool = True) -> None:
+        """The attempt failed: at the server as a whole if it did not even connect."""
+        flight.replica.in_flight -= 1
+        seconds = now - flight.started
+        if connected:
+            flight.estimate.failed(seconds, now)
+        else:
+            flight.replica.failures.failed(seconds, now)
+            flight.replica.lost_s = flight.replica.failures.lost_s
+
+    def abandoned(self, flight: Flight) -> None:
+        """The client went away: says nothing about the target."""
+        flight.replica.in_flight -= 1
+
+    def resident(
+        self, target: Target, replica: str, loaded: float, load_s: float | None = None
+    ) -> None:
+        """What is known of an adapter: P(resident), and the seconds that loading takes."""
+        self.estimate(target, replica).told(loaded, load_s)
+
+    def estimate(self, target: Target, replica: str) -> Estimate:
+        """The estimate of `target` at `replica`, begun from the target's priors if need be."""
+        key = (target.name, replica)
+        found = self.estimates.get(key)
+        if found is None:
+            found = self.estimates[key] = Estimate(target)
+        return found
+
+    def keep(self, targets: Iterable[Target]) -> None:
+        """Forget everything about targets and replicas that are not among `targets`."""
+        kept = list(targets)
+        names = {target.name for target in kept}
+        pairs = {(target.name, replica) for target in kept for replica in target.replicas}
+        servers = {replica for target in kept for replica in target.replicas}
+        self.estimates = {k: v for k, v in self.estimates.items() if k in pairs}
+        self.outputs = {k: v for k, v in self.outputs.items() if k[1] in names}
+        self.cached = {k: v for k, v in self.cached.items() if k in names}
+        self.incumbents = {k: v for k, v in self.incumbents.items() if v in names}
+        self.replicas = {k: v for k, v in self.replicas.items() if k in servers or v.in_flight}
+
+    def _server_answered(self, replica: Replica, now: float) -> None:
+        if replica.lost_s:
+            replica.failures.answered(now)
+            replica.lost_s = replica.failures.lost_s
+
+    def _saw_usage(self, flight: Flight, usage: Usage, now: float) -> None:
+        key = (flight.route, flight.target.name)
+        output = self.outputs.get(key)
+        if output is None:
+            output = self.outputs[key] = Output(flight.target)
+        output.saw(usage.output, now)
+        if flight.target.price.input != flight.target.price.cached_input:
+            share = self.cached.get(flight.target.name)
+            if share is None:
+                share = self.cached[flight.target.name] = Share()
+            share.saw(usage.cached_input, usage.input, now)

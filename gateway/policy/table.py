@@ -1,0 +1,174 @@
+"""What the configuration alone fixes of a decision, worked out once per snapshot."""
+
+from collections.abc import Mapping
+
+from ..types import Candidate, Policy, Route, RuledOut, Target
+from .live import Estimate, Output, Replica
+
+TENANT = "{key.tenant}"
+TOOLS, VISION, AUDIO, JSON_SCHEMA = 1, 2, 4, 8
+"""Abilities that a request may need, as bits."""
+
+INFINITE = float("inf")
+
+
+class Row:
+    """One candidate, resolved to its target, as `decide` reads it.
+
+    `lacks` holds the bits of the abilities that the target does not have. Each of `replicas` is
+    (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too.
+    """
+
+    __slots__ = (
+        "cached_saving",
+        "candidate",
+        "context",
+        "endpoints",
+        "input_price",
+        "internal",
+        "lacks",
+        "output",
+        "output_key",
+        "output_price",
+        "quality",
+        "replicas",
+        "target",
+    )
+
+    def __init__(self, route: str, target: Target, candidate: int, quality: float) -> None:
+        can = target.capabilities
+        self.target = target.name
+        self.candidate = candidate
+        self.quality = quality
+        self.internal = target.internal
+        self.endpoints = can.endpoints
+        self.context = INFINITE if can.context is None else can.context
+        self.lacks = (
+            (not can.tools) * TOOLS
+            | (not can.vision) * VISION
+            | (not can.audio) * AUDIO
+            | (not can.json_schema) * JSON_SCHEMA
+        )
+        self.input_price = target.price.input
+        self.cached_saving = target.price.input - target.price.cached_input
+        self.output_price = target.price.output
+        self.output_key = (route, target.name)
+        self.output = Output(target)
+        cold, idle = Estimate(target), Replica()
+        self.replicas = tuple((url, (target.name, url), cold, idle) for url in target.replicas)
+
+
+class Tenants:
+    """A candidate such as `local/qwen+{key.tenant}`: a row for each tenant that it can mean."""
+
+    __slots__ = ("_pattern", "_rows")
+
+    def __init__(
+        self, route: str, candidate: Candidate, index: int, targets: Mapping[str, Target]
+    ) -> None:
+        before, _, after = candidate.target.partition(TENANT)
+        self._pattern = candidate.target
+        self._rows = {
+            tenant: row_or_not(route, target, index, candidate.quality)
+            for name, target in targets.items()
+            if (tenant := _between(name, before, after)) is not None
+        }
+
+    def resolve(self, tenant: str | None) -> Row | RuledOut:
+        """The row of `tenant`, or why there is none."""
+        if tenant is None:
+            return RuledOut(self._pattern, "fact", "the caller's key has no tenant")
+        row = self._rows.get(tenant)
+        if row is None:
+            name = self._pattern.replace(TENANT, tenant)
+            return RuledOut(name, "fact", f"no such target is declared for the tenant {tenant!r}")
+        return row
+
+
+class Candidates:
+    """A route's candidates; `rows` is None when one of them depends on the caller."""
+
+    __slots__ = ("_parts", "route", "rows")
+
+    def __init__(self, route: Route, targets: Mapping[str, Target]) -> None:
+        self.route = route
+        self._parts = tuple(
+            _part(route.name, candidate, index, targets)
+            for index, candidate in enumerate(route.candidates)
+        )
+        rows = tuple(part for part in self._parts if isinstance(part, Row))
+        self.rows = rows if len(rows) == len(self._parts) else None
+
+    def resolve(self, tenant: str | None) -> tuple[list[Row], list[RuledOut]]:
+        """The candidates as they are for a caller of `tenant`, and those that are none for it."""
+        rows: list[Row] = []
+        ruled_out: list[RuledOut] = []
+        for part in self._parts:
+            found = part.resolve(tenant) if isinstance(part, Tenants) else part
+            if isinstance(found, Row):
+                rows.append(found)
+            else:
+                ruled_out.append(found)
+        return rows, ruled_out
+
+
+class Terms:
+    """One policy as `decide` reads it; a limit that is not set is infinite."""
+
+    __slots__ = (
+        "explore",
+        "first",
+        "margin",
+        "max_cost",
+        "max_first",
+        "max_whole",
+        "min_quality",
+        "price",
+        "refuse",
+        "timed",
+        "value",
+        "whole",
+    )
+
+    def __init__(self, policy: Policy) -> None:
+        limits = policy.limits
+        self.value = policy.value_weight
+        self.price = policy.price_weight
+        self.first = policy.waiting_first_token
+        self.whole = policy.waiting_whole
+        self.max_cost = INFINITE if limits.cost is None else limits.cost
+        self.min_quality = -INFINITE if limits.quality is None else limits.quality
+        self.max_first = INFINITE if limits.first_token_p95 is None else limits.first_token_p95
+        self.max_whole = INFINITE if limits.whole_p95 is None else limits.whole_p95
+        self.timed = limits.first_token_p95 is not None or limits.whole_p95 is not None
+        self.margin = policy.switch_margin
+        self.explore = policy.explore
+        self.refuse = policy.if_none_fits == "refuse"
+
+
+def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Row | RuledOut:
+    """The row of a target, or why it can never be one."""
+    if not target.replicas:
+        return RuledOut(target.name, "fact", "its backend has no replica")
+    return Row(route, target, candidate, quality)
+
+
+def _part(
+    route: str, candidate: Candidate, index: int, targets: Mapping[str, Target]
+) -> Row | Tenants | RuledOut:
+    if TENANT in candidate.target:
+        return Tenants(route, candidate, index, targets)
+    target = targets.get(candidate.target)
+    if target is None:
+        return RuledOut(candidate.target, "fact", "no such target is declared")
+    return row_or_not(route, target, index, candidate.quality)
+
+
+def _between(name: str, before: str, after: str) -> str | None:
+    """What stands for the tenant in `name`, if it is one short name and nothing more."""
+    if len(name) <= len(before) + len(after):
+        return None
+    if not (name.startswith(before) and name.endswith(after)):
+        return None
+    middle = name[len(before) : len(name) - len(after)]
+    return None if "/" in middle or "+" in middle else middle
