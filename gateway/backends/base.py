@@ -1,0 +1,71 @@
+"""The one central type: a backend takes a call and gives a reply whose body is a stream."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.transport.base import Origin, Reply, Transport
+from gateway.types import Backend as Declared
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One upstream call. `path` is below the API's base, such as `b"/chat/completions"`."""
+
+    replica: str
+    path: bytes
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    method: bytes = b"POST"
+
+
+class Backend(Protocol):
+    """Sends calls to the replicas of one declared backend.
+
+    Raises UpstreamError when no head comes back; an error status is a reply like any other.
+    """
+
+    async def send(self, call: Call) -> Reply: ...
+
+
+class HttpBackend:
+    """A backend that speaks OpenAI's API over HTTP: vLLM, a provider, or our litellm process."""
+
+    def __init__(self, declared: Declared, transport: Transport) -> None:
+        self._transport = transport
+        self._timeouts = declared.timeouts
+        self._origins = {url: _api_base(declared, url) for url in declared.replicas}
+        self._headers = _own_headers(declared)
+
+    async def send(self, call: Call) -> Reply:
+        origin, base = self._origins[call.replica]
+        return await self._transport.send(
+            origin,
+            call.method,
+            base + call.path,
+            [*self._headers, *call.headers],
+            call.body,
+            self._timeouts,
+        )
+
+
+def _api_base(declared: Declared, url: str) -> tuple[Origin, bytes]:
+    """A replica of vLLM is named without `/v1`, a provider by the base URL that its SDK takes."""
+    origin = Origin.parse(url)
+    prefix = origin.prefix.rstrip("/")
+    if declared.kind == "vllm" and not prefix.endswith("/v1"):
+        prefix += "/v1"
+    return origin, prefix.encode()
+
+
+def _own_headers(declared: Declared) -> list[tuple[bytes, bytes]]:
+    """Headers that are ours and the same for each call; nothing of the client's is among them."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"user-agent", b"switchboard"),
+    ]
+    if declared.api_key is not None:
+        headers.append((b"authorization", b"Bearer " + declared.api_key.encode()))
+    headers += [(name.lower().encode(), value.encode()) for name, value in declared.headers.items()]
+    return headers

@@ -1,0 +1,135 @@
+"""Which route a request belongs to, in order: named, header rule, keyword or pattern, classifier.
+
+What is read is the user's last turn. A turn that says too little by itself ("shorter, please") is
+not confident, and then the turn before it is read, and so on: so a conversation keeps its route
+until the user turns to something else, with nothing to remember between requests.
+"""
+
+import asyncio
+import difflib
+
+import msgspec
+
+from gateway.classify.base import Classifier, Prediction
+from gateway.classify.rules import Rules
+from gateway.errors import BadRequest, Forbidden, NotFound
+from gateway.types import Recognition, Request, Snapshot
+
+
+class Recognised(msgspec.Struct, frozen=True):
+    """The route, the policy to choose by, and the single target that was named, if one was."""
+
+    recognition: Recognition
+    policy: str
+    only: str | None = None
+
+
+class Recogniser:
+    """Recognises requests under one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, classifier: Classifier | None) -> None:
+        self._snapshot = snapshot
+        self._rules = Rules(snapshot)
+        self._classifier = classifier
+
+    async def recognise(self, request: Request) -> Recognised:
+        """The request's route; raises NotFound for an unknown model, Forbidden for the key."""
+        only, recognition = self._named(request)
+        if recognition is None:
+            recognition = await self._learned(request)
+        route = self._snapshot.routes[recognition.route]
+        allowed = request.caller.routes
+        if allowed is not None and route.name not in allowed:
+            raise Forbidden(
+                f"The key may not use route '{route.name}'; it may use: "
+                f"{', '.join(sorted(allowed))}.",
+                param="model",
+                code="route_not_allowed",
+            )
+        return Recognised(recognition, self._policy(request, route.policy), only)
+
+    def _named(self, request: Request) -> tuple[str | None, Recognition | None]:
+        """What the request says by itself: a header, a target, a route, or a certain rule."""
+        if request.route is not None:
+            return None, self._overridden(request, request.route)
+        model = self._snapshot.aliases.get(request.model, request.model)
+        if model in self._snapshot.targets:
+            if not request.caller.direct:
+                raise Forbidden(
+                    f"The key may not name a target ('{model}') itself.",
+                    param="model",
+                    code="target_not_allowed",
+                )
+            return model, Recognition(self._snapshot.default_route, "named", detail=model)
+        if model != "auto" and model not in self._snapshot.routes:
+            raise self._unknown(request.model)
+        text = request.turns[0] if request.turns else ""
+        return None, self._rules.recognise(request.model, request.headers, text)
+
+    def _overridden(self, request: Request, route: str) -> Recognition:
+        if not request.caller.direct:
+            raise Forbidden("The key may not override the route.", code="override_not_allowed")
+        if route not in self._snapshot.routes:
+            raise BadRequest(
+                f"x-switchboard-route: there is no route '{route}'"
+                f"{_suggestion(route, list(self._snapshot.routes))}.",
+                code="route_not_found",
+            )
+        return Recognition(route, "header", detail="x-switchboard-route")
+
+    def _policy(self, request: Request, declared: str) -> str:
+        if request.policy is None:
+            return declared
+        if not request.caller.direct:
+            raise Forbidden("The key may not override the policy.", code="override_not_allowed")
+        if request.policy not in self._snapshot.policies:
+            raise BadRequest(
+                f"x-switchboard-policy: there is no policy '{request.policy}'"
+                f"{_suggestion(request.policy, list(self._snapshot.policies))}.",
+                code="policy_not_found",
+            )
+        return request.policy
+
+    async def _learned(self, request: Request) -> Recognition:
+        default = self._snapshot.default_route
+        classifier = self._classifier
+        if classifier is None or not request.turns:
+            return Recognition(default, "default", 0.0, "there is no text to classify")
+        first: Prediction | None = None
+        for turn in request.turns:
+            prediction = await self._predict(classifier, turn)
+            if prediction.confidence >= classifier.threshold:
+                by = "classifier" if first is None else "conversation"
+                return Recognition(prediction.label, by, prediction.confidence)
+            if first is None:
+                first = prediction
+            certain = self._rules.recognise("auto", request.headers, turn)
+            if certain is not None:
+                return Recognition(certain.route, "conversation", 1.0, certain.detail)
+        assert first is not None
+        detail = f"{first.label} at {first.confidence:.2f} is below {classifier.threshold:.2f}"
+        return Recognition(default, "default", first.confidence, detail)
+
+    async def _predict(self, classifier: Classifier, text: str) -> Prediction:
+        if classifier.blocking:
+            return await asyncio.to_thread(classifier.predict, text)
+        return classifier.predict(text)
+
+    def _unknown(self, model: str) -> NotFound:
+        known = [
+            "auto",
+            *self._snapshot.aliases,
+            *self._snapshot.routes,
+            *self._snapshot.targets,
+        ]
+        return NotFound(
+            f"The model '{model}' does not exist{_suggestion(model, known)}. "
+            "GET /v1/models lists what there is.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""

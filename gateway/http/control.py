@@ -1,0 +1,152 @@
+"""Everything that is not an inference call: what there is, what would be decided, how we are."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from gateway.errors import ApiError, MethodNotAllowed, NotFound
+from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
+from gateway.http.parse import parse
+from gateway.pipeline import Pipeline, decision_id
+from gateway.policy.decide import verdicts
+from gateway.types import Caller, Endpoint, Snapshot
+
+Find = Callable[[str], Awaitable[dict[str, Any] | None]]
+"""The stored row of a request, decision or completion id."""
+
+Ready = Callable[[], dict[str, Any]]
+"""The detail of `/ready`; its `ready` says whether to send traffic."""
+
+
+def control_plane(
+    pipeline: Pipeline,
+    authenticate: Authenticate,
+    *,
+    find: Find,
+    ready: Ready,
+    metrics: Callable[[], bytes],
+    started: int,
+) -> FastAPI:
+    """The FastAPI application behind the data plane; `started` is a Unix time."""
+    app = FastAPI(title="Switchboard", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def caller_of(request: Request) -> Caller:
+        return authenticate(bearer(request.scope["headers"]))
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        caller = caller_of(request)
+        snapshot = pipeline.plane.snapshot
+        return _json({"object": "list", "data": _models(snapshot, caller, started)})
+
+    @app.get("/v1/models/{model:path}")
+    async def model(request: Request, model: str) -> Response:
+        caller = caller_of(request)
+        for entry in _models(pipeline.plane.snapshot, caller, started):
+            if entry["id"] == model:
+                return _json(entry)
+        raise NotFound(
+            f"The model '{model}' does not exist.", param="model", code="model_not_found"
+        )
+
+    @app.post("/v1/route")
+    async def route(request: Request) -> Response:
+        asked = parse(
+            Endpoint.CHAT,
+            await request.body(),
+            id=new_id(),
+            headers=rule_headers(request.scope["headers"]),
+            caller=caller_of(request),
+        )
+        snapshot = pipeline.plane.snapshot
+        recognition, decision = await pipeline.consider(asked)
+        return _json(
+            {
+                "object": "decision",
+                "id": decision_id(asked.id),
+                "recognition": msgspec.to_builtins(recognition),
+                "decision": msgspec.to_builtins(decision),
+                "verdicts": verdicts(decision, snapshot),
+            }
+        )
+
+    @app.get("/v1/decisions/{id}")
+    async def decision(request: Request, id: str) -> Response:
+        caller = caller_of(request)
+        row = await find(id)
+        if row is None or (caller.key is not None and row.get("key") != caller.key):
+            # Another key's decisions are as good as not there.
+            raise NotFound(f"There is no decision '{id}'.", code="decision_not_found")
+        return _json({"object": "decision", **row})
+
+    @app.get("/health")
+    async def health() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/ready")
+    async def readiness() -> Response:
+        detail = ready()
+        return _json(detail, 200 if detail["ready"] else 503)
+
+    @app.get("/metrics")
+    async def metrics_page() -> Response:
+        return Response(metrics(), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return _error(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _error(_of_framework(request, error))
+
+    return app
+
+
+def _of_framework(request: Request, error: HTTPException) -> ApiError:
+    path = request.url.path
+    headers = [(k.encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{path} does not take {request.method}.", headers=headers)
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {path}.", code="unknown_url")
+    return ApiError(str(error.detail), status=error.status_code, headers=headers)
+
+
+def _models(snapshot: Snapshot, caller: Caller, created: int) -> list[dict[str, Any]]:
+    """`auto`, aliases, routes and targets, as far as the key may use them."""
+    routes = [name for name in snapshot.routes if caller.routes is None or name in caller.routes]
+    names = ["auto", *snapshot.aliases, *routes]
+    if caller.direct:
+        names += snapshot.targets
+    return [
+        {"id": name, "object": "model", "created": created, "owned_by": _owner(snapshot, name)}
+        for name in names
+    ]
+
+
+def _owner(snapshot: Snapshot, name: str) -> str:
+    target = snapshot.targets.get(name)
+    return target.backend if target is not None else "switchboard"
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(
+        msgspec.json.encode(value),
+        status,
+        media_type="application/json",
+        headers={"x-request-id": new_id()},
+    )
+
+
+def _error(error: ApiError) -> Response:
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in error_headers(error, new_id())
+    }
+    return Response(msgspec.json.encode(error.body()), error.status, headers=headers)

@@ -1,0 +1,200 @@
+"""The data plane: OpenAI's inference calls as a pure ASGI application in front of the rest.
+
+Everything that is not one of them goes to the control plane, a FastAPI application. Errors of
+either become HTTP here, and only here.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import ApiError, MethodNotAllowed, Unauthorized
+from gateway.http.parse import parse
+from gateway.http.protocol import CONNECTION, LimitedProtocol
+from gateway.pipeline import Headers, Pipeline
+from gateway.types import Caller, Endpoint
+
+log = logging.getLogger("switchboard")
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+_encode = msgspec.json.Encoder().encode
+_ENDPOINTS = {f"/v1/{endpoint.value}": endpoint for endpoint in Endpoint}
+
+Authenticate = Callable[[bytes | None], Caller]
+"""From the bearer token, if one was sent, to who asks; raises Unauthorized."""
+
+
+class DataPlane:
+    """ASGI application: inference calls to the pipeline, the rest to `control`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        control: ASGIApp,
+        authenticate: Authenticate,
+    ) -> None:
+        self._pipeline = pipeline
+        self._control = control
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._control(scope, receive, send)
+            return
+        path = scope["path"]
+        if "//" in path:
+            # A base URL that ends in a slash leads some clients to ask for /v1//models.
+            while "//" in path:
+                path = path.replace("//", "/")
+            scope["path"] = path
+            scope["raw_path"] = path.encode()
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is None:
+            await self._control(scope, receive, send)
+        else:
+            await self._infer(endpoint, scope, receive, send)
+
+    async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id()
+        outlet = HttpOutlet(send)
+        connection: LimitedProtocol | None = scope.get(CONNECTION)
+        if connection is not None:
+            connection.cancel_on_disconnect(asyncio.current_task())
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(
+                    f"{scope['path']} takes POST, not {scope['method']}.",
+                    headers=[(b"allow", b"POST")],
+                )
+            headers = scope["headers"]
+            caller = self._authenticate(bearer(headers))
+            body = await read_body(receive)
+            request = parse(
+                endpoint, body, id=request_id, headers=rule_headers(headers), caller=caller
+            )
+            await self._pipeline.serve(request, outlet)
+        except ApiError as error:
+            await outlet.refuse(error, request_id)
+        except asyncio.CancelledError:
+            if connection is None or not connection.transport.is_closing():
+                raise
+        except Exception:
+            log.exception("%s: an error of our own", request_id)
+            await self._own_fault(outlet, request_id)
+        finally:
+            if connection is not None:
+                connection.cancel_on_disconnect(None)
+
+    async def _own_fault(self, outlet: "HttpOutlet", request_id: str) -> None:
+        error = ApiError("Switchboard failed on this request.", code="internal_error")
+        if outlet.opened:
+            await outlet.fail(error)
+        else:
+            await outlet.refuse(error, request_id)
+
+
+class HttpOutlet:
+    """The client's side of one request over ASGI, in OpenAI's dialect."""
+
+    __slots__ = ("_send", "opened")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.opened = False
+
+    async def plain(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        self.opened = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def open(self, status: int, headers: Headers) -> None:
+        """The head of a stream."""
+        headers += _STREAM_HEADERS
+        self.opened = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def piece(self, body: bytes) -> None:
+        """Bytes of the stream, passed on at once."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def close(self) -> None:
+        """The stream's proper end."""
+        await self._send(_END)
+
+    async def fail(self, error: ApiError) -> None:
+        """One error event as the stream's last."""
+        event = b"data: " + _encode(error.body()) + b"\n\n"
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+
+    async def refuse(self, error: ApiError, request_id: str) -> None:
+        """An error instead of an answer."""
+        await self.plain(error.status, error_headers(error, request_id), _encode(error.body()))
+
+
+_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def error_headers(error: ApiError, request_id: str) -> Headers:
+    """The head of an error answer; SDKs honour `retry-after`."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"x-request-id", request_id.encode()),
+        *error.headers,
+    ]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+    return headers
+
+
+def bearer(headers: RawHeaders) -> bytes | None:
+    """The caller's key, if one was sent."""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            return value
+    return None
+
+
+def rule_headers(headers: RawHeaders) -> dict[str, str]:
+    """The headers that routing may look at: the `x-` ones, and never the key."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in headers
+        if name[:2] == b"x-" and name != b"x-api-key"
+    }
+
+
+def new_id() -> str:
+    """A request's id: 96 random bits."""
+    return "req_" + secrets.token_hex(12)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The request's body; our protocol hands it over in one piece."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body", False):
+        message = await receive()
+        body += message.get("body", b"")
+    return body
+
+
+def require_key(token: bytes | None) -> Unauthorized:
+    """The answer to a missing or wrong key."""
+    if token is None:
+        return Unauthorized(
+            "You did not provide an API key. Send it as 'Authorization: Bearer KEY'; "
+            "`switchboard keys create --name NAME` makes one.",
+            code="missing_api_key",
+        )
+    return Unauthorized("Incorrect API key provided.", code="invalid_api_key")

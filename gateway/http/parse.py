@@ -1,0 +1,270 @@
+"""From a request's bytes to a frozen `Request`: parsed once, here, and nowhere else.
+
+A body's top-level values are kept verbatim (`msgspec.Raw`), so that what is not touched is passed
+on as the client wrote it, nulls and unknown fields included. Only what routing needs is decoded.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.errors import BadRequest
+from gateway.types import Caller, Endpoint, Needs, Request
+
+MAX_TURNS = 6
+"""How many of the user's turns, from the last one back, are kept for recognising the route."""
+
+MAX_TEXT = 4000
+"""Characters of one turn that classifiers read."""
+
+BYTES_PER_TOKEN = 4
+"""English text has about four bytes a token in the usual vocabularies; only an estimate."""
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Part] | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Format(msgspec.Struct):
+    type: str = "text"
+
+
+class _TextConfig(msgspec.Struct):
+    format: _Format | None = None
+
+
+class _Head(msgspec.Struct):
+    """What every inference body has."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+class _Chat(_Head):
+    messages: list[_Message] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    tools: list[msgspec.Raw] | None = None
+    functions: list[msgspec.Raw] | None = None
+    response_format: _Format | None = None
+
+
+class _Completion(_Head):
+    prompt: str | list[Any] | None = None
+    max_tokens: int | None = None
+
+
+class _Embedding(_Head):
+    input: str | list[Any] | None = None
+
+
+class _Response(_Head):
+    input: str | list[_Message] | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: list[msgspec.Raw] | None = None
+    text: _TextConfig | None = None
+    previous_response_id: str | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_PATH = re.compile(r" - at `\$\.?([^`]*)`")
+
+
+class _Read(msgspec.Struct):
+    """What one endpoint's body says to routing."""
+
+    needs: Needs
+    turns: tuple[str, ...]
+    previous: str | None = None
+    streams_usage: bool = False
+
+
+def parse(
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    id: str,
+    headers: Mapping[str, str],
+    caller: Caller,
+) -> Request:
+    """The request that `body` holds, or BadRequest naming the place."""
+    try:
+        # The decoders skip over what they do not keep; what goes on must be UTF-8 all the same.
+        body.decode()
+        fields = _fields.decode(body)
+        decoder, read = _READERS[endpoint]
+        head = decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"The request's body is not valid UTF-8 (byte {error.start}).", code="invalid_utf8"
+        ) from None
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(
+            f"The request's body is not valid JSON: {error}.", code="invalid_json"
+        ) from None
+    model, stream, asks_usage = _common(head)
+    seen = read(head, fields, body)
+    return Request(
+        id,
+        endpoint,
+        model,
+        stream,
+        fields,
+        headers,
+        caller,
+        seen.needs,
+        turns=seen.turns,
+        asks_usage=asks_usage or seen.streams_usage,
+        route=headers.get("x-switchboard-route"),
+        policy=headers.get("x-switchboard-policy"),
+        previous=seen.previous,
+    )
+
+
+def _invalid(message: str) -> BadRequest:
+    """msgspec's `Expected X, got Y - at $.place`, said in the API's words."""
+    place = _PATH.search(message)
+    text = _PATH.sub("", message).replace("`", "'")
+    where = place.group(1) if place else ""
+    top = re.split(r"[.\[]", where, maxsplit=1)[0] or None
+    if not where:
+        return BadRequest(f"The request's body is not as the API wants it: {text}.")
+    return BadRequest(f"Invalid value for '{where}': {text}.", param=top, code="invalid_type")
+
+
+def _common(head: _Head) -> tuple[str, bool, bool]:
+    """The model, whether to stream, and whether the client itself asked for usage."""
+    if not head.model:
+        raise BadRequest(
+            "You must provide a model: 'auto', a route, an alias or a target "
+            "(GET /v1/models lists them).",
+            param="model",
+            code="missing_required_parameter",
+        )
+    stream = bool(head.stream)
+    if head.stream_options is not None and not stream:
+        raise BadRequest(
+            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+        )
+    asks = head.stream_options is not None and bool(head.stream_options.include_usage)
+    return head.model, stream, asks
+
+
+Fields = dict[str, msgspec.Raw]
+
+
+def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
+    if chat.messages is None:
+        raise _missing("messages")
+    turns, vision, audio = _read_messages(chat.messages)
+    needs = Needs(
+        endpoint="chat/completions",
+        input_tokens=_tokens(fields["messages"]),
+        max_output=chat.max_completion_tokens or chat.max_tokens,
+        tools=bool(chat.tools or chat.functions),
+        vision=vision,
+        audio=audio,
+        json_schema=chat.response_format is not None and chat.response_format.type == "json_schema",
+    )
+    return _Read(needs, turns)
+
+
+def _read_completion(completion: Any, fields: Fields, body: bytes) -> _Read:
+    if completion.prompt is None:
+        raise _missing("prompt")
+    needs = Needs("completions", _tokens(fields["prompt"]), completion.max_tokens)
+    return _Read(needs, _texts(completion.prompt))
+
+
+def _read_embedding(embedding: Any, fields: Fields, body: bytes) -> _Read:
+    if embedding.input is None:
+        raise _missing("input")
+    return _Read(Needs("embeddings", _tokens(fields["input"]), 0), _texts(embedding.input))
+
+
+def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
+    turns: tuple[str, ...] = ()
+    vision = audio = False
+    if isinstance(response.input, str):
+        turns = (response.input[:MAX_TEXT],)
+    elif response.input is not None:
+        turns, vision, audio = _read_messages(response.input)
+    text_format = response.text.format if response.text is not None else None
+    needs = Needs(
+        endpoint="responses",
+        input_tokens=len(body) // BYTES_PER_TOKEN,
+        max_output=response.max_output_tokens,
+        tools=bool(response.tools),
+        vision=vision,
+        audio=audio,
+        json_schema=text_format is not None and text_format.type == "json_schema",
+    )
+    # Usage is part of the last event of every such stream.
+    return _Read(needs, turns, response.previous_response_id, streams_usage=True)
+
+
+_READERS: dict[
+    Endpoint, tuple[msgspec.json.Decoder[Any], Callable[[Any, Fields, bytes], _Read]]
+] = {
+    Endpoint.CHAT: (msgspec.json.Decoder(_Chat), _read_chat),
+    Endpoint.COMPLETIONS: (msgspec.json.Decoder(_Completion), _read_completion),
+    Endpoint.EMBEDDINGS: (msgspec.json.Decoder(_Embedding), _read_embedding),
+    Endpoint.RESPONSES: (msgspec.json.Decoder(_Response), _read_response),
+}
+
+
+def _tokens(value: msgspec.Raw) -> int:
+    return len(memoryview(value)) // BYTES_PER_TOKEN
+
+
+def _missing(param: str) -> BadRequest:
+    return BadRequest(
+        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+    )
+
+
+def _read_messages(messages: Iterable[_Message]) -> tuple[tuple[str, ...], bool, bool]:
+    """The user's turns, latest first, and whether any part is a picture or a sound."""
+    turns: list[str] = []
+    vision = audio = False
+    for message in messages:
+        content = message.content
+        if isinstance(content, str):
+            if message.role == "user":
+                turns.append(content[:MAX_TEXT])
+        elif content is not None:
+            texts = []
+            for part in content:
+                if part.text is not None:
+                    texts.append(part.text)
+                elif "image" in part.type:
+                    vision = True
+                elif "audio" in part.type:
+                    audio = True
+            if texts and message.role == "user":
+                turns.append("\n".join(texts)[:MAX_TEXT])
+    return tuple(turns[: -MAX_TURNS - 1 : -1]), vision, audio
+
+
+def _texts(value: str | list[Any]) -> tuple[str, ...]:
+    """The first text of a prompt or an embedding's input; token ids hold none."""
+    if isinstance(value, str):
+        return (value[:MAX_TEXT],)
+    return tuple(text[:MAX_TEXT] for text in value[:1] if isinstance(text, str))

@@ -1,0 +1,576 @@
+"""One request's whole way: recognise, decide, dispatch, relay, meter.
+
+What the request keeps to its end is its `Plane`: one snapshot and what was built from it. A swap
+replaces the pipeline's reference; requests under way finish on the plane that they began with.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.backends.base import Backend, Call
+from gateway.backends.shape import Shaped, shape
+from gateway.backends.verdict import judge, message_of, openai_shaped
+from gateway.classify.recognise import Recogniser
+from gateway.errors import (
+    ApiError,
+    AttemptsFailed,
+    NoTargetFits,
+    Overloaded,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from gateway.metering.prices import cost, estimate_tokens
+from gateway.metering.usage import StreamWatch, usage_of
+from gateway.policy.decide import Decider
+from gateway.policy.live import Flight, Live
+from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer
+from gateway.transport.base import Reply
+from gateway.types import (
+    Attempt,
+    Candidate,
+    Choice,
+    Decision,
+    Endpoint,
+    Outcome,
+    Question,
+    Recognition,
+    Record,
+    Request,
+    Snapshot,
+    Target,
+    Usage,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+NO_USAGE = Usage()
+
+CLIENT_GONE = 499
+"""nginx's status for a request whose client went away before there was an answer."""
+
+CLIENT_FAULTS = frozenset({400, 413, 422})
+"""A backend's answers that say nothing about the backend."""
+
+
+class Plane(msgspec.Struct, frozen=True):
+    """One snapshot and what was built from it."""
+
+    snapshot: Snapshot
+    recogniser: Recogniser
+    decider: Decider
+    backends: Mapping[str, Backend]
+
+
+class Outlet(Protocol):
+    """The client's side of one request, in the dialect that it speaks.
+
+    `opened` is true from the first byte on: the commit point, after which nothing is tried again.
+    """
+
+    opened: bool
+
+    async def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+    async def open(self, status: int, headers: Headers) -> None: ...
+
+    async def piece(self, body: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def fail(self, error: ApiError) -> None:
+        """Ends an open stream with an explicit error event."""
+
+
+class Journey:
+    """What has happened to one request so far: the only thing on its way that changes."""
+
+    __slots__ = (
+        "answer",
+        "at",
+        "attempts",
+        "began",
+        "completion_id",
+        "cost",
+        "decision",
+        "error",
+        "first_token_s",
+        "only",
+        "outcome",
+        "overhead_s",
+        "plane",
+        "recognition",
+        "request",
+        "status",
+        "upstream_s",
+        "usage",
+    )
+
+    def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
+        self.request = request
+        self.plane = plane
+        self.at = at
+        self.began = began
+        self.recognition: Recognition | None = None
+        self.decision: Decision | None = None
+        self.only: str | None = None
+        self.attempts: list[Attempt] = []
+        self.status = 0
+        self.outcome: Outcome = "error"
+        self.error = ""
+        self.usage = NO_USAGE
+        self.cost = 0.0
+        self.first_token_s: float | None = None
+        self.upstream_s = 0.0
+        self.overhead_s = 0.0
+        self.completion_id: str | None = None
+        self.answer: str | None = None
+
+
+class Opened(msgspec.Struct):
+    """A reply whose first piece is in: the body of a plain answer, or a stream's first bytes."""
+
+    reply: Reply
+    choice: Choice
+    target: Target
+    flight: Flight
+    reason: Reason
+    shaped: Shaped
+    began: float
+    first_at: float
+    piece: bytes
+    content_type: bytes
+    watch: StreamWatch | None
+
+
+class Pipeline:
+    """Everything between a parsed request and the client's answer."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        live: Live,
+        *,
+        keep: Callable[[Record], None],
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        draw: Callable[[], float],
+    ) -> None:
+        self.plane = plane
+        self.live = live
+        self._keep = keep
+        self._clock = clock
+        self._now = now
+        self._draw = draw
+
+    # ------------------------------------------------------------ the way
+
+    async def serve(self, request: Request, outlet: Outlet) -> None:
+        """Answers the request through `outlet`; raises ApiError when nothing was sent yet."""
+        journey = Journey(request, self.plane, self._now(), self._clock())
+        try:
+            await self.decide(journey)
+            opened = await self._dispatch(journey)
+            await self._relay(journey, opened, outlet)
+        except ApiError as error:
+            journey.status, journey.error = error.status, error.message
+            journey.outcome = "error" if isinstance(error, AttemptsFailed) else "refused"
+            raise
+        except asyncio.CancelledError:
+            journey.outcome, journey.error = "abandoned", "the client went away"
+            journey.status = journey.status or CLIENT_GONE
+            raise
+        except Exception as error:
+            journey.status, journey.error = 500, repr(error)
+            raise
+        finally:
+            self._keep(self._record(journey))
+
+    async def consider(self, request: Request) -> tuple[Recognition, Decision]:
+        """What would be decided for this request; nothing is sent, nothing is kept."""
+        journey = Journey(request, self.plane, self._now(), self._clock())
+        recognition, decision = await self._decided(journey)
+        return recognition, decision
+
+    async def decide(self, journey: Journey) -> None:
+        """Recognises the route and ranks its candidates."""
+        _, decision = await self._decided(journey)
+        if not decision.ranked:
+            raise _nothing_left(decision)
+
+    async def _decided(self, journey: Journey) -> tuple[Recognition, Decision]:
+        request, plane = journey.request, journey.plane
+        recognised = await plane.recogniser.recognise(request)
+        journey.recognition = recognised.recognition
+        question = Question(
+            route=recognised.recognition.route,
+            policy=recognised.policy,
+            needs=request.needs,
+            caller=request.caller,
+            only=recognised.only,
+        )
+        journey.only = recognised.only
+        self.live.advance(journey.began)
+        journey.decision = plane.decider.decide(question, self.live, self._draw())
+        self.live.chose(question, journey.decision)
+        return recognised.recognition, journey.decision
+
+    # ------------------------------------------------------------ dispatch
+
+    async def _dispatch(self, journey: Journey) -> Opened:
+        decision = journey.decision
+        assert decision is not None
+
+        async def attempt(choice: Choice, reason: Reason) -> Opened:
+            return await self._attempt(journey, choice, reason)
+
+        return await first_to_answer(decision.ranked, attempt)
+
+    async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
+        """One upstream call, up to its first piece."""
+        request, plane = journey.request, journey.plane
+        target = plane.snapshot.targets[choice.target]
+        shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
+        call = Call(choice.replica, _PATHS[request.endpoint], shaped.body)
+        began = self._clock()
+        assert journey.decision is not None
+        flight = self.live.started(target, choice.replica, journey.decision.route, began)
+        opened = Opened(
+            reply=_NO_REPLY,
+            choice=choice,
+            target=target,
+            flight=flight,
+            reason=reason,
+            shaped=shaped,
+            began=began,
+            first_at=began,
+            piece=b"",
+            content_type=b"",
+            watch=None,
+        )
+        try:
+            opened.reply = await plane.backends[target.backend].send(call)
+            await self._first_piece(journey, opened)
+        except UpstreamError as error:
+            failure = _failure(target.name, error)
+            self._ended(journey, opened, "error", failure.message, failure.status, NO_USAGE)
+            raise failure from error
+        except asyncio.CancelledError:
+            opened.reply.abort()
+            self._ended(journey, opened, "abandoned", "the client went away", 0, _unseen(journey))
+            raise
+        return opened
+
+    async def _first_piece(self, journey: Journey, opened: Opened) -> None:
+        """Reads what must be known before anything is sent on; raises for a failed attempt."""
+        reply, request = opened.reply, journey.request
+        streams = False
+        encoding = b""
+        for name, value in reply.headers:
+            if name == b"content-type":
+                opened.content_type = value
+                streams = value.startswith(b"text/event-stream")
+            elif name == b"content-encoding":
+                encoding = value
+        if reply.status >= 400 or not streams:
+            body = _decoded(await read_all(reply), encoding)
+            opened.first_at = self._clock()
+            if reply.status >= 400 and judge(reply.status, body) == "next":
+                raise AttemptFailed(
+                    opened.target.name,
+                    reply.status,
+                    message_of(reply.status, body),
+                    _retry_after(reply),
+                )
+            opened.piece = body
+            return
+        if encoding not in (b"", b"identity"):
+            reply.abort()
+            raise AttemptFailed(
+                opened.target.name, 502, f"streams in {encoding.decode()}, though not asked to"
+            )
+        watch = StreamWatch(opened.shaped.hide_usage, request.endpoint)
+        opened.piece = await self._opening(opened, watch)
+        opened.watch = watch
+        opened.first_at = self._clock()
+        if watch.errored:
+            reply.abort()
+            raise AttemptFailed(opened.target.name, 502, "the stream began with an error")
+
+    async def _opening(self, opened: Opened, watch: StreamWatch) -> bytes:
+        """The first bytes to relay: an error before the first event can still be a real status."""
+        out = b""
+        while not out:
+            piece = await opened.reply.read()
+            if not piece:
+                out = watch.close()
+                if watch.truncated:
+                    raise UpstreamClosed(f"{opened.target.name}: the stream ended at once")
+                return out
+            out = watch.feed(piece)
+        return out
+
+    # ------------------------------------------------------------ relay
+
+    async def _relay(self, journey: Journey, opened: Opened, outlet: Outlet) -> None:
+        journey.upstream_s = opened.first_at - opened.began
+        journey.status = opened.reply.status
+        if opened.watch is None:
+            await self._relay_plain(journey, opened, outlet)
+        else:
+            await self._relay_stream(journey, opened, opened.watch, outlet)
+
+    async def _relay_plain(self, journey: Journey, opened: Opened, outlet: Outlet) -> None:
+        body, status = opened.piece, opened.reply.status
+        if status >= 400:
+            journey.error = message_of(status, body)
+            body = openai_shaped(status, body)
+            opened.content_type = b"application/json"
+            self._ended(journey, opened, "error", journey.error, status, NO_USAGE)
+        else:
+            seen = usage_of(body, journey.request.endpoint)
+            usage = seen.usage if seen is not None and seen.usage is not None else None
+            journey.completion_id = seen.id if seen is not None else None
+            journey.usage = usage or _estimated(journey, estimate_tokens(body))
+            journey.outcome = "ok"
+            self._ended(journey, opened, "ok", "", status, journey.usage)
+            if self._keeps_text(journey):
+                journey.answer = body.decode(errors="replace")
+        headers = self._headers(journey, opened)
+        headers.append((b"x-switchboard-cost-usd", b"%.8f" % journey.cost))
+        await outlet.plain(status, headers, body)
+
+    async def _relay_stream(
+        self, journey: Journey, opened: Opened, watch: StreamWatch, outlet: Outlet
+    ) -> None:
+        """Passes each piece on as it arrives; a broken upstream ends in an error event."""
+        reply = opened.reply
+        self.live.first_token(opened.flight, opened.first_at)
+        try:
+            await outlet.open(reply.status, self._headers(journey, opened))
+            piece = opened.piece
+            while True:
+                if piece:
+                    await outlet.piece(piece)
+                received = await reply.read()
+                if not received:
+                    break
+                piece = watch.feed(received)
+            tail = watch.close()
+            if watch.truncated:
+                raise UpstreamClosed("the backend ended its stream before the answer was whole")
+            if tail:
+                await outlet.piece(tail)
+            await outlet.close()
+        except UpstreamError as error:
+            self._seen(journey, opened, watch, "truncated", str(error))
+            await outlet.fail(
+                ApiError(
+                    f"The answer broke off: {error}",
+                    status=502,
+                    type="upstream_error",
+                    code="stream_truncated",
+                )
+            )
+        except asyncio.CancelledError:
+            self._seen(journey, opened, watch, "abandoned", "the client went away")
+            raise
+        else:
+            outcome: Outcome = "error" if watch.errored else "ok"
+            self._seen(journey, opened, watch, outcome, "")
+        finally:
+            reply.abort()
+
+    def _headers(self, journey: Journey, opened: Opened) -> Headers:
+        """The answer's head, and the moment at which our own share of the time is known."""
+        decision = journey.decision
+        assert decision is not None
+        journey.overhead_s = self._clock() - journey.began - journey.upstream_s
+        return [
+            (b"content-type", opened.content_type or b"application/json"),
+            (b"x-request-id", journey.request.id.encode()),
+            (b"x-switchboard-route", decision.route.encode()),
+            (b"x-switchboard-target", opened.target.name.encode()),
+            (b"x-switchboard-decision", decision_id(journey.request.id).encode()),
+            (b"x-switchboard-overhead-ms", b"%.3f" % (journey.overhead_s * 1e3)),
+        ]
+
+    # ------------------------------------------------------------ meter
+
+    def _seen(
+        self, journey: Journey, opened: Opened, watch: StreamWatch, outcome: Outcome, error: str
+    ) -> None:
+        """Closes a stream's account from what its watch saw."""
+        journey.outcome, journey.error = outcome, error
+        journey.completion_id = watch.completion_id
+        journey.usage = watch.usage or _estimated(journey, watch.events)
+        journey.first_token_s = opened.first_at - opened.began
+        if self._keeps_text(journey):
+            journey.answer = watch.text
+        self._ended(journey, opened, outcome, error, opened.reply.status, journey.usage)
+
+    def _ended(
+        self,
+        journey: Journey,
+        opened: Opened,
+        outcome: Outcome,
+        error: str,
+        status: int,
+        usage: Usage,
+    ) -> None:
+        """Books one attempt: its row, its money, and what it teaches about the target."""
+        now = self._clock()
+        target, replica = opened.target, opened.choice.replica
+        dollars = cost(usage, target.price)
+        journey.cost += dollars
+        total = now - opened.began
+        journey.attempts.append(
+            Attempt(
+                target=target.name,
+                replica=replica,
+                reason=opened.reason,
+                started=journey.at + (opened.began - journey.began),
+                status=status,
+                outcome=outcome,
+                error=error,
+                usage=usage,
+                cost=dollars,
+                first_token_s=opened.first_at - opened.began if opened.piece else None,
+                total_s=total,
+                changed=opened.shaped.changed,
+            )
+        )
+        if outcome == "ok":
+            self.live.finished(opened.flight, now, usage)
+        elif outcome == "abandoned" or status in CLIENT_FAULTS:
+            self.live.abandoned(opened.flight)
+        else:
+            self.live.failed(opened.flight, now, connected=status != 0)
+
+    def _keeps_text(self, journey: Journey) -> bool:
+        decision = journey.decision
+        return decision is not None and journey.plane.snapshot.routes[decision.route].keep == "text"
+
+    def _record(self, journey: Journey) -> Record:
+        request = journey.request
+        turns = request.turns
+        return Record(
+            id=request.id,
+            decision_id=decision_id(request.id),
+            started=journey.at,
+            endpoint=request.endpoint.value,
+            model=request.model,
+            stream=request.stream,
+            caller=request.caller,
+            recognition=journey.recognition,
+            decision=journey.decision,
+            needs=request.needs,
+            attempts=tuple(journey.attempts),
+            status=journey.status,
+            outcome=journey.outcome,
+            error=journey.error,
+            usage=journey.usage,
+            cost=journey.cost,
+            first_token_s=journey.first_token_s,
+            total_s=self._clock() - journey.began,
+            overhead_s=journey.overhead_s,
+            completion_id=journey.completion_id,
+            text=turns[0] if turns and self._keeps_text(journey) else None,
+            answer=journey.answer,
+        )
+
+
+class _NoReply:
+    """Stands where no head has come back yet."""
+
+    status = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+    async def read(self) -> bytes:
+        return b""
+
+    def abort(self) -> None:
+        """Nothing to abort: a cancelled `send` closes its own connection."""
+
+
+_NO_REPLY: Reply = _NoReply()  # type: ignore[assignment]
+
+_PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
+
+
+def decision_id(request_id: str) -> str:
+    """Each request has one decision; the two ids differ in their prefix only."""
+    return "dec_" + request_id.removeprefix("req_")
+
+
+async def read_all(reply: Reply) -> bytes:
+    """A plain answer's whole body."""
+    piece = await reply.read()
+    if not piece:
+        return b""
+    pieces = [piece]
+    while piece := await reply.read():
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _decoded(body: bytes, encoding: bytes) -> bytes:
+    """A backend that compresses unasked is still understood; the header is never passed on."""
+    if encoding in (b"", b"identity"):
+        return body
+    try:
+        if encoding in (b"gzip", b"x-gzip", b"deflate"):
+            return zlib.decompress(body, wbits=47)
+    except zlib.error as error:
+        raise UpstreamClosed(f"the body is not the {encoding.decode()} that it says") from error
+    raise UpstreamClosed(f"the body is in an encoding not asked for: {encoding.decode()}")
+
+
+def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidate | None:
+    decision = journey.decision
+    if decision is None or choice.candidate < 0:
+        return None
+    return snapshot.routes[decision.route].candidates[choice.candidate]
+
+
+def _nothing_left(decision: Decision) -> ApiError:
+    reasons = "; ".join(f"{out.target}: {out.reason}" for out in decision.ruled_out)
+    if any(out.by == "limit" for out in decision.ruled_out):
+        return Overloaded(
+            f"No candidate of route '{decision.route}' is within the limits of policy "
+            f"'{decision.policy}': {reasons}",
+            code="no_candidate_within_limits",
+            retry_after=1,
+        )
+    return NoTargetFits(
+        f"No candidate of route '{decision.route}' can take this request: {reasons}",
+        code="no_target_fits",
+    )
+
+
+def _failure(target: str, error: UpstreamError) -> AttemptFailed:
+    if isinstance(error, AttemptFailed):
+        return error
+    status = 504 if isinstance(error, UpstreamTimeout) else 502
+    return AttemptFailed(target, status, str(error))
+
+
+def _retry_after(reply: Reply) -> float | None:
+    """Seconds, from the header's numeric form."""
+    for name, value in reply.headers:
+        if name == b"retry-after" and value.isdigit():
+            return float(value)
+    return None
+
+
+def _estimated(journey: Journey, output: int) -> Usage:
+    return Usage(input=journey.request.needs.input_tokens, output=output, estimated=True)
+
+
+def _unseen(journey: Journey) -> Usage:
+    """What an attempt cost that was given up before its first piece: its input at least."""
+    return Usage(input=journey.request.needs.input_tokens, estimated=True)
