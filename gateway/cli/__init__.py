@@ -1,0 +1,24 @@
+"""The `switchboard` command. Each group of commands registers itself; nothing is imported early."""
+
+import typer
+
+from gateway.cli import config, explain, keys, records, serve
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="switchboard",
+        help="A model-routing gateway: each request to the target worth most for it.",
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,  # locals can hold keys
+        rich_markup_mode="rich",
+    )
+    for group in (serve, config, explain, records, keys):
+        group.register(app)
+    return app
+
+
+def main() -> None:
+    """The console entry point."""
+    build()()
