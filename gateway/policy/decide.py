@@ -26,9 +26,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..types import Choice, Decision, Limits, Needs, Question, Route, RuledOut, Snapshot
-from .live import Live
-from .table import (
+from gateway.policy.live import Live
+from gateway.policy.table import (
     AUDIO,
     INFINITE,
     JSON_SCHEMA,
@@ -39,6 +38,9 @@ from .table import (
     Terms,
     row_or_not,
 )
+from gateway.policy.words import dollars, number
+from gateway.policy.words import verdicts as verdicts
+from gateway.types import Choice, Decision, Limits, Needs, Question, Route, RuledOut, Snapshot
 
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""
@@ -249,13 +251,17 @@ def _excess(terms: Terms, row: Row, entry: Over) -> str:
     cost = scored[5]
     parts = []
     if cost > terms.max_cost:
-        parts.append(f"costs {cost:.4g} usd, over {terms.max_cost:.4g} usd")
+        parts.append(f"costs {dollars(cost, 3)}, over {dollars(terms.max_cost, 3)}")
     if row.quality < terms.min_quality:
-        parts.append(f"quality {row.quality:.3g}, under {terms.min_quality:.3g}")
+        parts.append(f"quality {number(row.quality, 3)}, under {number(terms.min_quality, 3)}")
     if first_p95 > terms.max_first:
-        parts.append(f"first token p95 {first_p95:.3g} s, over {terms.max_first:.3g} s")
+        parts.append(
+            f"first token p95 {number(first_p95, 3)} s, over {number(terms.max_first, 3)} s"
+        )
     if whole_p95 > terms.max_whole:
-        parts.append(f"whole answer p95 {whole_p95:.3g} s, over {terms.max_whole:.3g} s")
+        parts.append(
+            f"whole answer p95 {number(whole_p95, 3)} s, over {number(terms.max_whole, 3)} s"
+        )
     return "; ".join(parts)
 
 

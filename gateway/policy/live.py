@@ -29,7 +29,7 @@ that it took, but at least `FAILURE_S`, since a try at another target is not fre
 
 from collections.abc import Iterable
 
-from ..types import Decision, Question, Target, Usage
+from gateway.types import Decision, Question, Target, Usage
 
 HALF_LIFE_S = 300.0
 HALF_LIFE_N = 100.0

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ..types import Candidate, Policy, Route, RuledOut, Target
-from .live import Estimate, Output, Replica
+from gateway.policy.live import Estimate, Output, Replica
+from gateway.types import Candidate, Policy, Route, RuledOut, Target
 
 TENANT = "{key.tenant}"
 TOOLS, VISION, AUDIO, JSON_SCHEMA = 1, 2, 4, 8

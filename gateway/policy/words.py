@@ -1,0 +1,238 @@
+"""The objective in words: what a policy trades for what, and why each loser of a decision lost."""
+
+import math
+
+from gateway.types import Choice, Decision, Limits, Policy, Route, Snapshot
+
+REFERENCE_VALUE = 0.01
+"""What a right answer is taken to be worth, in dollars, when no route says so."""
+
+_SMALL = 0.05
+"""A term that makes up less than this share of a difference is not worth a word."""
+
+
+def dollars(amount: float, digits: int = 2) -> str:
+    """An amount of dollars with `digits` significant figures and never an exponent: `$0.0021`."""
+    return f"{'-' if amount < 0 else ''}${number(abs(amount), digits)}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """`value` with about `digits` significant figures, never an exponent, no trailing zeros."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    """A share as a percentage: `5 %`."""
+    return f"{number(100 * share, 3)} %"
+
+
+# ---------------------------------------------------------------- a policy
+
+
+def describe(policy: Policy, route: Route | None = None) -> str:
+    """The policy's trade-off in words and figures, for a route's value if one is given."""
+    value = REFERENCE_VALUE if route is None else route.value
+    of_route = "" if route is None else f" ({route.name})"
+    lines = [
+        f"{policy.name}: the greatest net value in dollars wins.",
+        "",
+        "  " + _formula(policy),
+        "",
+        f"With an answer worth {dollars(value)}{of_route}: {_exchange(policy, value)}.",
+        _limits(policy.limits),
+    ]
+    if policy.limits != Limits():
+        lines.append(
+            "If nothing is within the limits, the least bad is taken."
+            if policy.if_none_fits == "best"
+            else "If nothing is within the limits, the request is refused (503)."
+        )
+    if policy.switch_margin:
+        lines.append(
+            "Another target takes over only when it is better by more than"
+            f" {percent(policy.switch_margin)}."
+        )
+    lines.append(
+        f"{percent(policy.explore)} of the requests explore: any candidate that fits, at random."
+        if policy.explore
+        else "Nothing is explored: the best is always taken."
+    )
+    return "\n".join(lines)
+
+
+def _formula(policy: Policy) -> str:
+    """The objective with the policy's own figures, without what counts for nothing."""
+    parts = []
+    if policy.value_weight:
+        parts.append(f"{_weight(policy.value_weight)}value x P(right)")
+    if policy.price_weight:
+        parts.append(f"- {_weight(policy.price_weight)}price")
+    if policy.waiting_first_token:
+        parts.append(f"- {dollars(policy.waiting_first_token)} x seconds to the first token")
+    if policy.waiting_whole:
+        parts.append(f"- {dollars(policy.waiting_whole)} x seconds in all")
+    return f"net = {' '.join(parts) or '0'}"
+
+
+def _weight(weight: float) -> str:
+    return "" if weight == 1.0 else f"{number(weight, 3)} x "
+
+
+def _exchange(policy: Policy, value: float) -> str:
+    """What one point of quality buys; or, where quality counts for nothing, one cent."""
+    point = policy.value_weight * value / 100
+    seconds = [
+        f"{number(point / rate)} s {what}"
+        for rate, what in (
+            (policy.waiting_first_token, "to the first token"),
+            (policy.waiting_whole, "of the whole answer"),
+        )
+        if rate and point
+    ]
+    if not point:
+        return _without_quality(policy)
+    if not policy.price_weight:
+        said = f"one point of quality counts {dollars(point)}, and the price for nothing"
+        return f"{said}; it is worth as much as {' or '.join(seconds)}" if seconds else said
+    worth = f"one point of quality is worth {dollars(point / policy.price_weight)}"
+    if not seconds:
+        return f"{worth}, and waiting costs nothing"
+    return f"{worth}, as much as {' or '.join(seconds)}"
+
+
+def _without_quality(policy: Policy) -> str:
+    seconds = [
+        f"{number(0.01 * policy.price_weight / rate)} s {what}"
+        for rate, what in (
+            (policy.waiting_first_token, "to the first token"),
+            (policy.waiting_whole, "of the whole answer"),
+        )
+        if rate and policy.price_weight
+    ]
+    if seconds:
+        return f"quality counts for nothing, and one cent buys {' or '.join(seconds)}"
+    if policy.price_weight:
+        return "quality and waiting count for nothing, only the price"
+    return "quality and the price count for nothing, only waiting"
+
+
+def _limits(limits: Limits) -> str:
+    parts = []
+    if limits.cost is not None:
+        parts.append(f"a price of at most {dollars(limits.cost)}")
+    if limits.first_token_p95 is not None:
+        parts.append(f"the first token within {number(limits.first_token_p95)} s (95 of 100 times)")
+    if limits.whole_p95 is not None:
+        parts.append(f"the whole answer within {number(limits.whole_p95)} s (95 of 100 times)")
+    if limits.quality is not None:
+        parts.append(f"a quality of at least {number(limits.quality)}")
+    return f"Limits: {', '.join(parts)}." if parts else "No limits."
+
+
+# ---------------------------------------------------------------- a decision
+
+
+def verdicts(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
+    """For each of `decision.ranked`, in a few words, why it won or lost.
+
+    `snapshot` should be the one that decided; where it has no such route or policy any more, the
+    parts of a difference are left out.
+    """
+    if not decision.ranked:
+        return ()
+    winner, *losers = decision.ranked
+    policy = snapshot.policies.get(decision.policy)
+    route = snapshot.routes.get(decision.route)
+    said = [_why_first(decision, policy, route)]
+    for choice in losers:
+        lost = winner.net - choice.net
+        if lost < 0:
+            said.append(_passed_over(decision, -lost, policy))
+        else:
+            said.append(_why_lost(winner, choice, policy, route))
+    return tuple(said)
+
+
+def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -> str:
+    winner = decision.ranked[0]
+    if route is not None and _was_named(decision, route):
+        return "the target that was asked for"
+    if decision.explored:
+        share = "" if policy is None else f", under {number(policy.explore, 3)}"
+        return f"explored (the draw was {number(decision.draw, 3)}{share})"
+    if not decision.fits:
+        return "the least bad: none is within the limits"
+    if all(choice.target == winner.target for choice in decision.ranked):
+        return "the only one left"
+    if any(choice.net > winner.net for choice in decision.ranked):
+        margin = "the margin" if policy is None else percent(policy.switch_margin)
+        return f"kept: the best is not better by more than {margin}"
+    return "the greatest net value"
+
+
+def _was_named(decision: Decision, route: Route) -> bool:
+    """Whether only one target was looked at, because the client named it."""
+    candidates = {choice.candidate for choice in decision.ranked}
+    if -1 in candidates:
+        return True
+    looked_at = len(candidates) + (len(decision.ruled_out) if decision.fits else 0)
+    return decision.fits and looked_at < len(route.candidates)
+
+
+def _passed_over(decision: Decision, more: float, policy: Policy | None) -> str:
+    if decision.explored:
+        return f"{dollars(more)} more, but this request explored"
+    margin = "the margin" if policy is None else percent(policy.switch_margin)
+    return f"{dollars(more)} more, not enough to switch ({margin})"
+
+
+def _why_lost(winner: Choice, choice: Choice, policy: Policy | None, route: Route | None) -> str:
+    lost = winner.net - choice.net
+    where = "another replica: " if choice.target == winner.target else ""
+    if lost == 0:
+        return f"{where}as good, but slower or declared later"
+    said = f"{where}{dollars(lost)} less"
+    if policy is None or route is None:
+        return said
+    parts = _differences(winner, choice, policy, route)
+    against = [text for worth, text in parts if worth > 0]
+    favour = [text for worth, text in reversed(parts) if worth < 0]
+    if not against:
+        return said
+    though = f", though {', '.join(favour)}" if favour else ""
+    return f"{said}: {', '.join(against)}{though}"
+
+
+def _differences(
+    winner: Choice, choice: Choice, policy: Policy, route: Route
+) -> list[tuple[float, str]]:
+    """(dollars, words) of each term that differs; what speaks most against `choice` first."""
+    worse = winner.quality - choice.quality
+    dearer = choice.cost - winner.cost
+    later = choice.first_token_s - winner.first_token_s
+    longer = choice.total_s - winner.total_s
+    terms = [
+        (
+            policy.value_weight * route.value * worse,
+            f"right {'less' if worse > 0 else 'more'} often"
+            f" ({choice.quality:.2f}, not {winner.quality:.2f})",
+        ),
+        (
+            policy.price_weight * dearer,
+            f"{'dearer' if dearer > 0 else 'cheaper'} by {dollars(abs(dearer))}",
+        ),
+        (
+            policy.waiting_first_token * later,
+            f"first token {number(abs(later))} s {'later' if later > 0 else 'sooner'}",
+        ),
+        (
+            policy.waiting_whole * longer,
+            f"{number(abs(longer))} s {'slower' if longer > 0 else 'faster'} in all",
+        ),
+    ]
+    floor = _SMALL * sum(abs(worth) for worth, _ in terms)
+    return sorted((term for term in terms if abs(term[0]) > floor), reverse=True)
