@@ -2,6 +2,8 @@
 
 import math
 
+import msgspec
+
 from gateway.types import Choice, Decision, Limits, Policy, Route, Snapshot
 
 REFERENCE_VALUE = 0.01
@@ -236,3 +238,13 @@ def _differences(
     ]
     floor = _SMALL * sum(abs(worth) for worth, _ in terms)
     return sorted((term for term in terms if abs(term[0]) > floor), reverse=True)
+
+
+def explained(decision: Decision, snapshot: Snapshot) -> Decision:
+    """The same decision with the verdict of each choice filled in."""
+    said = verdicts(decision, snapshot)
+    ranked = tuple(
+        msgspec.structs.replace(choice, verdict=verdict)
+        for choice, verdict in zip(decision.ranked, said, strict=True)
+    )
+    return msgspec.structs.replace(decision, ranked=ranked)
