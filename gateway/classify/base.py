@@ -1,0 +1,42 @@
+"""What a classifier is to the pipeline: a text in, a label with a calibrated confidence out.
+
+`predict` is a plain function. `blocking` says where to call it: false means that it takes tens of
+microseconds and is called right on the event loop; true means that it takes milliseconds, or waits
+for a server, and belongs on a thread.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """The best label for one text.
+
+    `confidence` is the calibrated probability, in 0..1, that `label` is right given that one of
+    the labels is. `scores` are the best few labels with their logits, best first; logits order
+    labels within one text and have no unit, so compare texts by `confidence` only.
+    """
+
+    label: str
+    confidence: float
+    scores: tuple[tuple[str, float], ...]
+
+
+class Classifier(Protocol):
+    """One fitted classifier; immutable as far as callers can see, and safe to share.
+
+    `labels` are sorted. A prediction whose confidence is below `threshold` should go to the
+    default route; `gateway.classify.calibration` tells how the threshold is chosen.
+    """
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+    @property
+    def blocking(self) -> bool: ...
+
+    def predict(self, text: str) -> Prediction: ...
