@@ -9,45 +9,11 @@ from collections.abc import Iterator
 
 import uvloop
 
-WORDS = [
-    "refund",
-    "invoice",
-    "parcel",
-    "late",
-    "broken",
-    "lamp",
-    "contract",
-    "clause",
-    "lessee",
-    "summarise",
-    "translate",
-    "please",
-    "order",
-    "payment",
-    "customer",
-    "urgent",
-    "meeting",
-    "python",
-    "function",
-    "error",
-    "deploy",
-    "database",
-    "review",
-    "draft",
-    "email",
-    "polite",
-    "answer",
-    "question",
-    "city",
-    "ship",
-    "address",
-    "weather",
-    "hotel",
-    "price",
-    "delivery",
-    "account",
-    "login",
-]
+WORDS = """
+refund invoice parcel late broken lamp contract clause lessee summarise translate please
+order payment customer urgent meeting python function error deploy database review draft
+email polite answer question city ship address weather hotel price delivery account login
+""".split()
 
 
 def prompts(seed: int) -> Iterator[str]:
