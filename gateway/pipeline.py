@@ -293,7 +293,12 @@ class Pipeline:
             raise AttemptFailed(
                 opened.target.name, 502, f"streams in {encoding.decode()}, though not asked to"
             )
-        watch = StreamWatch(opened.shaped.hide_usage, request.endpoint)
+        watch = StreamWatch(
+            opened.shaped.hide_usage,
+            request.endpoint,
+            choices=request.choices,
+            keep_text=self._keeps_text(journey),
+        )
         opened.piece = await self._opening(opened, watch)
         opened.watch = watch
         opened.first_at = self._clock()

@@ -240,7 +240,7 @@ class Request(msgspec.Struct, frozen=True):
 
     `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
     when the client itself asked for a stream's usage event. `route` and `policy` are what headers
-    asked for. `previous` names the response that this one continues.
+    asked for. `previous` names the response that this one continues. `choices` is OpenAI's `n`.
     """
 
     id: str
@@ -256,6 +256,7 @@ class Request(msgspec.Struct, frozen=True):
     route: str | None = None
     policy: str | None = None
     previous: str | None = None
+    choices: int = 1
 
 
 class Recognition(msgspec.Struct, frozen=True):

@@ -51,6 +51,7 @@ class _Head(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    n: int | None = None
 
 
 class _Chat(_Head):
@@ -135,6 +136,7 @@ def parse(
         route=headers.get("x-switchboard-route"),
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
+        choices=head.n or 1,
     )
 
 
