@@ -7,9 +7,15 @@ Requests are handed over whole: the application starts when the last byte of the
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from gateway.errors import ApiError, BadRequest, Overloaded, TooLarge
 from gateway.types import Server
@@ -29,6 +35,76 @@ def plain_response(error: ApiError) -> bytes:
         + b"connection: close\r\n\r\n"
         + body
     )
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer. The head waits for the first bytes of the body: one write."""
+
+    head: bytes = b""
+    waiting_app: Any = None
+
+    async def send(self, message: Any) -> None:
+        """The ASGI `send`; returns once the client's side has room for more."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if self.response_complete:
+            raise RuntimeError(f"{message['type']} after the answer was complete")
+        if self.response_started:
+            self._send_body(message["body"], message.get("more_body", False))
+        else:
+            self.head = self._render_head(message["status"], message["headers"])
+            self.response_started = True
+
+    def _render_head(self, status: int, headers: Any) -> bytes:
+        lines = [STATUS_LINE[status]]
+        headers = [*self.default_headers, *headers]
+        for name, value in headers:
+            if name == b"content-length":
+                self.chunked_encoding = False
+                self.expected_content_length = int(value)
+            lines += (name, b": ", value, b"\r\n")
+        extra = 2
+        if self.chunked_encoding is None:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+            extra += 1
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+            extra += 1
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(headers) + extra:
+            raise RuntimeError("a header's value holds a line break")
+        return head
+
+    def _send_body(self, body: bytes, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            body, self.expected_content_length = b"", 0
+            framed = b""
+        elif self.chunked_encoding:
+            framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                framed += b"0\r\n\r\n"
+        else:
+            framed = body
+            self.expected_content_length -= len(body)
+        if self.head:
+            framed, self.head = self.head + framed, b""
+        if framed:
+            self.transport.write(framed)
+        if not more:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self.expected_content_length:
+            raise RuntimeError("the body is not as long as its content-length says")
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -103,8 +179,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.expect_100_continue:
             self.expect_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        super().on_headers_complete()
+        self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -119,9 +194,42 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disarm()
         self._whole = True
         super().on_message_complete()
-        app = getattr(self.cycle, "waiting_app", None)
-        if app is not None:
-            super()._start_asgi_task(self.cycle, app)
+        cycle: Any = self.cycle
+        if cycle.waiting_app is not None:
+            super()._start_asgi_task(cycle, cycle.waiting_app)
+
+    def _begin_cycle(self) -> None:
+        """What uvicorn does when a head is in, without upgrades, and with our own cycle."""
+        scope: Any = self.scope
+        scope[CONNECTION] = self
+        scope["method"] = self.parser.get_method().decode("ascii")
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Called by uvicorn when the head is in; deferred until the body is too."""

@@ -1,0 +1,246 @@
+"""`make bench`: the gateway with everything on beside nginx and its peers, in one run.
+
+One core for the system under test, the other for the mock upstream and the load. What counts is
+CPU time a request, from the operating system's accounting of the system's processes; absolute
+times on a shared machine mean little, so nginx stands in the same run. Writes
+`benchmarks/results.json` and `benchmarks/results.md`.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import systems
+from benchmarks.gateway_config import KEY_NAME, write_configuration
+from benchmarks.systems import ROOT, Running
+
+SUT_CORE, LOAD_CORE = 0, 1
+Result = dict[str, Any]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def load(kind: str, system: Running, model: str, **options: float | bool) -> dict[str, float]:
+    """One run of the load on its own core."""
+    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.load", kind]
+    command += ["--port", str(system.port), "--model", model, "--key", system.key]
+    for name, value in options.items():
+        if value is True:
+            command.append(f"--{name}")
+        elif value is not False:
+            command += [f"--{name}", str(value)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the load on {system.name} failed: {done.stderr.decode()[-1500:]}")
+    result: dict[str, float] = json.loads(done.stdout)
+    if result["failed"]:
+        raise RuntimeError(f"{system.name}: {result['failed']} requests failed")
+    return result
+
+
+def per_request(system: Running, model: str, seconds: float, distinct: bool) -> dict[str, float]:
+    """CPU µs a request and requests a second, after a warm-up."""
+    load("closed", system, model, seconds=1.5, distinct=distinct)
+    before = system.cpu_s()
+    done = load("closed", system, model, seconds=seconds, distinct=distinct)
+    cpu = system.cpu_s() - before
+    return {"cpu_us": cpu / done["requests"] * 1e6, "rate": done["rate"]}
+
+
+def per_chunk(system: Running, model: str, count: int, rounds: int) -> float:
+    """CPU µs a relayed chunk: streams of 100 events, 10 ms apart."""
+    load("streams", system, model, connections=count, rounds=1)
+    before = system.cpu_s()
+    done = load("streams", system, model, connections=count, rounds=rounds)
+    return (system.cpu_s() - before) / (done["chunks"] / 2) * 1e6
+
+
+def added_ms(system: Running, direct: Running, rate: float, seconds: float) -> dict[str, float]:
+    """What the gateway adds to a request at `rate`, against asking the upstream itself."""
+    with_us = load("open", system, system.model, rate=rate, seconds=seconds)
+    without = load("open", direct, direct.model, rate=rate, seconds=seconds)
+    return {
+        "p50": max(0.0, with_us["p50_ms"] - without["p50_ms"]),
+        "p99": max(0.0, with_us["p99_ms"] - without["p99_ms"]),
+        "rate": rate,
+    }
+
+
+def open_streams_mb(system: Running, count: int) -> float:
+    """Resident megabytes while `count` streams are open."""
+    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.load"]
+    command += ["streams", "--port", str(system.port), "--model", system.model]
+    command += ["--key", system.key, "--connections", str(count), "--rounds", "1"]
+    peak = 0.0
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            peak = max(peak, system.rss_mb())
+            try:
+                process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+        assert process.stdout is not None
+        result = json.loads(process.stdout.read())
+    if result["requests"] != count:
+        raise RuntimeError(f"only {result['requests']} of {count} streams were served")
+    return peak
+
+
+def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
+    """Switchboard with everything on: keys, classification, five candidates, log, metrics."""
+    home = folder / "switchboard"
+    write_configuration(home, upstream)
+    switchboard = str(Path(sys.executable).parent / "switchboard")
+    store = f"sqlite:///{home}/switchboard.db"
+    made = subprocess.run(
+        [switchboard, "keys", "create", "--name", KEY_NAME, "--store", store, "--json"],
+        check=True,
+        capture_output=True,
+    )
+    key = json.loads(made.stdout)["key"]
+    command = [switchboard, "serve", "--config", str(home), "--listen", f"127.0.0.1:{port}"]
+    command += ["--store", store]
+    return systems.started(
+        "switchboard",
+        command,
+        port,
+        core=core,
+        model="support",
+        auto="auto",
+        key=key,
+        probe="/ready",
+        folder=folder,
+    )
+
+
+SYSTEMS: dict[str, Callable[[int, int, int, Path], Any]] = {
+    "nginx": systems.nginx,
+    "switchboard": gateway,
+    "vllm_router": systems.vllm_router,
+    "litellm": systems.litellm,
+    "portkey": systems.portkey,
+}
+
+
+def measure(names: list[str], seconds: float, say: Callable[[str], None]) -> Result:
+    """Everything, one system after the other."""
+    result: Result = {"cpu_us_per_request": {}, "cpu_us_per_chunk": {}, "requests_per_s": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.chmod(folder, 0o755)  # noqa: S103 - nginx's worker runs as another user
+        upstream = free_port()
+        with systems.mock(upstream, LOAD_CORE, folder) as direct:
+            for name in names:
+                say(f"{name}: starting")
+                with SYSTEMS[name](free_port(), upstream, SUT_CORE, folder) as system:
+                    _measure_one(system, direct, seconds, result, say)
+    result["decide_us"] = decide_us()
+    result["machine"] = f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores"
+    result["versions"] = {"python": platform.python_version(), **systems.VERSIONS}
+    result["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return result
+
+
+def _measure_one(
+    system: Running, direct: Running, seconds: float, result: Result, say: Callable[[str], None]
+) -> None:
+    name = system.name
+    named = per_request(system, system.model, seconds, distinct=False)
+    result["cpu_us_per_request"][name] = round(named["cpu_us"], 1)
+    result["requests_per_s"][name] = round(named["rate"])
+    say(f"{name}: {named['cpu_us']:.1f} µs a request, {named['rate']:,.0f} requests/s")
+    if name in ("nginx", "switchboard"):
+        chunk = per_chunk(system, system.model, 50, 3)
+        result["cpu_us_per_chunk"][name] = round(chunk, 1)
+        say(f"{name}: {chunk:.1f} µs a chunk")
+    if system.auto is not None:
+        auto = per_request(system, system.auto, seconds, distinct=True)
+        result["cpu_us_per_request"]["switchboard_auto"] = round(auto["cpu_us"], 1)
+        say(f"{name}: {auto['cpu_us']:.1f} µs a request with auto, every prompt different")
+        result["added_ms"] = {
+            key: round(value, 3)
+            for key, value in added_ms(system, direct, named["rate"] / 2, seconds).items()
+        }
+        result["ready_s"] = round(system.ready_s, 2)
+        result["rss_mb_2000_streams"] = round(open_streams_mb(system, 2000), 1)
+        say(f"{name}: {result['rss_mb_2000_streams']} MB with 2,000 open streams")
+
+
+def decide_us() -> float:
+    """CPU µs of one decision among five candidates, by its own benchmark."""
+    command = [sys.executable, "-m", "benchmarks.decide", "--json"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return float(json.loads(done.stdout)["small_us"])
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown processor"
+
+
+def table(result: Result) -> str:
+    """The results as Markdown."""
+    requests, chunks = result["cpu_us_per_request"], result["cpu_us_per_chunk"]
+    base = requests.get("nginx")
+    lines = [
+        "# What a request costs",
+        "",
+        f"{result['date']}, {result['machine']}; one core for the system, CPU time from the "
+        "operating system's accounting of its processes, nginx in the same run.",
+        "",
+        "| system | CPU µs a request | × nginx | requests/s | CPU µs a chunk |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, cost in sorted(requests.items(), key=lambda item: item[1]):
+        times = f"{cost / base:.1f}" if base else "–"
+        rate = result["requests_per_s"].get(name)
+        lines.append(
+            f"| {name} | {cost:.1f} | {times} | {f'{rate:,}' if rate else '–'} "
+            f"| {chunks.get(name, '–')} |"
+        )
+    if "added_ms" in result:
+        added = result["added_ms"]
+        lines += [
+            "",
+            f"Added at half of saturation ({added['rate']:,.0f}/s): p50 {added['p50']} ms, "
+            f"p99 {added['p99']} ms. Resident with 2,000 open streams: "
+            f"{result['rss_mb_2000_streams']} MB. Ready after {result['ready_s']} s. "
+            f"One decision among five candidates: {result['decide_us']} µs.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="comma-separated systems", default=",".join(SYSTEMS))
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--write", action="store_true", help="write results.json and results.md")
+    options = parser.parse_args()
+    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    result = measure(options.only.split(","), options.seconds, say)
+    print(table(result))
+    if options.write:
+        (ROOT / "benchmarks/results.json").write_text(json.dumps(result, indent=2) + "\n")
+        (ROOT / "benchmarks/results.md").write_text(table(result))
+
+
+if __name__ == "__main__":
+    main()
