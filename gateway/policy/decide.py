@@ -71,7 +71,7 @@ class Decider:
         }
         self._terms = {name: Terms(policy) for name, policy in snapshot.policies.items()}
         self._unlimited = {
-            name: Terms(msgspec.structs.replace(policy, limits=Limits(), explore=0.0))
+            name: Terms(msgspec.structs.replace(policy, limits=Limits()))
             for name, policy in snapshot.policies.items()
         }
         self._named: dict[tuple[str, str], Row | RuledOut] = {}

@@ -33,7 +33,7 @@ from gateway.types import Decision, Question, Target, Usage
 
 HALF_LIFE_S = 300.0
 HALF_LIFE_N = 100.0
-PRIOR_N = 3.0
+PRIOR_N = 2.0
 """Observations that a declared first-token time, tail or output length is worth."""
 PRIOR_TOKENS = 200.0
 """Generated tokens that a declared speed is worth."""
@@ -182,8 +182,8 @@ class Estimate:
         self._publish()
 
     def saw_tokens(self, tokens: float, seconds: float, now: float) -> None:
-        """`tokens` more tokens in the `seconds` after the first."""
-        self._decay(now, 1.0)
+        """`tokens` more tokens in the `seconds` after the first, of a request already counted."""
+        self._decay(now, 0.0)
         self._tokens += tokens
         self._tokens_s += seconds
         self._publish_speed()

@@ -155,6 +155,22 @@ def test_a_limit_rules_out_with_its_figures(limits: Limits, left: set[str], word
         assert out.choice.target == out.target
 
 
+def test_a_candidate_is_over_a_limit_only_if_each_of_its_replicas_is() -> None:
+    pair = target("local/qwen", internal=True, replicas=("http://one", "http://two"))
+    config = snapshot(
+        [route([("local/qwen", 0.9)])], [pair], policy(limits=Limits(first_token_p95=1.02))
+    )
+    live = Live()
+    live.started(pair, "http://one", ROUTE, 0.0)
+    decision = ask(config, live=live)
+    assert [choice.replica for choice in decision.ranked] == ["http://two"]
+    assert decision.ruled_out == ()
+    live.started(pair, "http://two", ROUTE, 0.0)
+    decision = ask(config, live=live)
+    assert not decision.fits
+    assert [out.target for out in decision.ruled_out] == ["local/qwen"]
+
+
 def test_when_no_limit_is_met_the_least_bad_is_ranked() -> None:
     decision = ask(world(policy(limits=Limits(cost=0.0))))
     assert targets(decision) == targets(ask(world()))
