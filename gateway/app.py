@@ -173,7 +173,7 @@ class Gateway:
     def _keep(self, record: Record) -> None:
         self.metrics.saw(record)
         if not self.writer.put(record):
-            self.metrics.lost.inc()
+            self.metrics.lost += 1
 
     async def _find(self, id: str) -> dict[str, Any] | None:
         await asyncio.to_thread(self.writer.flush)

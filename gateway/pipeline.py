@@ -502,7 +502,7 @@ class _NoReply:
         """Nothing to abort: a cancelled `send` closes its own connection."""
 
 
-_NO_REPLY: Reply = _NoReply()  # type: ignore[assignment]
+_NO_REPLY: Reply = _NoReply()
 
 _PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
 

@@ -259,13 +259,17 @@ class Request(msgspec.Struct, frozen=True):
     choices: int = 1
 
 
+Source = Literal[
+    "named", "alias", "header", "keyword", "pattern", "classifier", "conversation", "default"
+]
+"""How a route was known."""
+
+
 class Recognition(msgspec.Struct, frozen=True):
     """Which route, and how it was known. `confidence` is 1 for everything but the classifier."""
 
     route: str
-    by: Literal[
-        "named", "alias", "header", "keyword", "pattern", "classifier", "conversation", "default"
-    ]
+    by: Source
     confidence: float = 1.0
     detail: str = ""
 

@@ -13,7 +13,7 @@ import msgspec
 from gateway.classify.base import Classifier, Prediction
 from gateway.classify.rules import Rules
 from gateway.errors import BadRequest, Forbidden, NotFound
-from gateway.types import Recognition, Request, Snapshot
+from gateway.types import Recognition, Request, Snapshot, Source
 
 
 class Recognised(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class Recogniser:
         for turn in request.turns:
             prediction = await self._predict(classifier, turn)
             if prediction.confidence >= classifier.threshold:
-                by = "classifier" if first is None else "conversation"
+                by: Source = "classifier" if first is None else "conversation"
                 return Recognition(prediction.label, by, prediction.confidence)
             if first is None:
                 first = prediction

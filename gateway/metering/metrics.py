@@ -1,6 +1,15 @@
-"""Prometheus metrics, by the OpenTelemetry `gen_ai` conventions where they have a name."""
+"""Prometheus metrics, by the OpenTelemetry `gen_ai` conventions where they have a name.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+A request adds to plain numbers; they become Prometheus' text only when somebody reads the page.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from gateway.types import Record
 
@@ -8,88 +17,119 @@ SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20
 """The buckets that the conventions advise for durations."""
 
 OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
+PLACE = ("switchboard_route", "switchboard_target")
 
 
-class _Series:
-    """The children of one (route, target, outcome), looked up once."""
+class Histogram:
+    """Counts of observations up to each bound, and their sum."""
 
-    __slots__ = ("cost", "duration", "first", "input", "output", "overhead", "requests")
+    __slots__ = ("bounds", "counts", "sum")
 
-    def __init__(self, metrics: "Metrics", route: str, target: str, outcome: str) -> None:
-        self.requests = metrics.requests.labels(route, target, outcome)
-        self.input = metrics.tokens.labels(route, target, "input")
-        self.output = metrics.tokens.labels(route, target, "output")
-        self.cost = metrics.cost.labels(route, target)
-        self.duration = metrics.duration.labels(route, target)
-        self.first = metrics.first_token.labels(route, target)
-        self.overhead = metrics.overhead
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' buckets: how many observations are at most each bound."""
+        total, buckets = 0, []
+        for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets
 
 
-class Metrics:
-    """Counts what happened; one registry of its own, so that two gateways can share a process."""
+class Series:
+    """What happened at one (route, target)."""
+
+    __slots__ = ("cost", "duration", "first_token", "input", "outcomes", "output", "overhead")
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        place = ["switchboard_route", "switchboard_target"]
-        self.requests = Counter(
-            "switchboard_requests",
-            "Requests answered, by outcome.",
-            [*place, "outcome"],
-            registry=self.registry,
-        )
-        self.tokens = Counter(
-            "gen_ai_client_token_usage",
-            "Tokens, by type.",
-            [*place, "gen_ai_token_type"],
-            registry=self.registry,
-        )
-        self.cost = Counter("switchboard_cost_usd", "Dollars spent.", place, registry=self.registry)
-        self.duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From the request parsed to the answer's end.",
-            place,
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From the upstream call to its first piece, streams only.",
-            place,
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.overhead = Histogram(
-            "switchboard_overhead_seconds",
-            "Our own share of the time until the head is sent.",
-            buckets=OVERHEAD,
-            registry=self.registry,
-        )
-        self.open = Gauge("switchboard_open_requests", "Requests open.", registry=self.registry)
-        self.lost = Counter(
-            "switchboard_log_refused", "Rows that the log could not take.", registry=self.registry
-        )
-        self._series: dict[tuple[str, str, str], _Series] = {}
+        self.outcomes: dict[str, int] = {}
+        self.input = 0
+        self.output = 0
+        self.cost = 0.0
+        self.duration = Histogram(SECONDS)
+        self.first_token = Histogram(SECONDS)
+        self.overhead = Histogram(OVERHEAD)
+
+
+class Metrics(Collector):
+    """Counts what happened, in a registry of its own: two gateways can share a process."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._series: dict[tuple[str, str], Series] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
     def saw(self, record: Record) -> None:
         """Counts one finished request."""
-        decision = record.decision
-        route = decision.route if decision is not None else ""
-        target = record.attempts[-1].target if record.attempts else ""
-        key = (route, target, record.outcome)
+        attempts = record.attempts
+        key = (
+            record.decision.route if record.decision is not None else "",
+            attempts[-1].target if attempts else "",
+        )
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = _Series(self, route, target, record.outcome)
-        series.requests.inc()
+            series = self._series[key] = Series()
+        outcome = record.outcome
+        series.outcomes[outcome] = series.outcomes.get(outcome, 0) + 1
         series.duration.observe(record.total_s)
-        if not record.attempts:
-            return
-        series.input.inc(record.usage.input)
-        series.output.inc(record.usage.output)
-        series.cost.inc(record.cost)
-        series.overhead.observe(record.overhead_s)
-        if record.first_token_s is not None:
-            series.first.observe(record.first_token_s)
+        if attempts:
+            usage = record.usage
+            series.input += usage.input
+            series.output += usage.output
+            series.cost += record.cost
+            series.overhead.observe(record.overhead_s)
+            if record.first_token_s is not None:
+                series.first_token.observe(record.first_token_s)
 
     def page(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """What the registry asks for when the page is read."""
+        requests = CounterMetricFamily(
+            "switchboard_requests", "Requests, by outcome.", labels=[*PLACE, "outcome"]
+        )
+        tokens = CounterMetricFamily(
+            "gen_ai_client_token_usage", "Tokens, by type.", labels=[*PLACE, "gen_ai_token_type"]
+        )
+        cost = CounterMetricFamily("switchboard_cost_usd", "Dollars spent.", labels=PLACE)
+        duration = HistogramMetricFamily(
+            "gen_ai_server_request_duration_seconds",
+            "From the request parsed to the answer's end.",
+            labels=PLACE,
+        )
+        first = HistogramMetricFamily(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the upstream call to its first piece; streams only.",
+            labels=PLACE,
+        )
+        overhead = HistogramMetricFamily(
+            "switchboard_overhead_seconds",
+            "Our own share of the time until the head is sent.",
+            labels=PLACE,
+        )
+        for key, series in list(self._series.items()):
+            for outcome, count in series.outcomes.items():
+                requests.add_metric([*key, outcome], count)
+            tokens.add_metric([*key, "input"], series.input)
+            tokens.add_metric([*key, "output"], series.output)
+            cost.add_metric(key, series.cost)
+            for family, histogram in (
+                (duration, series.duration),
+                (first, series.first_token),
+                (overhead, series.overhead),
+            ):
+                family.add_metric(key, histogram.cumulative(), histogram.sum)
+        lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
+        lost.add_metric([], self.lost)
+        return [requests, tokens, cost, duration, first, overhead, lost]
