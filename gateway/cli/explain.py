@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from gateway.policy.words import explained, number, verdicts
-from gateway.types import Choice, Decision, Recognition, RuledOut, Snapshot
+from gateway.types import Choice, Decision, Recognition, Snapshot
 
 CHOSEN = "bold green"
 OVER_LIMIT = "yellow"
 IMPOSSIBLE = "red"
 ASIDE = "dim"
+WIDE = 120
+"""Columns of the terminal from which on the verdicts stand beside the figures."""
+FIGURES = ("quality", "cost $", "first s", "whole s", "net $", "chance")
 
 _WAYS = {
     "named": "the model names it",
@@ -34,10 +37,13 @@ def render(
 ) -> RenderableType:
     """The route and why; what was chosen; then every candidate with its terms and verdict.
 
-    Green is chosen, yellow is over a limit of the policy, red is impossible.
+    Green is chosen, yellow is over a limit of the policy, red is impossible. Where the terminal is
+    too narrow for them beside the figures, the verdicts stand below the table.
     """
     return Group(
-        _route(decision, recognition), _choice(decision, snapshot), _candidates(decision, snapshot)
+        _route(decision, recognition),
+        _choice(decision, snapshot),
+        _Candidates(_lines(decision, snapshot)),
     )
 
 
@@ -81,37 +87,66 @@ def _choice(decision: Decision, snapshot: Snapshot) -> Text:
     return line
 
 
-def _candidates(decision: Decision, snapshot: Snapshot) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column("target", overflow="fold", min_width=12)
-    for heading in ("quality", "cost $", "first s", "whole s", "net $", "chance"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold", min_width=20, ratio=1)
-    listed = {choice.target for choice in decision.ranked}
-    shown = list(decision.ranked)
-    shown += [out.choice for out in decision.ruled_out if out.choice is not None]
+class _Line(NamedTuple):
+    """One candidate (or one of its replicas): a mark, its name, its figures, verdict, style."""
+
+    mark: str
+    name: str
+    figures: list[str]
+    verdict: str
+    style: str
+
+
+class _Candidates:
+    """The table, with the verdicts in a column of it or, where that is too narrow, below it."""
+
+    def __init__(self, lines: list[_Line]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        beside = options.max_width >= WIDE
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column("", no_wrap=True)
+        table.add_column("target", overflow="fold")
+        for heading in FIGURES:
+            table.add_column(heading, justify="right", no_wrap=True)
+        if beside:
+            table.add_column("verdict", overflow="fold", ratio=1)
+        for line in self._lines:
+            verdict = [Text(line.verdict)] if beside else []
+            table.add_row(line.mark, Text(line.name), *line.figures, *verdict, style=line.style)
+        yield table
+        if not beside:
+            yield Text()
+            for line in self._lines:
+                yield Text(f"{line.mark} {line.name.split()[0]}: {line.verdict}", style=line.style)
+
+
+def _lines(decision: Decision, snapshot: Snapshot) -> list[_Line]:
+    """Every candidate: the ranked ones, then those over a limit, then the impossible."""
+    ranked = decision.ranked
+    over = {out.target: out for out in decision.ruled_out if out.by == "limit"}
+    shown = [*ranked, *(out.choice for out in over.values() if out.choice is not None)]
     figures = _Figures(shown, decision, snapshot)
-    repeated = len(listed) < len(decision.ranked)
+    replicas = len({choice.target for choice in ranked}) < len(ranked)
+    lines = []
     for place, (choice, verdict) in enumerate(
-        zip(decision.ranked, verdicts(decision, snapshot), strict=True), 1
+        zip(ranked, verdicts(decision, snapshot), strict=True), 1
     ):
-        name = f"{choice.target}\n  {choice.replica}" if repeated else choice.target
-        style = CHOSEN if place == 1 else ""
-        table.add_row(str(place), Text(name), *figures.of(choice), Text(verdict), style=style)
-    for out in decision.ruled_out:
-        blank = [""] * 6
-        terms = blank if out.choice is None else [*figures.of(out.choice)[:-1], ""]
-        style = OVER_LIMIT if out.by == "limit" else IMPOSSIBLE
-        if out.target in listed:
-            terms = blank
-        table.add_row(_mark(out), Text(out.target), *terms, Text(out.reason), style=style)
-    return table
-
-
-def _mark(out: RuledOut) -> str:
-    """Says without colour what the colour says."""
-    return "–" if out.by == "limit" else "✗"
+        out = over.pop(choice.target, None)
+        said = verdict if out is None else f"{verdict}; {out.reason}"
+        name = f"{choice.target}\n  {choice.replica}" if replicas else choice.target
+        style = (CHOSEN if place == 1 else "") if decision.fits else OVER_LIMIT
+        lines.append(_Line(str(place), name, figures.of(choice), said, style))
+    for out in over.values():
+        terms = figures.blank() if out.choice is None else figures.of(out.choice)
+        lines.append(_Line("–", out.target, terms, out.reason, OVER_LIMIT))
+    lines += [
+        _Line("✗", out.target, figures.blank(), out.reason, IMPOSSIBLE)
+        for out in decision.ruled_out
+        if out.by == "fact"
+    ]
+    return lines
 
 
 class _Figures:
@@ -124,6 +159,10 @@ class _Figures:
         self._total = _decimals((choice.total_s for choice in choices), most=3)
         route = snapshot.routes.get(decision.route)
         self._candidates = () if route is None else route.candidates
+
+    def blank(self) -> list[str]:
+        """The figures of what was never looked at."""
+        return [""] * len(FIGURES)
 
     def of(self, choice: Choice) -> list[str]:
         """Quality, cost, seconds to the first token and in all, net, and the propensity."""
