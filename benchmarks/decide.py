@@ -8,6 +8,7 @@ have first-token and cost limits, a switch margin and exploring, and live estima
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def main() -> None:
         "five_two_replicas_us": measure(small(replicas=2), "work-0", options.seconds),
         "thousand_adapters_us": measure(large(), "work-7", options.seconds),
     }
+    figures["live_us"] = measure_live(small(replicas=1), options.seconds)
     figures["ratio"] = figures["thousand_adapters_us"] / figures["five_us"]
     if options.json:
         print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
@@ -60,6 +62,7 @@ def main() -> None:
     print(f"5 candidates, one replica each     {figures['five_us']:7.2f} µs")
     print(f"5 candidates, two replicas each    {figures['five_two_replicas_us']:7.2f} µs")
     print(f"5 of 1,000 adapters, 100 routes    {figures['thousand_adapters_us']:7.2f} µs")
+    print(f"live estimates, for one stream     {figures['live_us']:7.2f} µs")
     print(f"large over small                   {figures['ratio']:7.2f}")
 
 
@@ -77,6 +80,22 @@ def measure(snapshot: Snapshot, route: str, seconds: float) -> float:
 
     def call() -> None:
         decider.decide(question, live, 0.5)
+
+    return 1e6 * best(call, seconds)
+
+
+def measure_live(snapshot: Snapshot, seconds: float) -> float:
+    """CPU microseconds that one stream costs the live estimates, from its start to its end."""
+    live, target = Live(), next(iter(snapshot.targets.values()))
+    usage = Usage(input=400, cached_input=100, output=150)
+    clock = itertools.count()
+
+    def call() -> None:
+        now = next(clock) * 0.01
+        live.advance(now)
+        flight = live.started(target, target.replicas[0], "work-0", now)
+        live.first_token(flight, now + 0.3)
+        live.finished(flight, now + 3.0, usage)
 
     return 1e6 * best(call, seconds)
 
