@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
-import os
 import random
-import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from gateway.backends.vllm import AdapterKeeper
 from gateway.classify.base import Classifier
 from gateway.classify.fit import fit
 from gateway.classify.recognise import Recogniser
+from gateway.config.load import load
 from gateway.errors import ConfigError
 from gateway.http.control import control_plane
 from gateway.http.openai import DataPlane, require_key
@@ -34,12 +34,15 @@ from gateway.store.store import Store
 from gateway.store.writer import Writer
 from gateway.transport.base import Transport
 from gateway.transport.lean import LeanTransport
-from gateway.types import Caller, Record, Snapshot
+from gateway.types import Caller, Record, Server, Snapshot
 
 log = logging.getLogger("switchboard")
 
 KEYS_EVERY_S = 1.0
-"""How soon a key that was made or revoked by another process counts."""
+"""How soon a key that another process made or revoked counts."""
+
+FILES_EVERY_S = 0.5
+"""How often watched files are looked at."""
 
 ANONYMOUS = Caller()
 
@@ -47,36 +50,37 @@ ANONYMOUS = Caller()
 class Gateway:
     """One running gateway: its parts, and the tasks that look after them."""
 
-    def __init__(self, snapshot: Snapshot, store: Store, cache: Path | None) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, store: Store, *, cache: Path | None = None) -> None:
         self.store = store
-        self._cache = cache
         self.metrics = Metrics()
         self.live = Live()
         self.writer = Writer(store)
         self.keyring = Keyring(store)
         self.reader = Reader(store)
         self.transport: Transport = LeanTransport()
+        self._snapshot = snapshot
+        self._cache = cache
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
-        self._tasks: list[asyncio.Task[None]] = []
         self._keepers: list[AdapterKeeper] = []
         self._tending: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
         self._started_at = time.time()
-        self._problem: str | None = None
+        self.problem: str | None = None
         self.pipeline: Pipeline
         self.asgi: DataPlane
 
     async def start(self) -> None:
-        """Builds the first plane and starts the tasks beside serving."""
+        """Builds the first plane and starts what goes on beside serving."""
         self.keyring.refresh()
         self.writer.start()
         self.pipeline = Pipeline(
-            await self._plane(self.snapshot),
+            await self._plane(self._snapshot),
             self.live,
             keep=self._keep,
             clock=time.perf_counter,
             now=time.time,
             draw=random.random,
+            maker=self._maker,
         )
         control = control_plane(
             self.pipeline,
@@ -87,27 +91,29 @@ class Gateway:
             started=int(self._started_at),
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
-        self._start_keepers(self.snapshot)
-        self._tasks.append(asyncio.create_task(self._follow_keys()))
+        self._tend(self._snapshot)
+        self._following = asyncio.create_task(self._follow_keys())
 
     async def stop(self) -> None:
-        """Stops the tasks, writes every row, closes every connection."""
-        tasks = [*self._tasks, *self._tending]
+        """Stops what goes on beside serving, closes connections, writes every row."""
+        tasks = [task for task in (self._following, *self._tending) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
         await self.transport.close()
         await asyncio.to_thread(self.writer.stop)
+        self.store.close()
 
     async def swap(self, snapshot: Snapshot) -> None:
         """Serves a new snapshot from now on; requests under way finish on the old one."""
         self.pipeline.plane = await self._plane(snapshot)
-        self.snapshot = snapshot
-        self._start_keepers(snapshot)
+        self._snapshot = snapshot
+        self.live.keep(snapshot.targets.values())
+        self._tend(snapshot)
 
     def authenticate(self, token: bytes | None) -> Caller:
-        """Who asks. Without any key in the store everybody on this machine may."""
+        """Who asks. While the store holds no key, everybody who can reach us may."""
         if self.keyring.empty:
             return ANONYMOUS
         caller = self.keyring.lookup(token) if token is not None else None
@@ -117,17 +123,20 @@ class Gateway:
 
     def readiness(self) -> dict[str, Any]:
         """The detail of `/ready`."""
-        replicas = {
-            f"{keeper.backend} {url}": msgspec.to_builtins(state)
-            for keeper in self._keepers
-            for url, state in keeper.states.items()
-        }
         return {
             "ready": True,
-            "snapshot": self.pipeline.plane.snapshot.hash,
-            "configuration_error": self._problem,
-            "replicas": replicas,
+            "snapshot": self._snapshot.hash,
+            "configuration_error": self.problem,
+            "replicas": {
+                f"{keeper.backend} {url}": msgspec.to_builtins(state)
+                for keeper in self._keepers
+                for url, state in keeper.states.items()
+            },
         }
+
+    async def adapters_present(self) -> None:
+        """Looks at every vLLM replica once, now."""
+        await asyncio.gather(*(keeper.look() for keeper in self._keepers))
 
     async def _plane(self, snapshot: Snapshot) -> Plane:
         classifier = await asyncio.to_thread(self._classifier, snapshot)
@@ -147,14 +156,12 @@ class Gateway:
             return None
         return fit(snapshot.server.classifier, examples, self._cache)
 
-    def _start_keepers(self, snapshot: Snapshot) -> None:
+    def _tend(self, snapshot: Snapshot) -> None:
+        """Looks after the adapters of every vLLM backend of the snapshot."""
         for task in self._tending:
             task.cancel()
-        self._keepers, self._tending = [], []
-        for backend in snapshot.backends.values():
-            if backend.kind != "vllm":
-                continue
-            keeper = AdapterKeeper(
+        self._keepers = [
+            AdapterKeeper(
                 backend,
                 [a for a in snapshot.adapters if a.backend == backend.name],
                 [t for t in snapshot.targets.values() if t.backend == backend.name],
@@ -162,8 +169,10 @@ class Gateway:
                 self._http,
                 clock=time.perf_counter,
             )
-            self._keepers.append(keeper)
-            self._tending.append(asyncio.create_task(keeper.run()))
+            for backend in snapshot.backends.values()
+            if backend.kind == "vllm"
+        ]
+        self._tending = [asyncio.create_task(keeper.run()) for keeper in self._keepers]
 
     async def _follow_keys(self) -> None:
         while True:
@@ -176,5 +185,154 @@ class Gateway:
             self.metrics.lost += 1
 
     async def _find(self, id: str) -> dict[str, Any] | None:
+        """The row of a request, decision or completion, even of one that has just ended."""
         await asyncio.to_thread(self.writer.flush)
         return await asyncio.to_thread(self.reader.find, id)
+
+    async def _maker(self, completion: str) -> str | None:
+        row = await self._find(completion)
+        return row["target"] if row is not None else None
+
+
+@contextlib.asynccontextmanager
+async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> AsyncIterator[int]:
+    """The started gateway on a socket; the port that it listens on."""
+    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        await server.shutdown()
+
+
+async def run(
+    directory: Path,
+    env: Mapping[str, str],
+    *,
+    listen: str | None,
+    store_url: str | None,
+    watch: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Serves a configuration until SIGINT or SIGTERM. Raises ConfigError, StoreError."""
+    loaded = load(directory, env)
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    limits = loaded.snapshot.server
+    store = Store.open(store_url or limits.store)
+    store.save_revision(loaded.snapshot.hash, loaded.content, author="serve")
+    gateway = Gateway(loaded.snapshot, store, cache=directory / ".switchboard")
+    await gateway.start()
+    host, port = _address(listen, limits)
+    host = _safe_host(host, gateway.keyring.empty, say)
+    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    watching = asyncio.create_task(
+        _follow_files(gateway, directory, env, loaded.snapshot.hash, say)
+    )
+    if not watch:
+        watching.cancel()
+    try:
+        with server.capture_signals():
+            await server.startup()
+            actual = server.servers[0].sockets[0].getsockname()[1]
+            say(
+                f"Switchboard serves http://{host}:{actual}  (snapshot {loaded.snapshot.hash[:12]})"
+            )
+            await server.main_loop()
+            await server.shutdown()
+    finally:
+        watching.cancel()
+        await gateway.stop()
+
+
+def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway.asgi,
+        host=host,
+        port=port,
+        http=limited(limits),
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=30,
+        backlog=4096,
+    )
+
+
+def _address(listen: str | None, limits: Server) -> tuple[str, int]:
+    if listen is None:
+        return limits.host, limits.port
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _safe_host(host: str, open_to_all: bool, say: Callable[[str], None]) -> str:
+    """Without a key in the store only this machine may ask."""
+    if not open_to_all:
+        return host
+    if host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback):
+        say("warning: there is no key yet, so every request from this machine is answered")
+        return host
+    say(
+        f"warning: there is no key yet, so 127.0.0.1 is served instead of {host}; "
+        "make one with: switchboard keys create --name NAME"
+    )
+    return "127.0.0.1"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def _follow_files(
+    gateway: Gateway,
+    directory: Path,
+    env: Mapping[str, str],
+    running: str,
+    say: Callable[[str], None],
+) -> None:
+    """Swaps to what the files say whenever they change and are right."""
+    seen = _stamps(directory)
+    while True:
+        await asyncio.sleep(FILES_EVERY_S)
+        stamps = await asyncio.to_thread(_stamps, directory)
+        if stamps == seen:
+            continue
+        seen = stamps
+        try:
+            loaded = await asyncio.to_thread(load, directory, env)
+        except ConfigError as error:
+            gateway.problem = str(error)
+            say(f"the changed files are wrong, the old ones serve on:\n{error}")
+            continue
+        gateway.problem = None
+        if loaded.snapshot.hash != running:
+            await gateway.swap(loaded.snapshot)
+            running = loaded.snapshot.hash
+            gateway.store.save_revision(running, loaded.content, author="serve --watch")
+            say(f"serving snapshot {running[:12]}")
+
+
+def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
+    """When each file of the configuration changed last, and its size."""
+    files = [
+        *directory.glob("*.yaml"),
+        *directory.glob("routes/*.yaml"),
+        *directory.glob("policies/*.yaml"),
+        *directory.glob("prompts/**/*"),
+    ]
+    return {
+        file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()
+    }

@@ -6,7 +6,7 @@ replaces the pipeline's reference; requests under way finish on the plane that t
 
 import asyncio
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from gateway.classify.recognise import Recogniser
 from gateway.errors import (
     ApiError,
     AttemptsFailed,
+    BadRequest,
     NoTargetFits,
     Overloaded,
     UpstreamClosed,
@@ -28,7 +29,7 @@ from gateway.metering.prices import cost, estimate_tokens
 from gateway.metering.usage import StreamWatch, usage_of
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight, Live
-from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer
+from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, gathered
 from gateway.transport.base import Reply
 from gateway.types import (
     Attempt,
@@ -99,7 +100,6 @@ class Journey:
         "decision",
         "error",
         "first_token_s",
-        "only",
         "outcome",
         "overhead_s",
         "plane",
@@ -117,7 +117,6 @@ class Journey:
         self.began = began
         self.recognition: Recognition | None = None
         self.decision: Decision | None = None
-        self.only: str | None = None
         self.attempts: list[Attempt] = []
         self.status = 0
         self.outcome: Outcome = "error"
@@ -159,13 +158,16 @@ class Pipeline:
         clock: Callable[[], float],
         now: Callable[[], float],
         draw: Callable[[], float],
+        maker: Callable[[str], Awaitable[str | None]],
     ) -> None:
+        """`keep` takes each finished record; `maker` tells which target made a completion."""
         self.plane = plane
         self.live = live
         self._keep = keep
         self._clock = clock
         self._now = now
         self._draw = draw
+        self._maker = maker
 
     # ------------------------------------------------------------ the way
 
@@ -206,18 +208,31 @@ class Pipeline:
         request, plane = journey.request, journey.plane
         recognised = await plane.recogniser.recognise(request)
         journey.recognition = recognised.recognition
+        only = recognised.only
+        if request.previous is not None:
+            only = await self._made_by(request.previous)
         question = Question(
             route=recognised.recognition.route,
             policy=recognised.policy,
             needs=request.needs,
             caller=request.caller,
-            only=recognised.only,
+            only=only,
         )
-        journey.only = recognised.only
         self.live.advance(journey.began)
         journey.decision = plane.decider.decide(question, self.live, self._draw())
         self.live.chose(question, journey.decision)
         return recognised.recognition, journey.decision
+
+    async def _made_by(self, response: str) -> str | None:
+        """A response is kept where it was made, so what continues it must go there."""
+        target = await self._maker(response)
+        if target is not None and target not in self.plane.snapshot.targets:
+            raise BadRequest(
+                f"The response '{response}' was made by {target}, which is no longer declared.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        return target
 
     # ------------------------------------------------------------ dispatch
 
@@ -555,6 +570,11 @@ def _nothing_left(decision: Decision) -> ApiError:
         f"No candidate of route '{decision.route}' can take this request: {reasons}",
         code="no_target_fits",
     )
+
+
+def backend_failure(backend: str, error: UpstreamError) -> ApiError:
+    """A failed leg outside of any fallback, for the client."""
+    return gathered([_failure(backend, error)])
 
 
 def _failure(target: str, error: UpstreamError) -> AttemptFailed:

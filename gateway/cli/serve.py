@@ -1,6 +1,7 @@
 """`switchboard serve`: runs a configuration."""
 
 import asyncio
+import functools
 import os
 import sys
 from pathlib import Path
@@ -35,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
         console = Console(stderr=True)
         try:
-            uvloop.run(run(config, os.environ, listen=listen, store_url=store, watch=watch))
+            say = functools.partial(print, file=sys.stderr, flush=True)
+            job = run(config, os.environ, listen=listen, store_url=store, watch=watch, say=say)
+            uvloop.run(job)
         except ConfigError as error:
             for problem in error.problems:
                 console.print(f"[red]{problem}[/red]", highlight=False, soft_wrap=True)

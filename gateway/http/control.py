@@ -1,5 +1,6 @@
 """Everything that is not an inference call: what there is, what would be decided, how we are."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,9 +11,12 @@ from starlette.exceptions import HTTPException
 from gateway.errors import ApiError, MethodNotAllowed, NotFound
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
+from gateway.http.stored import StoredObjects
 from gateway.pipeline import Pipeline, decision_id
 from gateway.policy.decide import verdicts
 from gateway.types import Caller, Endpoint, Snapshot
+
+log = logging.getLogger("switchboard")
 
 Find = Callable[[str], Awaitable[dict[str, Any] | None]]
 """The stored row of a request, decision or completion id."""
@@ -82,6 +86,17 @@ def control_plane(
             raise NotFound(f"There is no decision '{id}'.", code="decision_not_found")
         return _json({"object": "decision", **row})
 
+    objects = StoredObjects(pipeline, find)
+
+    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "POST", "DELETE"])
+    async def responses(request: Request) -> Response:
+        return await objects.relay(request, caller_of(request), Endpoint.RESPONSES)
+
+    @app.get("/v1/chat/completions")
+    @app.api_route("/v1/chat/completions/{rest:path}", methods=["GET", "POST", "DELETE"])
+    async def completions(request: Request) -> Response:
+        return await objects.relay(request, caller_of(request), Endpoint.CHAT)
+
     @app.get("/health")
     async def health() -> Response:
         return _json({"status": "ok"})
@@ -99,6 +114,11 @@ def control_plane(
     async def api_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
         return _error(error)
+
+    @app.exception_handler(Exception)
+    async def own_fault(_: Request, error: Exception) -> Response:
+        log.error("an error of our own", exc_info=error)
+        return _error(ApiError("Switchboard failed on this request.", code="internal_error"))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: Exception) -> Response:

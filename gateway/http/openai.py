@@ -55,7 +55,7 @@ class DataPlane:
             scope["path"] = path
             scope["raw_path"] = path.encode()
         endpoint = _ENDPOINTS.get(path)
-        if endpoint is None:
+        if endpoint is None or (scope["method"] == "GET" and endpoint is Endpoint.CHAT):
             await self._control(scope, receive, send)
         else:
             await self._infer(endpoint, scope, receive, send)
