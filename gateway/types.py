@@ -67,7 +67,7 @@ class Target(msgspec.Struct, frozen=True):
 
     `served` is the id that goes upstream. `internal` is true for self-hosted backends only.
     `replicas` are base URLs, without `/v1`. `first_token_s` and `tokens_per_s` are priors, used
-    until live figures exist.
+    until live figures exist. `priced` is false where the price is yet to come from litellm's map.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Target(msgspec.Struct, frozen=True):
     first_token_s: float = 0.5
     tokens_per_s: float = 50.0
     output_tokens: float = 200.0
+    priced: bool = True
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -182,7 +183,11 @@ class Adapter(msgspec.Struct, frozen=True):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """The gateway's own side. Sizes in bytes, times in seconds."""
+    """The gateway's own side. Sizes in bytes, times in seconds.
+
+    An embedding classifier's encoder is a local directory (`encoder`) or a target that serves
+    embeddings (`encoder_target`).
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -194,6 +199,8 @@ class Server(msgspec.Struct, frozen=True):
     store: str = "sqlite:///switchboard.db"
     classifier: Literal["lexical", "embedding"] = "lexical"
     encoder: str | None = None
+    encoder_target: str | None = None
+    coordinator: str | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -211,9 +218,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 # ---------------------------------------------------------------- one request
+# gc=False: none of these can be part of a cycle, and there are thousands of them between a request
+# and its row in the store; walking them cost the collector 13 us a request.
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks. `routes` None means every route; `direct` allows targets and overrides by header."""
 
     key: str | None = None
@@ -223,7 +232,7 @@ class Caller(msgspec.Struct, frozen=True):
     direct: bool = True
 
 
-class Needs(msgspec.Struct, frozen=True):
+class Needs(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of a target; tokens are estimates made before any tokenizer."""
 
     endpoint: str = "chat/completions"
@@ -235,7 +244,7 @@ class Needs(msgspec.Struct, frozen=True):
     json_schema: bool = False
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A request as the edge parsed it, once. `fields` holds the body's top-level values verbatim.
 
     `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
@@ -265,7 +274,7 @@ Source = Literal[
 """How a route was known."""
 
 
-class Recognition(msgspec.Struct, frozen=True):
+class Recognition(msgspec.Struct, frozen=True, gc=False):
     """Which route, and how it was known. `confidence` is 1 for everything but the classifier."""
 
     route: str
@@ -274,7 +283,7 @@ class Recognition(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Question(msgspec.Struct, frozen=True):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What `decide` is asked: a recognised request without its transport.
 
     `only` names the single target that the client asked for, if it did.
@@ -287,7 +296,7 @@ class Question(msgspec.Struct, frozen=True):
     only: str | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """One (target, replica) with every term of the objective.
 
     net = value x quality - cost - waiting.first_token x first_token_s - waiting.whole x total_s
@@ -305,7 +314,7 @@ class Choice(msgspec.Struct, frozen=True):
     verdict: str = ""
 
 
-class RuledOut(msgspec.Struct, frozen=True):
+class RuledOut(msgspec.Struct, frozen=True, gc=False):
     """A candidate that could not be chosen, and why: a hard fact or a limit of the policy.
 
     `choice` has the figures of its best replica where a limit ruled it out.
@@ -317,7 +326,7 @@ class RuledOut(msgspec.Struct, frozen=True):
     choice: Choice | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """A ranked list, best first, with what produced it; enough to recompute it."""
 
     route: str
@@ -333,7 +342,7 @@ class Decision(msgspec.Struct, frozen=True):
 # ---------------------------------------------------------------- what happened
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer; `estimated` when the backend did not say."""
 
     input: int = 0
@@ -345,7 +354,7 @@ class Usage(msgspec.Struct, frozen=True):
 Outcome = Literal["ok", "error", "truncated", "abandoned", "refused"]
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One upstream call. `status` is 0 when no head came back."""
 
     target: str
@@ -362,7 +371,7 @@ class Attempt(msgspec.Struct, frozen=True):
     changed: tuple[str, ...] = ()
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """Everything the store keeps of one request; `text` and `answer` only as the route's keep allows."""
 
     id: str
