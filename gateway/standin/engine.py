@@ -1,0 +1,180 @@
+"""vLLM's management endpoints: health, load, metrics, and adapters loaded while it runs."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.standin.answer import Whole, error, refuse
+from gateway.standin.reading import json_object
+from gateway.standin.wire import Seen
+
+TYPES = {400: "BadRequestError", 401: "Unauthorized", 404: "NotFoundError"}
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """How a stand-in for vLLM is started.
+
+    `base` is the base model's served name; `adapters` (served name: path) are there from the start,
+    as with `--lora-modules`. A load takes `load_s` seconds. `refuses` maps a path to the status and
+    message that loading it is answered with. `slots` is how many requests run at once
+    (`--max-num-seqs`); the rest wait.
+    """
+
+    base: str = "base"
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    load_s: float = 0.0
+    refuses: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    max_loras: int = 4
+    max_model_len: int = 4096
+    version: str = "0.32.0"
+
+
+class Engine:
+    """The state that a restart loses: which adapters are loaded, and the counters."""
+
+    def __init__(
+        self,
+        vllm: Vllm,
+        *,
+        sleep: Callable[[float], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self.vllm = vllm
+        self.refuses = dict(vllm.refuses)
+        self.loads: list[tuple[str, str]] = []
+        """Every load that succeeded since the stand-in was made: served name and path."""
+        self._sleep = sleep
+        self._now = now
+        self.restart()
+
+    def restart(self) -> None:
+        """What is loaded is forgotten, and counting begins anew."""
+        self.adapters = dict(self.vllm.adapters)
+        self.started = self._now()
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.requests = 0
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models as `/v1/models` lists them: the base, then its adapters."""
+        base = self._model(self.vllm.base, root=self.vllm.base, parent=None)
+        base["max_model_len"] = self.vllm.max_model_len
+        return [
+            base,
+            *(
+                self._model(name, root=path, parent=self.vllm.base)
+                for name, path in self.adapters.items()
+            ),
+        ]
+
+    def _model(self, id: str, *, root: str, parent: str | None) -> dict[str, Any]:
+        return {
+            "id": id,
+            "object": "model",
+            "created": int(self.started),
+            "owned_by": "vllm",
+            "root": root,
+            "parent": parent,
+            "max_model_len": None,
+            "permission": [],
+        }
+
+    async def manage(self, seen: Seen, running: int, waiting: int) -> Whole | None:
+        """The answer of a management endpoint; None if the path is none."""
+        match seen.method, seen.path:
+            case "GET", "/health" | "/ping":
+                return Whole(b"")
+            case "GET", "/version":
+                return Whole({"version": self.vllm.version})
+            case "GET", "/load":
+                return Whole({"server_load": running})
+            case "GET", "/metrics":
+                return Whole(self.metrics(running, waiting).encode(), content_type=TEXT)
+            case "POST", "/v1/load_lora_adapter":
+                return await self._load(json_object(seen.body))
+            case "POST", "/v1/unload_lora_adapter":
+                return self._unload(json_object(seen.body))
+        return None
+
+    async def _load(self, body: Mapping[str, Any]) -> Whole:
+        name, path = body.get("lora_name"), body.get("lora_path")
+        if not name or not path:
+            return _invalid("Both 'lora_name' and 'lora_path' must be provided.")
+        if name in self.adapters and not body.get("load_inplace"):
+            return _invalid(
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
+            )
+        await self._sleep(self.vllm.load_s)
+        if path in self.refuses:
+            status, message = self.refuses[path]
+            kind = "NotFoundError" if status == 404 else "InternalServerError"
+            return error(status, message, type=kind, code=status)
+        self.adapters[name] = path
+        self.loads.append((name, path))
+        text = f"Success: LoRA adapter '{name}' added successfully."
+        return Whole(text.encode(), content_type=TEXT)
+
+    def _unload(self, body: Mapping[str, Any]) -> Whole:
+        name = body.get("lora_name")
+        if not name:
+            return _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
+        if self.adapters.pop(name, None) is None:
+            raise refuse(404, f"The lora adapter '{name}' cannot be found.")
+        text = f"Success: LoRA adapter '{name}' removed successfully."
+        return Whole(text.encode(), content_type=TEXT)
+
+    def metrics(self, running: int, waiting: int) -> str:
+        """A few of vLLM's series, in Prometheus' text format."""
+        label = f'engine="0",model_name="{self.vllm.base}"'
+        running_adapters = ",".join(self.adapters)
+        series = [
+            ("gauge", "num_requests_running", label, running),
+            ("gauge", "num_requests_waiting", label, waiting),
+            (
+                "gauge",
+                "num_requests_waiting_by_reason",
+                f'{label},reason="capacity"',
+                waiting,
+            ),
+            ("gauge", "kv_cache_usage_perc", label, min(1.0, running / 100)),
+            ("counter", "prompt_tokens_total", label, self.prompt_tokens),
+            ("counter", "generation_tokens_total", label, self.generation_tokens),
+            ("counter", "request_success_total", f'{label},finished_reason="stop"', self.requests),
+            (
+                "gauge",
+                "lora_requests_info",
+                f'max_lora="{self.vllm.max_loras}",'
+                f'running_lora_adapters="{running_adapters}",waiting_lora_adapters=""',
+                self._now(),
+            ),
+        ]
+        lines = []
+        for kind, name, labels, value in series:
+            lines.append(f"# TYPE vllm:{name} {kind}")
+            lines.append(f"vllm:{name}{{{labels}}} {float(value)}")
+        lines += [
+            "# TYPE process_start_time_seconds gauge",
+            f"process_start_time_seconds {self.started}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def in_vllms_words(answer: Whole) -> Whole:
+    """An error as vLLM says it: its own types, and the status as the code."""
+    said = answer.body["error"]
+    kind = TYPES.get(answer.status, said["type"])
+    return error(
+        answer.status,
+        said["message"],
+        type=kind,
+        param=said["param"],
+        code=answer.status,
+        headers=answer.headers,
+    )
+
+
+def _invalid(message: str) -> Whole:
+    return error(400, message, type="InvalidUserInput", code=400)
