@@ -145,11 +145,6 @@ class Estimate:
     )
 
     def __init__(self, target: Target) -> None:
-        self._prior_first = target.first_token_s
-        self._prior_queue = target.first_token_s * (
-            QUEUE_SHARE_INTERNAL if target.internal else QUEUE_SHARE_FLOOR
-        )
-        self._prior_token = 1.0 / max(target.tokens_per_s, 1e-9)
         self._load_s = 0.0 if target.adapter is None else LOAD_S
         self.loaded = 1.0 if target.adapter is None else LOADED
         self.failures = Failures()
@@ -159,8 +154,17 @@ class Estimate:
         self._tail = TAIL
         self.first_s = self.queue_s = self.wait_s = self.wait_p95_s = self.token_s = 0.0
         self.tail = TAIL
-        self._publish()
+        self.declare(target)
         self._publish_wait()
+
+    def declare(self, target: Target) -> None:
+        """Take the priors that `target` declares; what was seen stays."""
+        self._prior_first = target.first_token_s
+        self._prior_queue = target.first_token_s * (
+            QUEUE_SHARE_INTERNAL if target.internal else QUEUE_SHARE_FLOOR
+        )
+        self._prior_token = 1.0 / max(target.tokens_per_s, 1e-9)
+        self._publish()
 
     @property
     def weight(self) -> float:
@@ -253,10 +257,14 @@ class Output:
     __slots__ = ("_at", "_mean", "_prior", "_tail", "_weight", "mean", "p95")
 
     def __init__(self, target: Target) -> None:
-        self._prior = target.output_tokens
         self._at = self._weight = self._mean = 0.0
         self._tail = TAIL
         self.mean = self.p95 = 0.0
+        self.declare(target)
+
+    def declare(self, target: Target) -> None:
+        """Take the prior that `target` declares; what was seen stays."""
+        self._prior = target.output_tokens
         self._publish()
 
     def saw(self, tokens: int, now: float) -> None:
@@ -433,16 +441,26 @@ class Live:
         return found
 
     def keep(self, targets: Iterable[Target]) -> None:
-        """Forget everything about targets and replicas that are not among `targets`."""
-        kept = list(targets)
-        names = {target.name for target in kept}
-        pairs = {(target.name, replica) for target in kept for replica in target.replicas}
-        servers = {replica for target in kept for replica in target.replicas}
-        self.estimates = {k: v for k, v in self.estimates.items() if k in pairs}
-        self.outputs = {k: v for k, v in self.outputs.items() if k[1] in names}
-        self.cached = {k: v for k, v in self.cached.items() if k in names}
-        self.incumbents = {k: v for k, v in self.incumbents.items() if v in names}
-        self.replicas = {k: v for k, v in self.replicas.items() if k in servers or v.in_flight}
+        """Go on with `targets`, as they are declared now, and forget every other and its replicas.
+
+        For a swap of the configuration: what was seen of targets that stay is kept.
+        """
+        kept = {target.name: target for target in targets}
+        pairs = {(target.name, url) for target in kept.values() for url in target.replicas}
+        servers = {url for target in kept.values() for url in target.replicas}
+        self.estimates = {key: found for key, found in self.estimates.items() if key in pairs}
+        self.outputs = {key: found for key, found in self.outputs.items() if key[1] in kept}
+        self.cached = {name: found for name, found in self.cached.items() if name in kept}
+        self.incumbents = {key: name for key, name in self.incumbents.items() if name in kept}
+        self.replicas = {
+            url: server
+            for url, server in self.replicas.items()
+            if url in servers or server.in_flight
+        }
+        for (name, _), estimate in self.estimates.items():
+            estimate.declare(kept[name])
+        for (_, name), output in self.outputs.items():
+            output.declare(kept[name])
 
     def _server_answered(self, replica: Replica, now: float) -> None:
         if replica.lost_s:

@@ -1,11 +1,17 @@
 """What makes a route certain, and what does not."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.classify.rules import READ_CHARS, Rules
 from gateway.types import Candidate, Match, Recognition, Route, Server, Snapshot
+
+laws = settings(
+    max_examples=100,
+    deadline=None,  # how busy the machine is says nothing about the law
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 def rules(routes: dict[str, Match], aliases: dict[str, str] | None = None) -> Rules:
@@ -224,6 +230,7 @@ def test_a_long_text_is_not_cut_within_a_word() -> None:
 WORDS = st.text(alphabet="abcdefg", min_size=1, max_size=4)
 
 
+@laws
 @given(
     st.dictionaries(st.sampled_from("pqrst"), st.lists(WORDS, max_size=4), min_size=1),
     st.lists(WORDS, max_size=12),
@@ -238,12 +245,14 @@ def test_the_index_finds_what_looking_at_every_word_finds(
     assert route_of(found) == (best if counts[best] else None)
 
 
+@laws
 @given(st.text().filter(str.strip))
 def test_any_keyword_is_found_where_it_stands_alone(keyword: str) -> None:
     found = keywords(a=(keyword,)).recognise("auto", {}, f"one\n{keyword}\ntwo")
     assert found == Recognition("a", "keyword", detail=keyword)
 
 
+@laws
 @given(st.text(), st.lists(st.text(), max_size=3))
 def test_a_keyword_is_never_found_in_a_text_without_its_letters(
     text: str, others: list[str]

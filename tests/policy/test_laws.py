@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.policy.decide import Decider, decide
@@ -26,7 +26,7 @@ from gateway.types import (
     Usage,
 )
 
-from .world import POLICY, ROUTE, policy, question, route, snapshot, target
+from .world import POLICY, ROUTE, laws, policy, question, route, snapshot, target
 
 NAMES = ("local/a", "local/a+x", "local/b", "one/c", "two/d", "two/e")
 ENDPOINTS = ("chat/completions", "completions", "embeddings")
@@ -214,6 +214,7 @@ def with_quality(case: Case, index: int, quality: float) -> Snapshot:
 # ---------------------------------------------------------------- what may never happen
 
 
+@laws
 @given(cases(capabilities, needs_of_all_kinds))
 def test_internal_data_never_reaches_an_external_target(case: Case) -> None:
     assume(case.route.internal)
@@ -223,6 +224,7 @@ def test_internal_data_never_reaches_an_external_target(case: Case) -> None:
         assert all(case.config.targets[c.target].internal for c in decision.ranked)
 
 
+@laws
 @given(cases(capabilities, needs_of_all_kinds), st.none() | st.sampled_from(NAMES))
 def test_a_hard_fact_is_never_broken_even_by_name(case: Case, only: str | None) -> None:
     asked = msgspec.structs.replace(case.question, only=only)
@@ -238,6 +240,7 @@ def test_a_hard_fact_is_never_broken_even_by_name(case: Case, only: str | None) 
             assert needs.input_tokens + (needs.max_output or 0) <= can.context
 
 
+@laws
 @given(cases())
 def test_no_candidate_over_its_limits_is_ranked_while_another_fits(case: Case) -> None:
     decision = case.decide()
@@ -249,6 +252,7 @@ def test_no_candidate_over_its_limits_is_ranked_while_another_fits(case: Case) -
     assert not any(within(case, choice) for choice in ruled_out)
 
 
+@laws
 @given(cases())
 def test_a_policy_that_refuses_never_ranks_what_is_over_a_limit(case: Case) -> None:
     decision = case.decide()
@@ -261,6 +265,7 @@ def test_a_policy_that_refuses_never_ranks_what_is_over_a_limit(case: Case) -> N
 # ---------------------------------------------------------------- which way things pull
 
 
+@laws
 @given(cases(), st.data())
 def test_raising_a_price_never_makes_a_target_likelier(case: Case, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(case.config.targets)))
@@ -279,6 +284,7 @@ def test_raising_a_price_never_makes_a_target_likelier(case: Case, data: st.Data
     assert likelihood(after, name) <= likelihood(case.decide(), name) + 1e-12
 
 
+@laws
 @given(cases(), st.data())
 def test_raising_quality_never_makes_a_target_less_likely(case: Case, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(case.route.candidates) - 1))
@@ -290,6 +296,7 @@ def test_raising_quality_never_makes_a_target_less_likely(case: Case, data: st.D
     )
 
 
+@laws
 @given(cases(), st.data())
 def test_being_slower_never_makes_a_target_likelier(case: Case, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(case.config.targets)))
@@ -306,6 +313,7 @@ def test_being_slower_never_makes_a_target_likelier(case: Case, data: st.DataObj
     assert likelihood(unseen.decide(slower), name) <= likelihood(unseen.decide(), name) + 1e-12
 
 
+@laws
 @given(cases(chosen=st.just(policy(waiting_first_token=0.01))), st.data())
 def test_a_longer_queue_never_makes_a_replica_better(case: Case, data: st.DataObject) -> None:
     before = case.decide().ranked
@@ -321,6 +329,7 @@ def test_a_longer_queue_never_makes_a_replica_better(case: Case, data: st.DataOb
 # ---------------------------------------------------------------- what a decision says
 
 
+@laws
 @given(cases())
 def test_the_terms_add_up_to_the_net(case: Case) -> None:
     decision, chosen = case.decide(), case.policy
@@ -336,6 +345,7 @@ def test_the_terms_add_up_to_the_net(case: Case) -> None:
         assert choice.cost >= 0
 
 
+@laws
 @given(cases())
 def test_propensities_sum_to_one_and_belong_to_each_candidates_best_replica(case: Case) -> None:
     ranked = case.decide().ranked
@@ -349,7 +359,7 @@ def test_propensities_sum_to_one_and_belong_to_each_candidates_best_replica(case
             assert [c.propensity for c in rivals if c is not choice] == [0.0] * (len(rivals) - 1)
 
 
-@settings(max_examples=40)
+@laws
 @given(cases())
 def test_propensities_do_not_depend_on_the_draw_and_are_how_often_each_is_chosen(
     case: Case,
@@ -367,6 +377,7 @@ def test_propensities_do_not_depend_on_the_draw_and_are_how_often_each_is_chosen
         assert chosen[pair] / draws == pytest.approx(propensity, abs=2 / draws)
 
 
+@laws
 @given(cases(capabilities, needs_of_all_kinds))
 def test_every_candidate_is_either_ranked_or_ruled_out_with_a_reason(case: Case) -> None:
     decision = case.decide()
@@ -378,6 +389,7 @@ def test_every_candidate_is_either_ranked_or_ruled_out_with_a_reason(case: Case)
     assert (not ranked & set(ruled_out)) == (decision.fits or not ranked)
 
 
+@laws
 @given(cases())
 def test_every_replica_of_what_fits_is_ranked_once(case: Case) -> None:
     ranked = [(choice.target, choice.replica) for choice in case.decide().ranked]
@@ -388,6 +400,7 @@ def test_every_replica_of_what_fits_is_ranked_once(case: Case) -> None:
         )
 
 
+@laws
 @given(cases(capabilities, needs_of_all_kinds))
 def test_the_same_arguments_give_the_same_decision(case: Case) -> None:
     assert case.decide() == case.decide()
@@ -395,6 +408,7 @@ def test_the_same_arguments_give_the_same_decision(case: Case) -> None:
     assert decider.decide(case.question, case.live, case.draw) == case.decide()
 
 
+@laws
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_candidates_changes_nothing_but_ties(case: Case, random: object) -> None:
     candidates = list(case.route.candidates)
@@ -410,6 +424,7 @@ def test_the_order_of_candidates_changes_nothing_but_ties(case: Case, random: ob
     ]
 
 
+@laws
 @given(cases(chosen=st.just(policy())), st.data())
 def test_another_candidate_does_not_change_how_the_rest_are_ranked(
     case: Case, data: st.DataObject
@@ -424,6 +439,7 @@ def test_another_candidate_does_not_change_how_the_rest_are_ranked(
     ]
 
 
+@laws
 @given(cases(), st.sampled_from(NAMES))
 def test_a_named_target_stands_above_every_limit(case: Case, name: str) -> None:
     assume(name in case.config.targets)
@@ -437,6 +453,7 @@ def test_a_named_target_stands_above_every_limit(case: Case, name: str) -> None:
     assert not decision.explored
 
 
+@laws
 @given(cases(chosen=st.builds(policy, switch_margin=st.just(0.3))))
 def test_the_incumbent_stays_unless_it_is_clearly_beaten(case: Case) -> None:
     ranked = case.decide().ranked
@@ -453,6 +470,7 @@ def test_the_incumbent_stays_unless_it_is_clearly_beaten(case: Case) -> None:
 # ---------------------------------------------------------------- words
 
 
+@laws
 @given(cases(capabilities, needs_of_all_kinds), st.none() | st.sampled_from(NAMES))
 def test_every_choice_has_a_verdict(case: Case, only: str | None) -> None:
     asked = msgspec.structs.replace(case.question, only=only)
@@ -465,6 +483,7 @@ def test_every_choice_has_a_verdict(case: Case, only: str | None) -> None:
     assert filled.ruled_out == decision.ruled_out
 
 
+@laws
 @given(policies, st.none() | st.floats(1e-6, 100).map(lambda value: route([], value=value)))
 def test_every_policy_can_be_put_into_words(chosen: Policy, of: Route | None) -> None:
     said = describe(chosen, of)

@@ -24,7 +24,7 @@ from gateway.policy.live import (
 )
 from gateway.types import Target, Usage
 
-from .world import POLICY, ROUTE, policy, question, route, snapshot, target
+from .world import POLICY, ROUTE, laws, policy, question, route, snapshot, target
 
 LOCAL = target("local/qwen", internal=True, replicas=("http://one", "http://two"))
 ADAPTED = target("local/qwen+x", internal=True, replicas=("http://one", "http://two"))
@@ -232,6 +232,18 @@ def test_what_left_the_configuration_is_forgotten() -> None:
     assert live.incumbents == {}
 
 
+def test_what_stays_takes_its_new_declaration_and_keeps_what_was_seen() -> None:
+    live = Live()
+    stream(live, FAR, OUT, 0.0, first=0.1, tokens=100)
+    estimate, output = live.estimates[FAR.name, OUT], live.outputs[ROUTE, FAR.name]
+    first, mean = estimate.first_s, output.mean
+    live.keep([target("openai/mini", first_token_s=4.0, tokens_per_s=1.0, output_tokens=900)])
+    assert live.estimates[FAR.name, OUT] is estimate
+    assert first < estimate.first_s < 4.0
+    assert mean < output.mean < 900
+    assert estimate.token_s > 0.3
+
+
 def test_a_replica_that_still_works_on_something_is_kept() -> None:
     live = Live()
     flight = live.started(FAR, OUT, ROUTE, 0.0)
@@ -258,6 +270,7 @@ def test_requests_in_flight_are_counted_by_replica_over_all_targets() -> None:
     assert (live.replicas[ONE].in_flight, live.replicas[TWO].in_flight) == (0, 0)
 
 
+@laws
 @given(st.lists(st.tuples(st.sampled_from("sfxau"), st.integers(0, 5)), max_size=40))
 def test_in_flight_is_what_was_started_and_has_not_ended(steps: list[tuple[str, int]]) -> None:
     live, under_way, now = Live(), [], 0.0
@@ -293,6 +306,7 @@ def test_an_abandoned_request_teaches_nothing() -> None:
     assert (estimate.weight, estimate.wait_s) == (0.0, 0.0)
 
 
+@laws
 @given(
     st.lists(
         st.tuples(st.floats(0.001, 1000), st.integers(0, 200), st.integers(0, 10**6)), max_size=30

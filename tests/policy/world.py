@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from hypothesis import HealthCheck, settings
+
 from gateway.types import (
     Caller,
     Candidate,
@@ -17,6 +19,12 @@ from gateway.types import (
     Shaping,
     Snapshot,
     Target,
+)
+
+laws = settings(
+    max_examples=60,
+    deadline=None,  # how busy the machine is says nothing about the law
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 ROUTE = "work"
