@@ -1,0 +1,1 @@
+"""What a team edits, read into one immutable snapshot."""

@@ -1,0 +1,315 @@
+"""Turns valid models into the domain's frozen values. Pure."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from gateway.config.models import (
+    ENDPOINTS,
+    AdapterStorePart,
+    AnyBackend,
+    CandidatePart,
+    GatewayFile,
+    HostedModelPart,
+    HostedPart,
+    LitellmPart,
+    MatchPart,
+    ModelPart,
+    OpenaiPart,
+    PolicyFile,
+    RouteFile,
+    VllmModelPart,
+    VllmPart,
+)
+from gateway.types import (
+    Adapter,
+    Backend,
+    Candidate,
+    Capabilities,
+    Limits,
+    Match,
+    Policy,
+    Price,
+    Route,
+    Server,
+    Shaping,
+    Snapshot,
+    Target,
+    Timeouts,
+)
+
+SECONDS_PER_HOUR = 3600
+
+
+def server(file: GatewayFile, directory: Path) -> Server:
+    """The gateway's own side; the encoder's directory becomes absolute."""
+    part, classifier = file.server, file.classifier
+    host, port = part.listen
+    encoder = classifier.directory
+    return Server(
+        host=host,
+        port=port,
+        max_head=part.max_head,
+        max_body=part.max_body,
+        head_timeout=part.head_timeout,
+        body_timeout=part.body_timeout,
+        max_open=part.max_open,
+        store=file.store,
+        classifier=classifier.kind,
+        encoder=str((directory / encoder).resolve()) if encoder is not None else None,
+        encoder_target=classifier.target,
+        coordinator=file.coordinator,
+    )
+
+
+# ---------------------------------------------------------------- backends
+
+
+def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
+    """A backend. litellm's replica is not known before its process has started: there is none."""
+    here, on_replicas = adapter_store(part, directory)
+    return Backend(
+        name=name,
+        kind=part.kind,
+        replicas=_replicas(part),
+        api_key=part.api_key,
+        provider=part.provider if isinstance(part, LitellmPart) else None,
+        headers=part.headers,
+        timeouts=Timeouts(
+            connect=part.timeouts.connect,
+            first_byte=part.timeouts.first_token,
+            between=part.timeouts.between_tokens,
+            total=part.timeouts.total,
+        ),
+        adapters_here=str(here) if here is not None else None,
+        adapters_on_replicas=on_replicas,
+    )
+
+
+def _replicas(part: AnyBackend) -> tuple[str, ...]:
+    if isinstance(part, VllmPart):
+        return tuple(url.removesuffix("/v1") for url in part.replicas)
+    if isinstance(part, OpenaiPart):
+        return (part.url,) if part.url is not None else tuple(part.replicas or ())
+    return ()
+
+
+def adapter_store(part: AnyBackend, directory: Path) -> tuple[Path | None, str | None]:
+    """Where adapters lie: on this machine, and as the replicas see it."""
+    if not isinstance(part, VllmPart) or part.adapter_store is None:
+        return None, None
+    store = part.adapter_store
+    written = store.here if isinstance(store, AdapterStorePart) else store
+    here = (directory / written).resolve()
+    there = store.on_replicas if isinstance(store, AdapterStorePart) else None
+    return here, there if there is not None else str(here)
+
+
+def is_internal(part: AnyBackend) -> bool:
+    """Whether data that must stay with us may go there."""
+    return isinstance(part, VllmPart) or (isinstance(part, OpenaiPart) and part.internal)
+
+
+def targets(name: str, part: AnyBackend) -> Iterator[Target]:
+    """Every model of a backend, and every adapter of each."""
+    for model_name, model in part.models.items():
+        base = _target(name, part, model_name, model)
+        yield base
+        if isinstance(model, VllmModelPart):
+            for adapter in model.adapters:
+                yield msgspec.structs.replace(
+                    base, name=f"{base.name}+{adapter}", adapter=adapter, served=adapter
+                )
+
+
+def _target(backend_name: str, part: AnyBackend, name: str, model: ModelPart) -> Target:
+    declared = price(part, model)
+    return Target(
+        name=f"{backend_name}/{name}",
+        backend=backend_name,
+        model=name,
+        adapter=None,
+        served=model.id,
+        internal=is_internal(part),
+        price=declared or Price(),
+        capabilities=_capabilities(part, model),
+        shaping=Shaping(
+            rename=model.request.rename,
+            drop=frozenset(model.request.drop),
+            set={key: msgspec.json.encode(value) for key, value in model.request.set.items()},
+        ),
+        replicas=_replicas(part),
+        first_token_s=model.typical.first_token,
+        tokens_per_s=model.typical.tokens_per_second,
+        output_tokens=model.typical.output_tokens,
+        priced=declared is not None or not isinstance(part, LitellmPart),
+    )
+
+
+def price(part: AnyBackend, model: ModelPart) -> Price | None:
+    """The deciding price, as declared or, for what we host, at full batch; None if neither is.
+
+    usd per token = replica_hour / 3600 / peak_tokens_per_second
+    """
+    if model.price is not None:
+        cached = model.price.cached_input
+        return Price(
+            input=model.price.input,
+            cached_input=model.price.input if cached is None else cached,
+            output=model.price.output,
+        )
+    if not isinstance(part, HostedPart) or not isinstance(model, HostedModelPart):
+        return None
+    peak = model.peak_tokens_per_second or part.peak_tokens_per_second
+    if part.replica_hour is None or peak is None:
+        return None
+    per_token = part.replica_hour / SECONDS_PER_HOUR / peak
+    return Price(per_token, per_token, per_token)
+
+
+def _capabilities(part: AnyBackend, model: ModelPart) -> Capabilities:
+    declared = model.capabilities
+    endpoints: list[str] | None = list(declared.endpoints) if declared.endpoints else None
+    if endpoints is None:
+        endpoints = ["chat", "completions"]
+        if isinstance(part, VllmPart):
+            endpoints.append("responses")
+    return Capabilities(
+        context=declared.context,
+        tools=declared.tools,
+        vision=declared.vision,
+        audio=declared.audio,
+        json_schema=declared.json_schema,
+        endpoints=frozenset(ENDPOINTS[name] for name in endpoints),
+    )
+
+
+def adapters(name: str, part: AnyBackend, directory: Path) -> Iterator[Adapter]:
+    """The adapters of a vLLM backend, with the paths that its replicas see."""
+    if not isinstance(part, VllmPart):
+        return
+    _, on_replicas = adapter_store(part, directory)
+    root = on_replicas if on_replicas is not None else str(directory.resolve())
+    for model_name, model in part.models.items():
+        for adapter, declared in model.adapters.items():
+            yield Adapter(
+                backend=name,
+                model=model_name,
+                name=adapter,
+                served=adapter,
+                path=posixpath.join(root, declared.source or adapter),
+            )
+
+
+# ---------------------------------------------------------------- routes and policies
+
+
+def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
+    """A route; `prompts` are the texts of the files that its candidates name."""
+    return Route(
+        name=file.name,
+        description=file.description,
+        value=file.value,
+        internal=file.data == "internal",
+        match=match(file.match),
+        candidates=tuple(_candidate(part, prompts) for part in file.candidates),
+        policy=file.policy,
+        keep=file.keep,
+    )
+
+
+def match(part: MatchPart | str) -> Match:
+    """How a route is recognised; nothing for a route that only its name leads to."""
+    if not isinstance(part, MatchPart):
+        return Match()
+    return Match(
+        headers=part.headers,
+        keywords=tuple(part.keywords),
+        patterns=tuple(part.patterns),
+        examples=tuple(part.examples),
+    )
+
+
+def _candidate(part: CandidatePart, prompts: Mapping[str, str]) -> Candidate:
+    return Candidate(
+        target=part.target,
+        quality=part.quality,
+        quality_n=part.observations,
+        system=prompts[part.system] if part.system is not None else None,
+    )
+
+
+def policy(file: PolicyFile) -> Policy:
+    """A policy."""
+    return Policy(
+        name=file.name,
+        waiting_first_token=file.waiting.first_token,
+        waiting_whole=file.waiting.whole,
+        limits=Limits(
+            cost=file.limits.cost,
+            first_token_p95=file.limits.first_token_p95,
+            whole_p95=file.limits.whole_p95,
+            quality=file.limits.quality,
+        ),
+        if_none_fits=file.if_none_fits,
+        switch_margin=file.switch_if_better_by,
+        explore=file.explore,
+        value_weight=file.weigh.quality,
+        price_weight=file.weigh.price,
+    )
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def snapshot(
+    file: GatewayFile,
+    directory: Path,
+    routes: Mapping[str, Route],
+    policies: Mapping[str, Policy],
+) -> Snapshot:
+    """The whole configuration, under the hash of its content."""
+    whole = Snapshot(
+        hash="",
+        server=server(file, directory),
+        default_route=file.default_route,
+        aliases=file.aliases,
+        routes=routes,
+        policies=policies,
+        targets={
+            target.name: target
+            for name, part in file.backends.items()
+            for target in targets(name, part)
+        },
+        backends={name: backend(name, part, directory) for name, part in file.backends.items()},
+        adapters=tuple(
+            adapter
+            for name, part in file.backends.items()
+            for adapter in adapters(name, part, directory)
+        ),
+    )
+    return msgspec.structs.replace(whole, hash=hashlib.sha256(canonical(whole)).hexdigest())
+
+
+def canonical(whole: Snapshot) -> bytes:
+    """The content as JSON, the same for the same content. Secrets stand in it as digests only.
+
+    The routes' order counts, because rules that are equal go by it; no other order does.
+    """
+    hidden = {
+        name: msgspec.structs.replace(
+            each,
+            api_key=_digest(each.api_key) if each.api_key is not None else None,
+            headers={key: _digest(value) for key, value in each.headers.items()},
+        )
+        for name, each in whole.backends.items()
+    }
+    content = msgspec.structs.replace(whole, hash="", backends=hidden)
+    return msgspec.json.encode([content, list(whole.routes)], order="deterministic")
+
+
+def _digest(secret: str) -> str:
+    return f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}"

@@ -1,0 +1,214 @@
+"""The kinds of value that configuration has, as annotations of pydantic fields.
+
+Each says how it is read and how editors may check it. An environment variable is always text, so
+numbers and switches are read from text too.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from gateway.config import units
+from gateway.config.units import Dimension, UnitError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+TENANT = "{key.tenant}"
+_TARGET = re.compile(
+    r"(?P<backend>[a-z0-9][a-z0-9.-]*)/(?P<model>[a-z0-9][a-z0-9.-]*)"
+    r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+))?"
+)
+_REFERENCE = r"\$\{"
+_WHOLE = re.compile(r"[0-9]{1,15}")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
+
+
+class Wrong(PydanticCustomError):
+    """A value that is wrong, with its mend; becomes a Problem."""
+
+    def __new__(cls, message: str, mend: str = "") -> "Wrong":
+        context = {"said": message, "mend": mend}
+        return super().__new__(cls, "switchboard", "{said}", context)
+
+
+class Read:
+    """A kind of value: `read` makes the value or raises Wrong; `schema` is for editors."""
+
+    def __init__(self, read: Callable[[Any], Any], schema: JsonSchemaValue) -> None:
+        self._read = read
+        self._schema = schema
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return dict(self._schema)
+
+
+def _measured(value: Any, dimension: Dimension) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Wrong(f"must be {dimension.what}", f"write it as `{dimension.example}`")
+    try:
+        return units.parse(value, dimension)
+    except UnitError as error:
+        raise Wrong(error.message, error.mend) from None
+
+
+def _quantity(dimension: Dimension) -> Read:
+    return Read(lambda value: _measured(value, dimension), _text_or(None, dimension.pattern))
+
+
+def _text_or(kind: str | None, pattern: str | None) -> JsonSchemaValue:
+    """Text of that pattern or with a variable in it, or a plain value of the kind."""
+    parts = [part for part in (pattern, _REFERENCE) if part is not None]
+    text: JsonSchemaValue = {"type": "string", "pattern": "|".join(parts)}
+    return text if kind is None else {"anyOf": [{"type": kind}, text]}
+
+
+def _share(value: Any) -> float:
+    share = _measured(value, units.SHARE)
+    if share > 1:
+        raise Wrong(f"`{value}` is more than the whole", "write a share as `0.8` or `80 %`")
+    return share
+
+
+def _size(value: Any) -> int:
+    return round(_measured(value, units.SIZE))
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, bool) and _WHOLE.fullmatch(str(value)) and int(value) > 0:
+        return int(value)
+    said = str(value)
+    if said.lower().rstrip("k") != said:
+        raise Wrong(f"`{said}` could mean two numbers", "write the whole number, such as `8192`")
+    raise Wrong(f"`{said}` is not a whole number above 0", "write it as `8192`")
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, bool) and _NUMBER.fullmatch(str(value)):
+        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        return float(value)
+    raise Wrong(f"`{value}` is not a number of 0 or more", "write it as `1` or `0.5`")
+
+
+def _positive(value: Any) -> float:
+    number = _number(value)
+    if number <= 0:
+        raise Wrong(f"`{value}` is not above 0", "write it as `50`")
+    return number
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return bool(value == "true")
+    raise Wrong(f"`{value}` is not a switch", "write `true` or `false`")
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str) and NAME.fullmatch(value):
+        return value
+    likely = re.sub(r"[^a-z0-9.-]+", "-", str(value).lower()).strip("-.")
+    raise Wrong(
+        f"`{value}` is not a name: lower-case letters, digits, `.` and `-`, beginning with a"
+        " letter or a digit",
+        f"write `{likely}`" if likely else "",
+    )
+
+
+def _target(value: Any) -> str:
+    if isinstance(value, str) and _TARGET.fullmatch(value) and value.count(TENANT) <= 1:
+        return value
+    raise Wrong(
+        f"`{value}` is not a target",
+        f"write `backend/model` or `backend/model+adapter` in declared names, or `+{TENANT}` for"
+        " an adapter that follows the caller",
+    )
+
+
+def split_target(name: str) -> tuple[str, str, str | None]:
+    """Backend, model and adapter of a target that is written by the grammar."""
+    match = _TARGET.fullmatch(name)
+    if match is None:
+        raise ValueError(f"'{name}' is not a target")
+    return match["backend"], match["model"], match["adapter"]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise Wrong(
+            "must be text", f'quote it: "{shown}"' if isinstance(value, int | float) else ""
+        )
+    if not value.strip():
+        raise Wrong("is empty", "write something, or leave the key out")
+    return value
+
+
+def _url(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise Wrong(f"`{text}` is not a URL: {error}") from None
+    if parts.scheme == "unix" and parts.path and not parts.netloc:
+        return text
+    if parts.scheme == "dns":
+        raise Wrong("`dns://` is not supported yet", "list each replica as `http://host:port`")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise Wrong(f"`{text}` is not a URL", "write `http://host:port` or `https://host/v1`")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise Wrong("a URL here has no user, query or fragment", "put a key under `api_key`")
+    return text
+
+
+def _listen(value: Any) -> tuple[str, int]:
+    text = _text(value)
+    host, colon, port = text.rpartition(":")
+    if colon and host and port.isdecimal() and int(port) < 65536:
+        return host.strip("[]"), int(port)
+    raise Wrong(f"`{text}` is not HOST:PORT", "write `127.0.0.1:8080`")
+
+
+def _pattern(value: Any) -> str:
+    text = _text(value)
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise Wrong(
+            f"not a regular expression: {error}", "see Python's re for the grammar"
+        ) from None
+    return text
+
+
+_plain = {"type": "string", "minLength": 1}
+_names = {"type": "string", "pattern": f"^({NAME.pattern})$|{_REFERENCE}"}
+
+Usd = Annotated[float, _quantity(units.MONEY)]
+TokenPrice = Annotated[float, _quantity(units.TOKEN_PRICE)]
+Waiting = Annotated[float, _quantity(units.WAITING)]
+Seconds = Annotated[float, _quantity(units.DURATION)]
+Share = Annotated[float, Read(_share, _text_or("number", units.SHARE.pattern))]
+Size = Annotated[int, Read(_size, _text_or(None, units.SIZE.pattern))]
+Whole = Annotated[int, Read(_whole, _text_or("integer", r"^[0-9]+$"))]
+Number = Annotated[float, Read(_number, _text_or("number", _NUMBER.pattern))]
+Positive = Annotated[float, Read(_positive, _text_or("number", _NUMBER.pattern))]
+Switch = Annotated[bool, Read(_switch, _text_or("boolean", r"^(true|false)$"))]
+Text = Annotated[str, Read(_text, _plain)]
+Name = Annotated[str, Read(_name, _names)]
+TargetName = Annotated[str, Read(_target, _plain)]
+Url = Annotated[str, Read(_url, _plain)]
+Listen = Annotated[tuple[str, int], Read(_listen, _plain)]
+Pattern = Annotated[str, Read(_pattern, _plain)]

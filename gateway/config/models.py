@@ -1,0 +1,547 @@
+"""The three kinds of file that a team edits, as pydantic models.
+
+The JSON Schemas that editors use and the reference in `docs/configuration.md` are made from these.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.config.fields import (
+    Listen,
+    Name,
+    Number,
+    Pattern,
+    Positive,
+    Seconds,
+    Share,
+    Size,
+    Switch,
+    TargetName,
+    Text,
+    TokenPrice,
+    Url,
+    Usd,
+    Waiting,
+    Whole,
+)
+from gateway.types import Capabilities, Policy, Server, Timeouts
+
+EndpointName = Literal["chat", "completions", "embeddings", "responses"]
+ENDPOINTS = {
+    "chat": "chat/completions",
+    "completions": "completions",
+    "embeddings": "embeddings",
+    "responses": "responses",
+}
+
+_SERVER, _TIMEOUTS, _CAPABILITIES, _POLICY = Server(), Timeouts(), Capabilities(), Policy("")
+
+
+class Part(BaseModel):
+    """A mapping with fixed keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+# ---------------------------------------------------------------- gateway.yaml
+
+
+class ServerPart(Part):
+    """The gateway's own side."""
+
+    listen: Listen = Field(
+        default=(_SERVER.host, _SERVER.port),
+        description="Where to listen. Without any key in the store only loopback is bound.",
+        examples=["127.0.0.1:8080"],
+    )
+    max_head: Size = Field(
+        default=_SERVER.max_head, description="Largest request head.", examples=["64 KiB"]
+    )
+    max_body: Size = Field(
+        default=_SERVER.max_body, description="Largest request body.", examples=["32 MiB"]
+    )
+    max_open: Whole = Field(
+        default=_SERVER.max_open, description="Most requests open at once.", examples=[4096]
+    )
+    head_timeout: Seconds = Field(
+        default=_SERVER.head_timeout,
+        description="Time for a client to send a head.",
+        examples=["10 s"],
+    )
+    body_timeout: Seconds = Field(
+        default=_SERVER.body_timeout,
+        description="Time for a client between two pieces of a body.",
+        examples=["30 s"],
+    )
+
+
+class ClassifierPart(Part):
+    """How a text's route is learned from the routes' examples."""
+
+    kind: Literal["lexical", "embedding"] = Field(
+        default="lexical",
+        description="`lexical` needs nothing; `embedding` needs an encoder.",
+        examples=["lexical"],
+    )
+    directory: Text | None = Field(
+        default=None,
+        description="Encoder: a sentence-transformer's directory, from the configuration's own.",
+        examples=["encoders/all-minilm-l6-v2"],
+    )
+    target: TargetName | None = Field(
+        default=None,
+        description="Encoder: a declared model that serves `embeddings`, instead of a directory.",
+        examples=["local/embedder"],
+    )
+
+
+class PricePart(Part):
+    """What a model's tokens cost."""
+
+    input: TokenPrice = Field(description="Of the prompt.", examples=["0.25 usd/Mtok"])
+    cached_input: TokenPrice | None = Field(
+        default=None,
+        description="Of the prompt's part that the backend had cached; as `input` if left out.",
+        examples=["0.025 usd/Mtok"],
+    )
+    output: TokenPrice = Field(description="Of the answer.", examples=["2 usd/Mtok"])
+
+
+class CapabilitiesPart(Part):
+    """Hard facts: what a model can take. A request that needs more never goes there."""
+
+    context: Whole | None = Field(
+        default=_CAPABILITIES.context,
+        description="Most tokens of prompt and answer together; no limit if left out.",
+        examples=[32768],
+    )
+    tools: Switch = Field(default=_CAPABILITIES.tools, description="Takes tools.", examples=[True])
+    vision: Switch = Field(
+        default=_CAPABILITIES.vision, description="Takes images.", examples=[False]
+    )
+    audio: Switch = Field(default=_CAPABILITIES.audio, description="Takes audio.", examples=[False])
+    json_schema: Switch = Field(
+        default=_CAPABILITIES.json_schema, description="Answers by a JSON Schema.", examples=[True]
+    )
+    endpoints: list[EndpointName] | None = Field(
+        default=None,
+        description="Which of OpenAI's calls it serves; if left out, `chat`, `completions` and,"
+        " for vLLM, `responses`.",
+        examples=[["chat", "embeddings"]],
+        min_length=1,
+    )
+
+
+class RequestPart(Part):
+    """How the body of a request is changed for a model; names are top-level keys of it."""
+
+    rename: dict[Text, Text] = Field(
+        default={},
+        description="Parameters that the model knows by another name.",
+        examples=[{"max_tokens": "max_completion_tokens"}],
+    )
+    drop: list[Text] = Field(
+        default=[], description="Parameters that the model refuses.", examples=[["temperature"]]
+    )
+    set: dict[Text, object] = Field(
+        default={},
+        description="Values put in where the client sent none.",
+        examples=[{"reasoning_effort": "low"}],
+    )
+
+
+class TypicalPart(Part):
+    """What to expect of a model until it has been measured."""
+
+    first_token: Seconds = Field(
+        default=0.5,
+        description="Time to the first token, with nothing queued.",
+        examples=["300 ms"],
+    )
+    tokens_per_second: Positive = Field(
+        default=50.0, description="Tokens a second of one answer.", examples=[80]
+    )
+    output_tokens: Positive = Field(
+        default=200.0, description="Tokens of one answer.", examples=[250]
+    )
+
+
+class AdapterPart(Part):
+    """A LoRA adapter."""
+
+    source: Text | None = Field(
+        default=None,
+        description="Its directory below the backend's `adapter_store`.",
+        examples=["contracts-v3"],
+    )
+    mix: dict[Name, Number] | None = Field(
+        default=None, description="Not supported yet.", examples=[{"support": 1.0, "brand": 0.8}]
+    )
+
+
+class ModelPart(Part):
+    """A model, declared once; its target is `backend/model`."""
+
+    id: Text = Field(
+        description="What the backend calls it, in any spelling.", examples=["Qwen/Qwen3-8B"]
+    )
+    price: PricePart | None = Field(
+        default=None,
+        description="Prices of its tokens. Left out, a self-hosted model's come from"
+        " `replica_hour` over `peak_tokens_per_second`, and a litellm model's from litellm.",
+        examples=[{"input": "0.25 usd/Mtok", "output": "2 usd/Mtok"}],
+    )
+    capabilities: CapabilitiesPart = Field(
+        default=CapabilitiesPart(),
+        description="What it can take.",
+        examples=[{"context": 32768, "vision": True}],
+    )
+    request: RequestPart = Field(
+        default=RequestPart(),
+        description="How requests are changed for it.",
+        examples=[{"drop": ["temperature"]}],
+    )
+    typical: TypicalPart = Field(
+        default=TypicalPart(),
+        description="What to expect of it until it has been measured.",
+        examples=[{"first_token": "300 ms", "tokens_per_second": 80}],
+    )
+
+
+class HostedModelPart(ModelPart):
+    """A model of a self-hosted backend."""
+
+    peak_tokens_per_second: Positive | None = Field(
+        default=None,
+        description="Tokens a second of one replica at full batch; the backend's if left out.",
+        examples=[2400],
+    )
+
+
+class VllmModelPart(HostedModelPart):
+    """A model that vLLM serves, with its adapters; each is a target `backend/model+adapter`."""
+
+    adapters: dict[Name, AdapterPart] = Field(
+        default={},
+        description="LoRA adapters, made present at every replica.",
+        examples=[{"contracts": {"source": "contracts-v3"}}],
+    )
+
+
+class TimeoutsPart(Part):
+    """How long a backend may take."""
+
+    connect: Seconds = Field(
+        default=_TIMEOUTS.connect, description="To open a connection.", examples=["5 s"]
+    )
+    first_token: Seconds = Field(
+        default=_TIMEOUTS.first_byte,
+        description="From the request sent to the beginning of the answer.",
+        examples=["60 s"],
+    )
+    between_tokens: Seconds = Field(
+        default=_TIMEOUTS.between,
+        description="Between two pieces of the answer.",
+        examples=["60 s"],
+    )
+    total: Seconds = Field(default=_TIMEOUTS.total, description="For all of it.", examples=["10 m"])
+
+
+class AdapterStorePart(Part):
+    """One directory of adapters, as the two machines see it."""
+
+    here: Text = Field(
+        description="On the gateway's machine, from the configuration's directory.",
+        examples=["/mnt/adapters"],
+    )
+    on_replicas: Text | None = Field(
+        default=None,
+        description="On the machine where vLLM runs; the same if left out.",
+        examples=["/adapters"],
+    )
+
+
+class BackendPart(Part):
+    """What every backend has."""
+
+    api_key: Text | None = Field(
+        default=None, description="Sent as a bearer token.", examples=["${OPENAI_API_KEY}"]
+    )
+    headers: dict[Text, Text] = Field(
+        default={}, description="Sent with every request.", examples=[{"x-team": "platform"}]
+    )
+    timeouts: TimeoutsPart = Field(
+        default=TimeoutsPart(),
+        description="How long it may take.",
+        examples=[{"first_token": "20 s"}],
+    )
+
+
+class HostedPart(BackendPart):
+    """What a backend that one can host oneself has."""
+
+    replica_hour: Usd | None = Field(
+        default=None, description="What one replica costs an hour.", examples=["2.20 usd"]
+    )
+    peak_tokens_per_second: Positive | None = Field(
+        default=None, description="Tokens a second of one replica at full batch.", examples=[2400]
+    )
+
+
+class VllmPart(HostedPart):
+    """vLLM, self-hosted: data may stay internal, and adapters are loaded through its API."""
+
+    kind: Literal["vllm"] = Field(description="vLLM.")
+    replicas: list[Url] = Field(
+        min_length=1, description="Base URLs, without `/v1`.", examples=[["http://gpu-1:8000"]]
+    )
+    adapter_store: AdapterStorePart | Text | None = Field(
+        default=None,
+        description="Where the adapters' directories lie; a plain path if both machines share it.",
+        examples=[{"here": "/mnt/adapters", "on_replicas": "/adapters"}],
+    )
+    models: dict[Name, VllmModelPart] = Field(
+        min_length=1, description="What it serves.", examples=[{"qwen": {"id": "Qwen/Qwen3-8B"}}]
+    )
+
+
+class OpenaiPart(HostedPart):
+    """Anything that speaks OpenAI's API."""
+
+    kind: Literal["openai"] = Field(description="OpenAI's API.")
+    url: Url | None = Field(
+        default=None,
+        description="The base URL that an SDK would take.",
+        examples=["https://api.openai.com/v1"],
+    )
+    replicas: list[Url] | None = Field(
+        default=None,
+        min_length=1,
+        description="Several base URLs of one and the same service, instead of `url`.",
+        examples=[["http://gpu-1:8000/v1", "http://gpu-2:8000/v1"]],
+    )
+    internal: Switch = Field(
+        default=False,
+        description="True for what one hosts oneself: `data: internal` may go there.",
+        examples=[True],
+    )
+    models: dict[Name, HostedModelPart] = Field(
+        min_length=1, description="What it serves.", examples=[{"mini": {"id": "gpt-5-mini"}}]
+    )
+
+
+class LitellmPart(BackendPart):
+    """Every other provider, through litellm in a process of its own."""
+
+    kind: Literal["litellm"] = Field(description="litellm.")
+    provider: Text = Field(description="litellm's name of the provider.", examples=["anthropic"])
+    models: dict[Name, ModelPart] = Field(
+        min_length=1,
+        description="What it serves.",
+        examples=[{"haiku": {"id": "claude-haiku-4-5"}}],
+    )
+
+
+AnyBackend = Annotated[VllmPart | OpenaiPart | LitellmPart, Field(discriminator="kind")]
+
+
+class GatewayFile(Part):
+    """`gateway.yaml`: every backend, model, adapter and price, each declared once."""
+
+    server: ServerPart = Field(
+        default=ServerPart(),
+        description="The gateway's own side.",
+        examples=[{"listen": "127.0.0.1:8080"}],
+    )
+    store: Text = Field(
+        default=_SERVER.store,
+        description="Where requests, keys and revisions are kept.",
+        examples=["postgresql://user@host/switchboard"],
+    )
+    coordinator: Text | None = Field(
+        default=None,
+        description="Needed only with several workers or hosts.",
+        examples=["redis://host:6379"],
+    )
+    classifier: ClassifierPart = Field(
+        default=ClassifierPart(),
+        description="How a text's route is learned.",
+        examples=[{"kind": "lexical"}],
+    )
+    aliases: dict[Text, Text] = Field(
+        default={},
+        description="Names that applications already send, and the route or target meant, or"
+        " `auto`.",
+        examples=[{"gpt-4o": "auto"}],
+    )
+    default_route: Name = Field(
+        description="The route of whatever no other route is recognised in.", examples=["general"]
+    )
+    backends: dict[Name, AnyBackend] = Field(
+        min_length=1,
+        description="Servers and providers by name.",
+        examples=[{"local": {"kind": "vllm", "replicas": ["http://gpu-1:8000"]}}],
+    )
+
+
+# ---------------------------------------------------------------- routes/*.yaml
+
+
+class MatchPart(Part):
+    """How a route is recognised. All but the examples are certain."""
+
+    headers: dict[Text, Text] = Field(
+        default={},
+        description="The request has all of these headers.",
+        examples=[{"x-workflow": "legal"}],
+    )
+    keywords: list[Text] = Field(
+        default=[],
+        description="One of these stands in the last user message as a whole word.",
+        examples=[["clause", "lessee"]],
+    )
+    patterns: list[Pattern] = Field(
+        default=[],
+        description="One of these regular expressions is found in the last user message.",
+        examples=[["(?i)section [0-9]+"]],
+    )
+    examples: list[Text] = Field(
+        default=[],
+        description="Messages of this kind; a classifier is learned from them.",
+        examples=[["Summarise this clause in one sentence."]],
+    )
+
+
+class CandidatePart(Part):
+    """A target that could do a route's work, and how well."""
+
+    target: TargetName = Field(
+        description="A declared target; `+{key.tenant}` is the adapter named by the caller's key.",
+        examples=["local/qwen+contracts"],
+    )
+    quality: Share = Field(
+        description="The share of its answers that are right.", examples=[0.97, "97 %"]
+    )
+    observations: Positive = Field(
+        default=20.0, description="How many observations `quality` is worth.", examples=[200]
+    )
+    system: Text | None = Field(
+        default=None,
+        description="A file with a system prompt of this candidate's own, put before the"
+        " application's messages; from the configuration's directory.",
+        examples=["prompts/contracts-base.md"],
+    )
+
+
+class RouteFile(Part):
+    """`routes/*.yaml`: a kind of work, how to recognise it, who could do it."""
+
+    name: Name = Field(description="What requests call it.", examples=["contract-summary"])
+    description: str = Field(
+        default="", description="What it is, for people.", examples=["Summarise a contract clause."]
+    )
+    value: Usd = Field(description="What one right answer is worth.", examples=["0.02 usd"])
+    data: Literal["any", "internal"] = Field(
+        default="any",
+        description="`internal` never leaves self-hosted targets, whatever happens.",
+        examples=["internal"],
+    )
+    keep: Literal["none", "features", "text"] = Field(
+        default="features",
+        description="What the store keeps of a request beside its figures; only `text` keeps"
+        " prompts and answers.",
+        examples=["features"],
+    )
+    match: MatchPart | Literal["named"] = Field(
+        default=MatchPart(),
+        description="How it is recognised; `named` for a route that only its name leads to.",
+        examples=[{"keywords": ["clause"]}, "named"],
+    )
+    candidates: list[CandidatePart] = Field(
+        min_length=1,
+        description="The targets that could do it.",
+        examples=[[{"target": "local/qwen+contracts", "quality": 0.97}]],
+    )
+    policy: Name = Field(description="How to choose among them.", examples=["balanced"])
+
+
+# ---------------------------------------------------------------- policies/*.yaml
+
+
+class WaitingPart(Part):
+    """What a second of waiting costs us."""
+
+    first_token: Waiting = Field(
+        default=_POLICY.waiting_first_token,
+        description="To the first token.",
+        examples=["0.002 usd/s"],
+    )
+    whole: Waiting = Field(
+        default=_POLICY.waiting_whole,
+        description="For the whole answer.",
+        examples=["0.0005 usd/s"],
+    )
+
+
+class LimitsPart(Part):
+    """What rules a candidate out."""
+
+    cost: Usd | None = Field(
+        default=None, description="Most that a request may cost.", examples=["0.01 usd"]
+    )
+    first_token_p95: Seconds | None = Field(
+        default=None, description="95 of 100 first tokens come within this.", examples=["1.5 s"]
+    )
+    whole_p95: Seconds | None = Field(
+        default=None, description="95 of 100 answers are whole within this.", examples=["20 s"]
+    )
+    quality: Share | None = Field(
+        default=None, description="Least share of right answers.", examples=[0.8]
+    )
+
+
+class WeighPart(Part):
+    """How much two of the objective's terms count; 1 is their worth in dollars, 0 nothing."""
+
+    quality: Number = Field(
+        default=_POLICY.value_weight, description="What a right answer is worth.", examples=[1]
+    )
+    price: Number = Field(default=_POLICY.price_weight, description="What it costs.", examples=[1])
+
+
+class PolicyFile(Part):
+    """`policies/*.yaml`: how to trade quality, money and time."""
+
+    name: Name = Field(description="What routes call it.", examples=["balanced"])
+    waiting: WaitingPart = Field(
+        default=WaitingPart(),
+        description="What a second of waiting costs us.",
+        examples=[{"first_token": "0.002 usd/s", "whole": "0.0005 usd/s"}],
+    )
+    limits: LimitsPart = Field(
+        default=LimitsPart(),
+        description="What rules a candidate out.",
+        examples=[{"cost": "0.01 usd", "quality": 0.8}],
+    )
+    if_none_fits: Literal["best", "refuse"] = Field(
+        default=_POLICY.if_none_fits,
+        description="When limits leave nothing: `best` takes the least bad, `refuse` answers 503.",
+        examples=["best"],
+    )
+    switch_if_better_by: Share = Field(
+        default=_POLICY.switch_margin,
+        description="Another target takes over only if it is better by more than this.",
+        examples=["5 %"],
+    )
+    explore: Share = Field(
+        default=_POLICY.explore,
+        description="Share of requests that go to any fitting candidate, to learn from.",
+        examples=["2 %"],
+    )
+    weigh: WeighPart = Field(
+        default=WeighPart(),
+        description="How much quality and price count: `{price: 0}` makes `best`,"
+        " `{quality: 0}` makes `cheapest`.",
+        examples=[{"quality": 1, "price": 1}],
+    )
