@@ -156,7 +156,12 @@ BackendKind = Literal["vllm", "openai", "litellm"]
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """A server or provider as declared. `api_key` never leaves for anywhere but its own replicas."""
+    """A server or provider as declared. `api_key` never leaves for anywhere but its own replicas.
+
+    The last four are for litellm's process, which is the one replica of such a backend: the
+    provider's own base URL if it is not the usual one, its ids by declared model, what goes with
+    each of its calls, and body parameters that litellm does not know of.
+    """
 
     name: str
     kind: BackendKind
@@ -167,6 +172,10 @@ class Backend(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     adapters_here: str | None = None
     adapters_on_replicas: str | None = None
+    api_base: str | None = None
+    models: Mapping[str, str] = {}
+    arguments: Mapping[str, object] = {}
+    parameters: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Backend({self.name!r}, {self.kind})"

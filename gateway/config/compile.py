@@ -71,12 +71,11 @@ def server(file: GatewayFile, directory: Path) -> Server:
 def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
     """A backend. litellm's replica is not known before its process has started: there is none."""
     here, on_replicas = adapter_store(part, directory)
-    return Backend(
+    declared = Backend(
         name=name,
         kind=part.kind,
         replicas=_replicas(part),
         api_key=part.api_key,
-        provider=part.provider if isinstance(part, LitellmPart) else None,
         headers=part.headers,
         timeouts=Timeouts(
             connect=part.timeouts.connect,
@@ -86,6 +85,16 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
         ),
         adapters_here=str(here) if here is not None else None,
         adapters_on_replicas=on_replicas,
+    )
+    if not isinstance(part, LitellmPart):
+        return declared
+    return msgspec.structs.replace(
+        declared,
+        provider=part.provider,
+        api_base=part.url,
+        models={model: each.id for model, each in part.models.items()},
+        arguments=part.arguments,
+        parameters=tuple(part.parameters),
     )
 
 
@@ -126,13 +135,15 @@ def targets(name: str, part: AnyBackend) -> Iterator[Target]:
 
 
 def _target(backend_name: str, part: AnyBackend, name: str, model: ModelPart) -> Target:
+    """litellm's process knows a model by its declared name and looks the id up by itself."""
     declared = price(part, model)
+    target = f"{backend_name}/{name}"
     return Target(
-        name=f"{backend_name}/{name}",
+        name=target,
         backend=backend_name,
         model=name,
         adapter=None,
-        served=model.id,
+        served=target if isinstance(part, LitellmPart) else model.id,
         internal=is_internal(part),
         price=declared or Price(),
         capabilities=_capabilities(part, model),
@@ -304,6 +315,10 @@ def canonical(whole: Snapshot) -> bytes:
             each,
             api_key=_digest(each.api_key) if each.api_key is not None else None,
             headers={key: _digest(value) for key, value in each.headers.items()},
+            arguments={
+                key: _digest(msgspec.json.encode(value, order="deterministic").decode())
+                for key, value in each.arguments.items()
+            },
         )
         for name, each in whole.backends.items()
     }

@@ -36,11 +36,20 @@ class Wrong(PydanticCustomError):
 
 
 class Read:
-    """A kind of value: `read` makes the value or raises Wrong; `schema` is for editors."""
+    """A kind of value: `read` makes the value or raises Wrong; `schema` is for editors.
 
-    def __init__(self, read: Callable[[Any], Any], schema: JsonSchemaValue) -> None:
+    `show` writes a value as people would.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Any], Any],
+        schema: JsonSchemaValue,
+        show: Callable[[Any], str] = str,
+    ) -> None:
         self._read = read
         self._schema = schema
+        self.show = show
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -63,7 +72,11 @@ def _measured(value: Any, dimension: Dimension) -> float:
 
 
 def _quantity(dimension: Dimension) -> Read:
-    return Read(lambda value: _measured(value, dimension), _text_or(None, dimension.pattern))
+    return Read(
+        lambda value: _measured(value, dimension),
+        _text_or(None, dimension.pattern),
+        lambda value: units.format(float(value), dimension),
+    )
 
 
 def _text_or(kind: str | None, pattern: str | None) -> JsonSchemaValue:
@@ -200,15 +213,31 @@ Usd = Annotated[float, _quantity(units.MONEY)]
 TokenPrice = Annotated[float, _quantity(units.TOKEN_PRICE)]
 Waiting = Annotated[float, _quantity(units.WAITING)]
 Seconds = Annotated[float, _quantity(units.DURATION)]
-Share = Annotated[float, Read(_share, _text_or("number", units.SHARE.pattern))]
-Size = Annotated[int, Read(_size, _text_or(None, units.SIZE.pattern))]
+Share = Annotated[
+    float,
+    Read(
+        _share,
+        _text_or("number", units.SHARE.pattern),
+        lambda value: units.format(value, units.SHARE),
+    ),
+]
+Size = Annotated[
+    int,
+    Read(_size, _text_or(None, units.SIZE.pattern), lambda value: units.format(value, units.SIZE)),
+]
 Whole = Annotated[int, Read(_whole, _text_or("integer", r"^[0-9]+$"))]
-Number = Annotated[float, Read(_number, _text_or("number", _NUMBER.pattern))]
-Positive = Annotated[float, Read(_positive, _text_or("number", _NUMBER.pattern))]
-Switch = Annotated[bool, Read(_switch, _text_or("boolean", r"^(true|false)$"))]
+Number = Annotated[
+    float, Read(_number, _text_or("number", _NUMBER.pattern), lambda value: f"{value:g}")
+]
+Positive = Annotated[
+    float, Read(_positive, _text_or("number", _NUMBER.pattern), lambda value: f"{value:g}")
+]
+Switch = Annotated[
+    bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())
+]
 Text = Annotated[str, Read(_text, _plain)]
 Name = Annotated[str, Read(_name, _names)]
 TargetName = Annotated[str, Read(_target, _plain)]
 Url = Annotated[str, Read(_url, _plain)]
-Listen = Annotated[tuple[str, int], Read(_listen, _plain)]
+Listen = Annotated[tuple[str, int], Read(_listen, _plain, lambda value: f"{value[0]}:{value[1]}")]
 Pattern = Annotated[str, Read(_pattern, _plain)]

@@ -336,6 +336,22 @@ class LitellmPart(BackendPart):
 
     kind: Literal["litellm"] = Field(description="litellm.")
     provider: Text = Field(description="litellm's name of the provider.", examples=["anthropic"])
+    url: Url | None = Field(
+        default=None,
+        description="The provider's base URL where it is not the usual one.",
+        examples=["https://example.openai.azure.com"],
+    )
+    arguments: dict[Text, object] = Field(
+        default={},
+        description="What litellm takes with each call to this provider.",
+        examples=[{"api_version": "2025-03-01"}],
+    )
+    parameters: list[Text] = Field(
+        default=[],
+        description="Parameters of a request that the provider takes though litellm does not know"
+        " of it.",
+        examples=[["reasoning_effort"]],
+    )
     models: dict[Name, ModelPart] = Field(
         min_length=1,
         description="What it serves.",
