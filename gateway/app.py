@@ -17,7 +17,7 @@ import uvicorn
 from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.vllm import AdapterKeeper
 from gateway.classify.base import Classifier
-from gateway.classify.fit import fit
+from gateway.classify.lexical import fit_lexical
 from gateway.classify.recognise import Recogniser
 from gateway.config.load import load
 from gateway.errors import ConfigError
@@ -30,6 +30,7 @@ from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.store.keys import Keyring
 from gateway.store.reader import Reader
+from gateway.store.revisions import Revisions
 from gateway.store.store import Store
 from gateway.store.writer import Writer
 from gateway.transport.base import Transport
@@ -154,7 +155,7 @@ class Gateway:
         ]
         if not examples:
             return None
-        return fit(snapshot.server.classifier, examples, self._cache)
+        return fit_lexical(examples)
 
     def _tend(self, snapshot: Snapshot) -> None:
         """Looks after the adapters of every vLLM backend of the snapshot."""
@@ -222,7 +223,8 @@ async def run(
         say(f"warning: {warning}")
     limits = loaded.snapshot.server
     store = Store.open(store_url or limits.store)
-    store.save_revision(loaded.snapshot.hash, loaded.content, author="serve")
+    revisions = Revisions(store)
+    revisions.save(loaded.snapshot.hash, dict(loaded.texts), "serve", time.time())
     gateway = Gateway(loaded.snapshot, store, cache=directory / ".switchboard")
     await gateway.start()
     host, port = _address(listen, limits)
@@ -321,7 +323,8 @@ async def _follow_files(
         if loaded.snapshot.hash != running:
             await gateway.swap(loaded.snapshot)
             running = loaded.snapshot.hash
-            gateway.store.save_revision(running, loaded.content, author="serve --watch")
+            revisions = Revisions(gateway.store)
+            revisions.save(running, dict(loaded.texts), "serve --watch", time.time())
             say(f"serving snapshot {running[:12]}")
 
 

@@ -1,0 +1,160 @@
+"""A whole gateway on a real socket, in front of stand-in providers on real sockets."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from gateway.app import Gateway, listening
+from gateway.store.keys import Keys
+from gateway.store.store import Store
+from gateway.types import (
+    Backend,
+    Candidate,
+    Capabilities,
+    Match,
+    Policy,
+    Price,
+    Route,
+    Server,
+    Shaping,
+    Snapshot,
+    Target,
+    Timeouts,
+)
+
+EVERYTHING = Capabilities(
+    vision=True,
+    audio=True,
+    endpoints=frozenset({"chat/completions", "completions", "embeddings", "responses"}),
+)
+QUICK = Timeouts(connect=5, first_byte=5, between=5, total=20)
+
+
+def target(name: str, url: str, **changes: Any) -> Target:
+    """A target of an external backend at `url`; its model is called by the name's last part."""
+    backend, _, model = name.partition("/")
+    plain = Target(
+        name=name,
+        backend=backend,
+        model=model,
+        adapter=None,
+        served=model,
+        internal=False,
+        price=Price(input=1e-6, cached_input=1e-7, output=4e-6),
+        capabilities=EVERYTHING,
+        shaping=Shaping(),
+        replicas=(url,),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def route(name: str, *candidates: str, **changes: Any) -> Route:
+    """A route whose candidates are better the earlier they stand."""
+    plain = Route(
+        name=name,
+        description="",
+        value=0.1,
+        internal=False,
+        match=Match(),
+        candidates=tuple(Candidate(c, 0.99 - 0.1 * n) for n, c in enumerate(candidates)),
+        policy="quality",
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def snapshot(
+    targets: list[Target],
+    routes: list[Route] | None = None,
+    *,
+    keys: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> Snapshot:
+    """One snapshot; the first route is the default, `keys` are the backends'."""
+    routes = routes or [route("general", *(t.name for t in targets))]
+    backends = {
+        t.backend: Backend(
+            name=t.backend,
+            kind="vllm" if t.internal else "openai",
+            replicas=t.replicas,
+            api_key=(keys or {}).get(t.backend),
+            timeouts=QUICK,
+        )
+        for t in targets
+    }
+    plain = Snapshot(
+        hash="snapshot-of-this-test",
+        server=Server(),
+        default_route=routes[0].name,
+        aliases={},
+        routes={r.name: r for r in routes},
+        policies={"quality": Policy("quality")},
+        targets={t.name: t for t in targets},
+        backends=backends,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+class Served(msgspec.Struct):
+    """A gateway that listens, and a client of it."""
+
+    gateway: Gateway
+    port: int
+    client: httpx.AsyncClient
+    key: str | None
+
+    @property
+    def url(self) -> str:
+        """The base URL that SDKs want."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def chat(self, text: str = "hello", model: str = "auto", **more: Any) -> httpx.Response:
+        """One chat completion."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
+        return await self.client.post("/v1/chat/completions", json=body)
+
+    async def events(self, text: str = "hello", model: str = "auto", **more: Any) -> list[Any]:
+        """A streamed chat completion's events, `[DONE]` as a string."""
+        answer = await self.chat(text, model, stream=True, **more)
+        assert answer.status_code == 200, answer.text
+        return events_of(answer.content)
+
+    async def decision(self, answer: httpx.Response) -> dict[str, Any]:
+        """What the gateway kept of an answer."""
+        id = answer.headers["x-switchboard-decision"]
+        found = await self.client.get(f"/v1/decisions/{id}")
+        assert found.status_code == 200, found.text
+        row: dict[str, Any] = found.json()
+        return row
+
+
+def events_of(body: bytes) -> list[Any]:
+    """The data of each server-sent event."""
+    data = [
+        line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: ")
+    ]
+    return ["[DONE]" if item == b"[DONE]" else json.loads(item) for item in data]
+
+
+@asynccontextmanager
+async def serving(
+    configuration: Snapshot, folder: Path, *, key: bool = False, **key_options: Any
+) -> AsyncIterator[Served]:
+    """The gateway of a snapshot with a store in `folder`; with `key` it wants one."""
+    store = Store.open(f"sqlite:///{folder}/switchboard.db")
+    token: str | None = None
+    gateway = Gateway(configuration, store)
+    if key:
+        token = Keys(store).create("test", **key_options).secret
+    await gateway.start()
+    limits = configuration.server
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with listening(gateway, "127.0.0.1", 0, limits) as port:
+        base = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=20) as client:
+            yield Served(gateway, port, client, token)
+    await gateway.stop()
