@@ -227,10 +227,10 @@ Size = Annotated[
 ]
 Whole = Annotated[int, Read(_whole, _text_or("integer", r"^[0-9]+$"))]
 Number = Annotated[
-    float, Read(_number, _text_or("number", _NUMBER.pattern), lambda value: f"{value:g}")
+    float, Read(_number, _text_or("number", f"^({_NUMBER.pattern})$"), lambda value: f"{value:g}")
 ]
 Positive = Annotated[
-    float, Read(_positive, _text_or("number", _NUMBER.pattern), lambda value: f"{value:g}")
+    float, Read(_positive, _text_or("number", f"^({_NUMBER.pattern})$"), lambda value: f"{value:g}")
 ]
 Switch = Annotated[
     bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())

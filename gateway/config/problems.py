@@ -147,7 +147,8 @@ def in_flow(value: object) -> str:
         return "[" + ", ".join(in_flow(each) for each in value) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    text = str(value)
+    return f"'{text}'" if set(text) & set('[]{}#,&*!|>"%@`?') and "${" not in text else text
 
 
 # ---------------------------------------------------------------- what a model says of a path
@@ -159,8 +160,8 @@ def _choices(field: FieldInfo | None) -> list[str]:
         return []
     return [
         str(word)
-        for member in _members(field.annotation)
-        for member in (_members(get_args(member)[0]) if get_origin(member) is list else (member,))
+        for member in members(field.annotation)
+        for member in (members(get_args(member)[0]) if get_origin(member) is list else (member,))
         if get_origin(member) is Literal
         for word in get_args(member)
     ]
@@ -181,7 +182,7 @@ def _model(model: type[BaseModel], place: Place) -> type[BaseModel] | None:
 
 
 def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
-    for member in _members(annotation):
+    for member in members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             inner = place[1:] if place and place[0] in _tags(member) else place
             if not inner:
@@ -199,13 +200,13 @@ def _tags(member: type[BaseModel]) -> tuple[str, ...]:
     return (member.__name__, *kinds)
 
 
-def _members(annotation: Any) -> Iterator[Any]:
+def members(annotation: Any) -> Iterator[Any]:
     """The alternatives of an annotation, without what surrounds them."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _members(get_args(annotation)[0])
+        yield from members(get_args(annotation)[0])
     elif origin in (Union, UnionType):
         for member in get_args(annotation):
-            yield from _members(member)
+            yield from members(member)
     else:
         yield annotation
