@@ -1,0 +1,248 @@
+"""Reads what happened: one record, a list of them, and usage summed up."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    case,
+    func,
+    or_,
+    select,
+)
+
+from gateway.store.decisions import decoded
+from gateway.store.schema import attempts, requests
+from gateway.store.store import Store, fields
+
+By = Literal["route", "target", "key", "adapter", "policy", "tenant"]
+GROUPS: tuple[By, ...] = get_args(By)
+
+_LISTED = [column for column in requests.columns if column.name not in ("decision", "needs")]
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which requests; None asks nothing. `key` is an id or a name, `status` is `429` or `5xx`.
+
+    `since` and `until` are Unix seconds of a request's start, `until` itself left out.
+    """
+
+    route: str | None = None
+    target: str | None = None
+    key: str | None = None
+    status: str | None = None
+    outcome: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """What one group used. `requests` counts the requests that have to do with it.
+
+    Tokens and dollars are those of all attempts; `estimated` is the share of attempts whose tokens
+    the backend did not say. Seconds are exact percentiles (nearest rank) of what was answered
+    well: of whole requests, or of attempts where the group is a target or an adapter.
+    """
+
+    group: str
+    requests: int
+    attempts: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float
+    estimated: float
+    p50_s: float | None
+    p95_s: float | None
+
+
+class Reader:
+    """Queries on an open store. Every call opens its own connection; any thread may call."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sqlite = store.engine.dialect.name == "sqlite"
+
+    def find(self, id: str) -> dict[str, Any] | None:
+        """The record with that request, decision or completion id, with decision and attempts.
+
+        Of several with one completion id it is the last.
+        """
+        ids = [id, f"req_{id[4:]}"] if id.startswith("dec_") else [id]
+        query = (
+            select(requests)
+            .where(or_(requests.c.id.in_(ids), requests.c.completion_id == id))
+            .order_by(requests.c.seq.desc())
+            .limit(1)
+        )
+        with self._store.read() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else _whole(connection, row)
+
+    def recent(
+        self, only: Filter | None = None, *, limit: int | None = 50, after: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The last `limit` requests that pass, the oldest first, without decision and attempts.
+
+        With `after`, a `seq`, the first ones that were stored after that one: so a list is
+        followed.
+        """
+        query = select(*_LISTED).where(*_conditions(only or Filter()))
+        if after is not None:
+            query = query.where(requests.c.seq > after).order_by(requests.c.seq)
+        else:
+            query = query.order_by(requests.c.seq.desc())
+        with self._store.read() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        found = [fields(row) for row in rows]
+        return found if after is not None else found[::-1]
+
+    def last_seq(self) -> int:
+        """The `seq` of the newest row, 0 where there is none."""
+        with self._store.read() as connection:
+            return int(connection.scalar(select(func.max(requests.c.seq))) or 0)
+
+    def usage(self, by: By, since: float) -> list[UsageRow]:
+        """What each group used from `since` (Unix seconds) on, the dearest first."""
+        recent = requests.c.started >= since
+        joined = requests.outerjoin(attempts, attempts.c.request_id == requests.c.id)
+        of_attempts = by in ("target", "adapter")
+        group = self._group(by)
+        sums = (
+            select(
+                group.label("name"),
+                func.count(requests.c.id.distinct()).label("requests"),
+                func.count(attempts.c.n).label("attempts"),
+                *(
+                    func.coalesce(func.sum(attempts.c[name]), 0).label(name)
+                    for name in ("input_tokens", "cached_tokens", "output_tokens", "cost_usd")
+                ),
+                func.coalesce(func.sum(case((attempts.c.estimated, 1), else_=0)), 0).label(
+                    "estimated"
+                ),
+            )
+            .select_from(joined)
+            .where(recent)
+            .group_by(group)
+        )
+        timed = attempts if of_attempts else requests
+        source: FromClause = joined if of_attempts else requests
+        times = (
+            select(group.label("name"), timed.c.total_s.label("seconds"))
+            .select_from(source)
+            .where(recent, timed.c.outcome == "ok")
+        )
+        with self._store.read() as connection:
+            percentiles = {
+                row.name: (row.p50, row.p95) for row in connection.execute(_percentiles(times))
+            }
+            rows = connection.execute(sums).all()
+        found = [_usage_row(row, percentiles.get(row.name, (None, None))) for row in rows]
+        return sorted(found, key=lambda row: (-row.cost_usd, -row.requests, row.group))
+
+    def _group(self, by: By) -> ColumnElement[str]:
+        if by == "target":
+            return func.coalesce(attempts.c.target, "")
+        if by == "adapter":
+            find = func.instr if self._sqlite else func.strpos
+            target = func.coalesce(attempts.c.target, "")
+            plus = find(target, "+")
+            return case((plus > 0, func.substr(target, plus + 1)), else_="")
+        column = requests.c.key_name if by == "key" else requests.c[by]
+        return func.coalesce(column, "")
+
+
+def _conditions(only: Filter) -> list[ColumnElement[bool]]:
+    c = requests.c
+    asked = [
+        column == value
+        for column, value in ((c.route, only.route), (c.target, only.target))
+        if value is not None
+    ]
+    if only.outcome is not None:
+        asked.append(c.outcome == only.outcome)
+    if only.key is not None:
+        asked.append(or_(c.key == only.key, c.key_name == only.key))
+    if only.status is not None:
+        low, high = status_range(only.status)
+        asked.append(c.status.between(low, high))
+    if only.since is not None:
+        asked.append(c.started >= only.since)
+    if only.until is not None:
+        asked.append(c.started < only.until)
+    return asked
+
+
+def status_range(text: str) -> tuple[int, int]:
+    """The statuses that `429` or `5xx` means. Raises ValueError for another text."""
+    if len(text) == 3 and text[0] in "12345" and text[1:].lower() == "xx":
+        return int(text[0]) * 100, int(text[0]) * 100 + 99
+    if text.isascii() and text.isdigit():
+        return int(text), int(text)
+    raise ValueError(f"'{text}' is no status; write one such as 429, or a class such as 5xx")
+
+
+def _percentiles(times: Select[Any]) -> Select[Any]:
+    """Nearest rank: the smallest value that at least p of the group do not exceed."""
+    seen = times.subquery()
+    ranked = select(
+        seen.c.name,
+        seen.c.seconds,
+        func.row_number().over(partition_by=seen.c.name, order_by=seen.c.seconds).label("rank"),
+        func.count().over(partition_by=seen.c.name).label("size"),
+    ).subquery()
+    rank, size = ranked.c.rank, ranked.c.size
+    return select(
+        ranked.c.name,
+        func.min(case((rank * 2 >= size, ranked.c.seconds))).label("p50"),
+        func.min(case((rank * 100 >= size * 95, ranked.c.seconds))).label("p95"),
+    ).group_by(ranked.c.name)
+
+
+def _usage_row(row: "Row[Any]", seconds: tuple[float | None, float | None]) -> UsageRow:
+    return UsageRow(
+        group=row.name,
+        requests=row.requests,
+        attempts=row.attempts,
+        input_tokens=row.input_tokens,
+        cached_tokens=row.cached_tokens,
+        output_tokens=row.output_tokens,
+        cost_usd=float(row.cost_usd),
+        estimated=row.estimated / row.attempts if row.attempts else 0.0,
+        p50_s=seconds[0],
+        p95_s=seconds[1],
+    )
+
+
+def _whole(connection: Connection, row: "Row[Any]") -> dict[str, Any]:
+    """A row as JSON-ready values: flat, but `needs`, `recognition`, `decision` and `attempts`."""
+    record = fields(row)
+    record["needs"] = msgspec.json.decode(record["needs"])
+    record["recognition"] = _recognition(record)
+    if record["decision"] is not None:
+        decision = decoded(
+            record["decision"], record["route"], record["policy"], record["snapshot"]
+        )
+        record["decision"] = msgspec.to_builtins(decision)
+    query = select(attempts).where(attempts.c.request_id == row.id).order_by(attempts.c.n)
+    record["attempts"] = [
+        {**fields(tried), "changed": msgspec.json.decode(tried.changed)}
+        for tried in connection.execute(query)
+    ]
+    return record
+
+
+def _recognition(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    if record["recognised_by"] is None:
+        return None
+    return {
+        "route": record["route"],
+        "by": record["recognised_by"],
+        "confidence": record["confidence"],
+        "detail": record["recognised_detail"],
+    }

@@ -1,0 +1,129 @@
+"""The tables of the store, in SQLAlchemy Core.
+
+`requests` has one row for each request, `attempts` one for every upstream call. Columns that hold
+JSON are text, so that SQLite and PostgreSQL share one schema.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+
+VERSION = "0001"
+"""The newest migration: what a store must be at for this code."""
+
+metadata = MetaData()
+
+_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite numbers rows by itself only where the type is INTEGER."""
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("decision_id", Text, nullable=False),
+    Column("completion_id", Text),
+    Column("started", Double, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("key", Text),
+    Column("key_name", Text, nullable=False),
+    Column("tenant", Text),
+    Column("route", Text),
+    Column("recognised_by", Text),
+    Column("confidence", Double),
+    Column("recognised_detail", Text),
+    Column("policy", Text),
+    Column("snapshot", Text),
+    Column("target", Text),
+    Column("replica", Text),
+    Column("decision", Text),
+    Column("needs", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("first_token_s", Double),
+    Column("total_s", Double, nullable=False),
+    Column("overhead_s", Double, nullable=False),
+    Column("text", Text),
+    Column("answer", Text),
+    Index("requests_completion_id", "completion_id"),
+    Index("requests_started", "started"),
+)
+"""`target` and `replica` are those of the last attempt; `decision` is as `gateway.store.decisions`
+writes it. A decision is found through its request, whose id differs from it in the prefix only."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("reason", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("replica", Text, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("first_token_s", Double),
+    Column("total_s", Double, nullable=False),
+    Column("changed", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""`n` counts from 0 within the request; `changed` is a JSON array of texts."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("prefix", Text, nullable=False),
+    Column("routes", Text),
+    Column("tenant", Text),
+    Column("direct", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double),
+    Column("revoked", Double),
+)
+"""`digest` is the key's SHA-256 in hex, `prefix` its first characters, for people to tell keys
+apart; `routes` a JSON array of texts, null for every route."""
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("hash", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("saved", Double, nullable=False),
+    Index("revisions_hash", "hash"),
+)
+"""What was set to run, in order: a hash stands here again each time that it is gone back to."""
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Integer, nullable=False),
+)
+"""Counters: `keys` grows with every change of a key."""

@@ -1,0 +1,108 @@
+import sqlite3
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import gateway.store
+from gateway.store.schema import VERSION, metadata
+from gateway.store.store import Store, StoreError
+from tests.store.world import url
+
+
+def test_the_migrations_make_the_schema_that_the_code_has(store: Store) -> None:
+    with store.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_the_code_asks_for() -> None:
+    folder = Path(gateway.store.__file__).parent / "migrations"
+    scripts = ScriptDirectory.from_config(_config(folder))
+
+    assert scripts.get_current_head() == VERSION
+
+
+def _config(folder: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def test_a_store_that_is_up_to_date_opens_without_alembic(tmp_path: Path) -> None:
+    Store.open(url(tmp_path)).close()
+    program = (
+        "import sys; from gateway.store.store import Store; "
+        f"Store.open({url(tmp_path)!r}).close(); sys.exit('alembic' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_sqlite_writes_ahead_and_is_for_its_owner_alone(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "switchboard.db"
+    with store.read() as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout", "page_size")
+        ]
+
+    assert pragmas == ["wal", 1, 50, 16384]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_several_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: Store.open(url(tmp_path), busy_s=30), range(4)))
+
+    for store in stores:
+        with store.read() as connection:
+            assert MigrationContext.configure(connection).get_current_revision() == VERSION
+        store.close()
+
+
+def test_a_newer_store_is_refused_with_the_reason(tmp_path: Path) -> None:
+    Store.open(url(tmp_path)).close()
+    connection = sqlite3.connect(tmp_path / "switchboard.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+
+    with pytest.raises(StoreError, match=r"another version of Switchboard.*9999"):
+        Store.open(url(tmp_path))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.db").write_text("not a database at all, by any means" * 100)
+
+    with pytest.raises(StoreError, match="not a database"):
+        Store.open(url(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("switchboard.db", "write sqlite:///FILE"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("mysql://root@localhost/x", "cannot be in mysql"),
+        ("sqlite:////no/such/folder/x.db", "make /no/such/folder first"),
+    ],
+)
+def test_a_wrong_url_names_its_mend(wrong: str, told: str) -> None:
+    with pytest.raises(StoreError, match=told):
+        Store.open(wrong)
+
+
+def test_an_error_never_shows_a_password() -> None:
+    with pytest.raises(StoreError) as caught:
+        Store.open("postgresql://someone:hunter2@127.0.0.1:1/none")
+
+    assert "someone:***@127.0.0.1" in str(caught.value)
