@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def register(app: typer.Typer) -> None:
 
         from gateway.app import run
 
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+        logging.getLogger("switchboard").setLevel(logging.INFO)
         console = Console(stderr=True)
         try:
             say = functools.partial(print, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rul
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
 from gateway.pipeline import Pipeline, decision_id
-from gateway.policy.decide import verdicts
+from gateway.policy.words import explained
 from gateway.types import Caller, Endpoint, Snapshot
 
 log = logging.getLogger("switchboard")
@@ -72,8 +72,7 @@ def control_plane(
                 "object": "decision",
                 "id": decision_id(asked.id),
                 "recognition": msgspec.to_builtins(recognition),
-                "decision": msgspec.to_builtins(decision),
-                "verdicts": verdicts(decision, snapshot),
+                "decision": msgspec.to_builtins(explained(decision, snapshot)),
             }
         )
 
