@@ -1,106 +1,81 @@
-"""Whether the files fit together: each check yields what is wrong, with line and mend. Pure but for
-looking whether an adapter's directory is there.
+"""Whether the files fit together: each check yields what is wrong, with line and mend.
 
 Names are checked against what stands in the files, also in those that have other problems, so that
 one mistake in `gateway.yaml` does not make every candidate unknown.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path as FilePath
-from typing import Generic, TypeVar
-
-import msgspec
-from pydantic import BaseModel
 
 from gateway.config import compile
+from gateway.config.check_backends import check_backends, check_classifier
 from gateway.config.fields import TENANT, split_target
 from gateway.config.models import (
-    AnyBackend,
     GatewayFile,
-    HostedPart,
     LimitsPart,
-    LitellmPart,
     MatchPart,
-    OpenaiPart,
     PolicyFile,
     RouteFile,
-    VllmPart,
 )
+from gateway.config.sheets import Files, M, Sheet, mapping
 from gateway.config.words import closest, did_you_mean
-from gateway.config.yaml import Document, Path, dotted
+from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.policy.words import dollars, number
 from gateway.types import Target
 
 AUTO = "auto"
 
-M = TypeVar("M", bound=BaseModel)
-
-
-class Sheet(msgspec.Struct, Generic[M], frozen=True):
-    """One file: what stands in it, and the model of it where it is valid."""
-
-    document: Document
-    model: M | None
-
-    @property
-    def name(self) -> str | None:
-        """The `name` in it, also where the rest of the file is wrong."""
-        data = self.document.data
-        name = data.get("name") if isinstance(data, dict) else None
-        return name if isinstance(name, str) else None
-
-    def problem(self, path: Path, message: str, mend: str = "") -> Problem:
-        """An error at `path`."""
-        document = self.document
-        return Problem(document.file, document.value_line(path), dotted(path), message, mend)
-
-    def warning(self, path: Path, message: str, mend: str = "") -> Problem:
-        """Something to know about `path`."""
-        return msgspec.structs.replace(self.problem(path, message, mend), severity="warning")
-
-
-class Files(msgspec.Struct, frozen=True):
-    """Everything that was read; `gateway` is None when the file cannot be parsed at all."""
-
-    directory: FilePath
-    gateway: Sheet[GatewayFile] | None
-    routes: Sequence[Sheet[RouteFile]]
-    policies: Sequence[Sheet[PolicyFile]]
-
 
 def check(files: Files) -> Iterator[Problem]:
     """Everything that is wrong between the files, and warnings."""
     yield from _twice("route", files.routes)
     yield from _twice("policy", files.policies)
-    declared = declared_targets(files.gateway.document.data) if files.gateway is not None else None
-    targets: dict[str, Target] = {}
+    targets = _targets(files.gateway)
     if files.gateway is not None:
-        yield from _aliases(files.gateway, files, declared or [])
+        yield from _aliases(files.gateway, files)
         if files.gateway.model is not None:
-            yield from _backends(files.gateway, files.gateway.model, files.directory)
-            yield from _classifier(files.gateway, files.gateway.model, declared or [])
-            targets = {
-                target.name: target
-                for name, part in files.gateway.model.backends.items()
-                for target in compile.targets(name, part)
-            }
-    policies = {sheet.model.name: sheet for sheet in files.policies if sheet.model is not None}
+            yield from check_backends(files.gateway, files.gateway.model, files.directory)
+            yield from check_classifier(
+                files.gateway, files.gateway.model, files.directory, targets
+            )
     for sheet in files.routes:
-        if sheet.model is None:
-            continue
-        if sheet.model.name == AUTO:
-            yield sheet.problem(("name",), f"`{AUTO}` is what applications send to be classified")
-        yield from _policy_known(sheet, sheet.model, files.policies)
-        yield from _can_match(sheet, sheet.model, files.gateway)
-        if declared is not None:
-            yield from _candidates_known(sheet, sheet.model, declared)
-        yield from _candidates_differ(sheet, sheet.model)
-        yield from _internal(sheet, sheet.model, targets)
-        policy = policies.get(sheet.model.policy)
-        if policy is not None and policy.model is not None:
-            yield from _limits(sheet, sheet.model, policy, policy.model, targets)
+        if sheet.model is not None:
+            yield from _route(sheet, sheet.model, files, targets)
     yield from _same_examples(files.routes)
+
+
+def _route(
+    sheet: Sheet[RouteFile], route: RouteFile, files: Files, targets: Mapping[str, Target]
+) -> Iterator[Problem]:
+    if route.name == AUTO:
+        said = f"`{AUTO}` is what applications send to have their requests recognised"
+        yield sheet.problem(("name",), said, "give the route another name")
+    yield from _policy_known(sheet, route, files.policies)
+    yield from _can_match(sheet, route, files.gateway)
+    if files.gateway is not None:
+        declared = declared_targets(files.gateway.document.data)
+        yield from _candidates_known(sheet, route, declared)
+    yield from _candidates_differ(sheet, route)
+    yield from _internal(sheet, route, targets)
+    for policy in files.policies:
+        if policy.model is not None and policy.model.name == route.policy:
+            yield from _limits(sheet, route, policy, policy.model, targets)
+
+
+def _targets(gateway: Sheet[GatewayFile] | None) -> dict[str, Target]:
+    """The targets of a valid `gateway.yaml`."""
+    if gateway is None or gateway.model is None:
+        return {}
+    return {
+        target.name: target
+        for name, part in gateway.model.backends.items()
+        for target in compile.targets(name, part)
+    }
+
+
+def _meant(candidate: str, targets: Mapping[str, Target]) -> Target | None:
+    """The target of a candidate; for an adapter that follows the caller, its model."""
+    return targets.get(candidate.partition("+")[0] if TENANT in candidate else candidate)
 
 
 # ---------------------------------------------------------------- names
@@ -109,16 +84,12 @@ def check(files: Files) -> Iterator[Problem]:
 def declared_targets(data: object) -> list[str]:
     """The targets that `gateway.yaml` declares, also where it has problems."""
     found = []
-    for backend, part in _mapping(_mapping(data).get("backends")).items():
-        for model, declared in _mapping(_mapping(part).get("models")).items():
+    for backend, part in mapping(mapping(data).get("backends")).items():
+        for model, declared in mapping(mapping(part).get("models")).items():
             found.append(f"{backend}/{model}")
-            adapters = _mapping(_mapping(declared).get("adapters"))
+            adapters = mapping(mapping(declared).get("adapters"))
             found += [f"{backend}/{model}+{adapter}" for adapter in adapters]
     return found
-
-
-def _mapping(data: object) -> Mapping[str, object]:
-    return data if isinstance(data, dict) else {}
 
 
 def _names(sheets: Iterable[Sheet[M]]) -> list[str]:
@@ -140,11 +111,12 @@ def _twice(what: str, sheets: Sequence[Sheet[M]]) -> Iterator[Problem]:
             )
 
 
-def _aliases(sheet: Sheet[GatewayFile], files: Files, targets: Sequence[str]) -> Iterator[Problem]:
+def _aliases(sheet: Sheet[GatewayFile], files: Files) -> Iterator[Problem]:
     """Every alias leads somewhere and hides nothing; the default route is there."""
-    data = _mapping(sheet.document.data)
+    data = mapping(sheet.document.data)
+    targets = declared_targets(data)
     routes = _names(files.routes)
-    for alias, meant in _mapping(data.get("aliases")).items():
+    for alias, meant in mapping(data.get("aliases")).items():
         path: Path = ("aliases", alias)
         if alias in (AUTO, *routes, *targets):
             yield sheet.problem(path, f"the alias hides the route or target `{alias}`", "rename it")
@@ -207,124 +179,6 @@ def _candidates_differ(sheet: Sheet[RouteFile], route: RouteFile) -> Iterator[Pr
             )
 
 
-# ---------------------------------------------------------------- backends
-
-
-def _backends(
-    sheet: Sheet[GatewayFile], file: GatewayFile, directory: FilePath
-) -> Iterator[Problem]:
-    for name, part in file.backends.items():
-        path: Path = ("backends", name)
-        if isinstance(part, OpenaiPart) and (part.url is None) == (part.replicas is None):
-            yield sheet.problem(
-                path, "needs either `url` or `replicas`", "write `url: https://host/v1`"
-            )
-        yield from _prices(sheet, path, part)
-        if isinstance(part, VllmPart):
-            yield from _adapters(sheet, path, part, directory)
-
-
-def _prices(sheet: Sheet[GatewayFile], path: Path, part: AnyBackend) -> Iterator[Problem]:
-    """A price that nobody knows would be decided on as 0."""
-    for name, model in part.models.items():
-        if compile.price(part, model) is not None:
-            continue
-        place = (*path, "models", name)
-        if isinstance(part, LitellmPart):
-            yield sheet.warning(
-                place,
-                "has no price: it is taken from litellm's map once its process has started",
-                "declare `price` to decide on your own",
-            )
-        elif compile.is_internal(part):
-            assert isinstance(part, HostedPart)
-            missing = "replica_hour" if part.replica_hour is None else "peak_tokens_per_second"
-            yield sheet.warning(
-                place,
-                "has no price: it is decided on as free",
-                f"add `{missing}` to the backend, or declare `price`",
-            )
-        else:
-            yield sheet.problem(
-                place,
-                "has no price",
-                "add `price: {input: 0.25 usd/Mtok, output: 2 usd/Mtok}`, or `internal: true` to"
-                " the backend if you host it",
-            )
-
-
-def _adapters(
-    sheet: Sheet[GatewayFile], path: Path, part: VllmPart, directory: FilePath
-) -> Iterator[Problem]:
-    """vLLM knows an adapter by its name alone, among those of all its models and their ids."""
-    taken: dict[str, Path] = {}
-    for name, model in part.models.items():
-        taken.setdefault(model.id, (*path, "models", name, "id"))
-    store = compile.adapter_store(part, directory)[0]
-    present = sorted(each.name for each in store.iterdir()) if store and store.is_dir() else []
-    if store is not None and not store.is_dir():
-        yield sheet.warning((*path, "adapter_store"), f"there is no directory {store}")
-    for name, model in part.models.items():
-        for adapter, declared in model.adapters.items():
-            place = (*path, "models", name, "adapters", adapter)
-            before = taken.setdefault(adapter, place)
-            if before != place:
-                yield sheet.problem(
-                    place,
-                    f"`{adapter}` is the name of something else in this backend already, on line"
-                    f" {sheet.document.line(before)}",
-                    "give the adapter another name",
-                )
-            if declared.mix is not None:
-                yield sheet.problem(
-                    (*place, "mix"), "mixing adapters is not supported yet", "give it a `source`"
-                )
-            elif declared.source is None:
-                yield sheet.problem(place, "needs a `source`", f"write `source: {adapter}`")
-            elif not _stays_inside(declared.source, part.adapter_store is not None):
-                yield sheet.problem(
-                    (*place, "source"),
-                    f"`{declared.source}` leads out of the adapter store",
-                    "write a path below it, without `..`",
-                )
-            elif store is not None and store.is_dir() and not (store / declared.source).is_dir():
-                yield sheet.warning(
-                    (*place, "source"),
-                    f"there is no `{declared.source}` in {store}",
-                    did_you_mean(declared.source, present),
-                )
-
-
-def _stays_inside(source: str, has_store: bool) -> bool:
-    path = FilePath(source)
-    return ".." not in path.parts and not (has_store and path.is_absolute())
-
-
-def _classifier(
-    sheet: Sheet[GatewayFile], file: GatewayFile, targets: Sequence[str]
-) -> Iterator[Problem]:
-    part = file.classifier
-    given = [key for key in ("directory", "target") if getattr(part, key) is not None]
-    if part.kind == "embedding" and len(given) != 1:
-        yield sheet.problem(
-            ("classifier",),
-            "an embedding classifier needs an encoder: either `directory` or `target`",
-            "write `directory: PATH` of a sentence-transformer",
-        )
-    if part.kind == "lexical" and given:
-        yield sheet.warning(
-            ("classifier", given[0]),
-            "a lexical classifier has no encoder",
-            "write `kind: embedding`, or leave it out",
-        )
-    if part.target is not None and part.target not in targets:
-        yield sheet.problem(
-            ("classifier", "target"),
-            f"unknown target `{part.target}`",
-            did_you_mean(part.target, targets),
-        )
-
-
 # ---------------------------------------------------------------- routes
 
 
@@ -333,8 +187,8 @@ def _can_match(
 ) -> Iterator[Problem]:
     if not isinstance(route.match, MatchPart) or any(route.match.model_dump().values()):
         return
-    data = _mapping(gateway.document.data) if gateway is not None else {}
-    if route.name in (data.get("default_route"), *_mapping(data.get("aliases")).values()):
+    data = mapping(gateway.document.data) if gateway is not None else {}
+    if route.name in (data.get("default_route"), *mapping(data.get("aliases")).values()):
         return
     yield sheet.problem(
         ("match",),
@@ -350,9 +204,7 @@ def _internal(
     if route.data != "internal":
         return
     for index, candidate in enumerate(route.candidates):
-        meant = targets.get(candidate.target)
-        if meant is None and TENANT in candidate.target:
-            meant = targets.get(candidate.target.partition("+")[0])
+        meant = _meant(candidate.target, targets)
         if meant is not None and not meant.internal:
             yield sheet.problem(
                 ("candidates", index, "target"),
@@ -371,7 +223,7 @@ def _limits(
     """Limits over which every candidate is from the start, by what is declared of it."""
     over = []
     for candidate in route.candidates:
-        target = targets.get(candidate.target.removesuffix(f"+{TENANT}"))
+        target = _meant(candidate.target, targets)
         if target is None:
             return
         excess = _excess(policy.limits, candidate.quality, target)

@@ -23,6 +23,7 @@ _TARGET = re.compile(
     r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+))?"
 )
 _REFERENCE = r"\$\{"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
 
@@ -169,6 +170,35 @@ def _text(value: Any) -> str:
     return value
 
 
+def _header_name(value: Any) -> str:
+    text = _text(value)
+    if not _HEADER_NAME.fullmatch(text):
+        raise Wrong(f"`{text}` is not the name of a header", "write it as `x-team`")
+    return text
+
+
+def _header_value(value: Any) -> str:
+    """Never says the value: it may be a secret."""
+    text = _text(value) if isinstance(value, str) else _not_text(value)
+    if not text.isprintable() or text != text.strip():
+        raise Wrong(
+            "has a line break, another control character or white space at an end",
+            "take it out, also where the variable is set",
+        )
+    return text
+
+
+def _not_text(value: Any) -> str:
+    raise Wrong("must be text", "quote it" if isinstance(value, int | float) else "")
+
+
+def _store(value: Any) -> str:
+    text = _text(value)
+    if text.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+        return text
+    raise Wrong("is not a store's URL", "write `sqlite:///FILE` or `postgresql://user@host/name`")
+
+
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
     try:
@@ -236,6 +266,9 @@ Switch = Annotated[
     bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())
 ]
 Text = Annotated[str, Read(_text, _plain)]
+HeaderName = Annotated[str, Read(_header_name, _plain)]
+HeaderValue = Annotated[str, Read(_header_value, _plain)]
+StoreUrl = Annotated[str, Read(_store, _plain)]
 Name = Annotated[str, Read(_name, _names)]
 TargetName = Annotated[str, Read(_target, _plain)]
 Url = Annotated[str, Read(_url, _plain)]

@@ -8,9 +8,10 @@ import msgspec
 from pydantic import BaseModel
 
 from gateway.config import compile, yaml
-from gateway.config.check import Files, Sheet, check
+from gateway.config.check import check
 from gateway.config.models import GatewayFile, PolicyFile, RouteFile
 from gateway.config.problems import validated
+from gateway.config.sheets import Files, Sheet
 from gateway.errors import ConfigError, Problem
 from gateway.types import Snapshot
 
@@ -70,6 +71,12 @@ def _models(sheets: Iterable[Sheet[M]]) -> list[M]:
     return [sheet.model for sheet in sheets if sheet.model is not None]
 
 
+def _why(error: UnicodeDecodeError | OSError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 ({error.reason} at byte {error.start})"
+    return str(error.strerror or error)
+
+
 class _Reading:
     """Reads files and gathers what is wrong with each by itself."""
 
@@ -127,9 +134,9 @@ class _Reading:
         if path.stat().st_size > MAX_PROMPT_BYTES:
             return f"`{written}` is longer than {MAX_PROMPT_BYTES:,} bytes", "shorten it"
         try:
-            empty = not path.read_text("utf-8").strip()
-        except UnicodeDecodeError as error:
-            return f"`{written}` is not UTF-8: {error.reason} at byte {error.start}", "convert it"
+            empty = not path.read_text("utf-8-sig").strip()
+        except (UnicodeDecodeError, OSError) as error:
+            return f"`{written}` cannot be read: {_why(error)}", ""
         return (
             (f"`{written}` is empty", "write the prompt, or leave the key out") if empty else None
         )
@@ -137,8 +144,8 @@ class _Reading:
     def _sheet(self, relative: str, model: type[M]) -> Sheet[M] | None:
         try:
             text = self._text(relative)
-        except UnicodeDecodeError as error:
-            self._problem(relative, f"is not UTF-8: {error.reason} at byte {error.start}")
+        except (UnicodeDecodeError, OSError) as error:
+            self._problem(relative, f"cannot be read: {_why(error)}")
             return None
         document, problems = yaml.read(text, self._named(relative), self._env)
         self.problems += problems
@@ -149,7 +156,7 @@ class _Reading:
         return Sheet(document, value)
 
     def _text(self, relative: str) -> str:
-        text = (self._directory / relative).read_text("utf-8")
+        text = (self._directory / relative).read_text("utf-8-sig")
         self.texts[relative] = text
         return text
 

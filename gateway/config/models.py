@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.config.fields import (
+    HeaderName,
+    HeaderValue,
     Listen,
     Name,
     Number,
@@ -16,6 +18,7 @@ from gateway.config.fields import (
     Seconds,
     Share,
     Size,
+    StoreUrl,
     Switch,
     TargetName,
     Text,
@@ -265,10 +268,10 @@ class AdapterStorePart(Part):
 class BackendPart(Part):
     """What every backend has."""
 
-    api_key: Text | None = Field(
+    api_key: HeaderValue | None = Field(
         default=None, description="Sent as a bearer token.", examples=["${OPENAI_API_KEY}"]
     )
-    headers: dict[Text, Text] = Field(
+    headers: dict[HeaderName, HeaderValue] = Field(
         default={}, description="Sent with every request.", examples=[{"x-team": "platform"}]
     )
     timeouts: TimeoutsPart = Field(
@@ -370,7 +373,7 @@ class GatewayFile(Part):
         description="The gateway's own side.",
         examples=[{"listen": "127.0.0.1:8080"}],
     )
-    store: Text = Field(
+    store: StoreUrl = Field(
         default=_SERVER.store,
         description="Where requests, keys and revisions are kept.",
         examples=["postgresql://user@host/switchboard"],
@@ -407,7 +410,7 @@ class GatewayFile(Part):
 class MatchPart(Part):
     """How a route is recognised. All but the examples are certain."""
 
-    headers: dict[Text, Text] = Field(
+    headers: dict[HeaderName, HeaderValue] = Field(
         default={},
         description="The request has all of these headers.",
         examples=[{"x-workflow": "legal"}],
