@@ -32,13 +32,16 @@ class Store:
         self.name = name
 
     @classmethod
-    def open(cls, url: str, *, busy_s: float = 5.0) -> "Store":
+    def open(cls, url: str, *, busy_s: float = 5.0, new: bool = True) -> "Store":
         """Opens `sqlite:///FILE` or `postgresql://…`, and makes or migrates its tables.
 
-        `busy_s` is how long SQLite waits for another process's write. Raises StoreError.
+        `busy_s` is how long SQLite waits for another process's write. Without `new` a file that is
+        not there is an error, and is not made. Raises StoreError.
         """
         parsed = _checked(url)
         name = parsed.render_as_string(hide_password=True)
+        if not new and _is_sqlite(parsed) and not Path(parsed.database or "").exists():
+            raise StoreError(f"there is no store {name} (yet, or not from this directory)")
         try:
             engine = _sqlite(parsed, busy_s) if _is_sqlite(parsed) else _postgres(parsed, name)
             _bring_up_to_date(engine, name)

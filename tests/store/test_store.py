@@ -106,3 +106,12 @@ def test_an_error_never_shows_a_password() -> None:
         Store.open("postgresql://someone:hunter2@127.0.0.1:1/none")
 
     assert "someone:***@127.0.0.1" in str(caught.value)
+
+
+def test_a_store_is_not_made_by_who_only_reads(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store sqlite:///"):
+        Store.open(url(tmp_path), new=False)
+
+    assert list(tmp_path.iterdir()) == []
+    Store.open(url(tmp_path)).close()
+    Store.open(url(tmp_path), new=False).close()

@@ -1,0 +1,123 @@
+"""`switchboard keys`: the applications' keys made, listed and revoked."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+from gateway.cli.records import ASIDE, Cell, Lines
+
+if TYPE_CHECKING:
+    from gateway.store.keys import Key
+
+HEAD = ("id", "name", "begins", "routes", "tenant", "made", "expires", "state")
+
+STATES = {"valid": "green", "expired": "yellow", "revoked": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `keys`."""
+    keys = typer.Typer(help="Keys of the applications that call.", no_args_is_help=True)
+    app.add_typer(keys, name="keys")
+
+    @keys.command()
+    def create(
+        name: Annotated[str, typer.Option(help="Who will use it.")],
+        routes: Annotated[
+            str | None,
+            typer.Option(help="Only these, with commas between; else every route and target."),
+        ] = None,
+        tenant: Annotated[
+            str | None, typer.Option(help="What {key.tenant} stands for in a candidate.")
+        ] = None,
+        expires: Annotated[
+            str | None, typer.Option(help="When it ends: in 30d, or at a local time.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Make a key and print it: the only time that it can be seen.
+
+        The key alone goes to the output, what is said about it to the error output.
+        """
+        from gateway.store.keys import Keys
+
+        allowed = None if routes is None else [each for each in routes.split(",") if each.strip()]
+        if allowed is not None and not allowed:
+            raise typer.BadParameter("--routes names none; leave it out for every route")
+        end = None if expires is None else instant(expires, time.time(), ahead=True)
+        with opened(store, config, new=True) as found:
+            made = Keys(found).create(
+                name,
+                routes=None if allowed is None else [each.strip() for each in allowed],
+                tenant=tenant,
+                expires=end,
+            )
+        if as_json:
+            shown = {"secret": made.secret, **msgspec.structs.asdict(made.key)}
+            print(msgspec.json.encode(shown).decode())
+            return
+        print(made.secret)
+        what = "every route" if allowed is None else ", ".join(made.key.routes or ())
+        Console(stderr=True, soft_wrap=True).print(
+            f"[green]{made.key.id}[/green] for {escape(name)}: {escape(what)}. "
+            "Keep the key now, it is not shown again; a running gateway knows it within 1 s.",
+            highlight=False,
+        )
+
+    @keys.command("list")
+    def list_keys(
+        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Show every key, the revoked ones too; never the key itself."""
+        from gateway.store.keys import Keys
+
+        with opened(store, config) as found:
+            known = Keys(found).list()
+        now = time.time()
+
+        def state(key: "Key") -> str:
+            return "revoked" if key.revoked else "valid" if key.valid(now) else "expired"
+
+        if as_json:
+            shown = [{**msgspec.structs.asdict(key), "state": state(key)} for key in known]
+            print(msgspec.json.encode(shown).decode())
+        elif not known:
+            console().print("no keys: every caller on this machine is let in")
+        else:
+            rows = [_row(key, state(key)) for key in known]
+            Lines(console(), HEAD).print(rows)
+
+    @keys.command()
+    def revoke(
+        which: Annotated[str, typer.Argument(metavar="ID|NAME", help="The key's id or name.")],
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Revoke a key: a running gateway refuses it within a second."""
+        from gateway.store.keys import Keys
+
+        with opened(store, config) as found:
+            key = Keys(found).revoke(which)
+        console().print(f"[red]revoked[/red] {key.id} {escape(key.name)}")
+
+
+def _row(key: "Key", state: str) -> list[Cell]:
+    return [
+        Cell(key.id),
+        Cell(key.name),
+        Cell(f"{key.prefix}…", ASIDE),
+        Cell("every" if key.routes is None else ",".join(key.routes)),
+        Cell(key.tenant or "–"),
+        Cell(local(key.created), ASIDE),
+        Cell("–" if key.expires is None else local(key.expires), ASIDE),
+        Cell(state, STATES[state]),
+    ]

@@ -1,0 +1,103 @@
+"""What commands on the store have in common: finding it, reading times, saying what went wrong."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gateway.errors import SwitchboardError
+from gateway.types import Server
+
+if TYPE_CHECKING:
+    from gateway.store.store import Store
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="SWITCHBOARD_STORE", help="The store's URL instead of the file's."
+    ),
+]
+ConfigOption = Annotated[Path, typer.Option("--config", help="Directory of gateway.yaml.")]
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+@contextmanager
+def opened(store: str | None, config: Path, *, new: bool = False) -> Iterator["Store"]:
+    """The store that the options name. Every error on purpose is told in red, with exit code 1."""
+    from gateway.store.store import Store
+
+    try:
+        found = Store.open(store or store_of(config), new=new)
+        try:
+            yield found
+        finally:
+            found.close()
+    except SwitchboardError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Says why on the error output, and ends the command with exit code 1."""
+    Console(stderr=True, soft_wrap=True).print(f"[red]{escape(message)}[/red]", highlight=False)
+    raise typer.Exit(1)
+
+
+def store_of(config: Path) -> str:
+    """The store's URL in a directory's gateway.yaml.
+
+    Nothing else of the configuration is looked at: one that cannot run, or whose providers' keys
+    are not set here, still has a log to be read.
+    """
+    from gateway.config import yaml
+
+    file = config / "gateway.yaml"
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        fail(f"{file}: {error.strerror}; name the store with --store, or another --config")
+    document, problems = yaml.read(text, str(file), os.environ)
+    for problem in problems:
+        if document is None or problem.key == "store":
+            fail(f"{problem}; or name the store with --store")
+    data = document.data if document is not None else None
+    url = data.get("store") if isinstance(data, dict) else None
+    return url if isinstance(url, str) else Server().store
+
+
+def instant(text: str, now: float, *, ahead: bool = False) -> float:
+    """Unix seconds of `90s`, `1h` or `7d` ago (with `ahead`, from now), or of a local time.
+
+    Raises typer.BadParameter for another text.
+    """
+    span = _SPAN.fullmatch(text.strip())
+    if span is not None:
+        seconds = float(span[1]) * _SECONDS[span[2]]
+        return now + seconds if ahead else now - seconds
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{text}' is no time; write a span such as 90s, 15m, 1h or 7d, or a time such as "
+            f"{datetime.fromtimestamp(now):%Y-%m-%dT%H:%M}"
+        ) from None
+
+
+def local(at: float) -> str:
+    """An instant in this machine's time zone, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def console() -> Console:
+    """Standard output; lines are never cut or wrapped where a program reads them."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())

@@ -1,0 +1,260 @@
+"""`switchboard log` and `switchboard usage`: what happened, and what it cost."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+
+if TYPE_CHECKING:
+    from gateway.store.reader import Filter, Reader, UsageRow
+
+FOLLOW_EVERY_S = 0.5
+
+OUTCOMES = {
+    "ok": "green",
+    "refused": "yellow",
+    "abandoned": "yellow",
+    "truncated": "red",
+    "error": "red",
+}
+"""The colour of each outcome: green is answered, yellow is nobody's failure, red is a failure."""
+
+ASIDE = "dim"
+
+
+class Cell(NamedTuple):
+    """A text, its colour, and whether it is a figure: figures stand to the right."""
+
+    text: str
+    style: str = ""
+    figure: bool = False
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `log` and `usage`."""
+
+    @app.command()
+    def log(
+        route: Annotated[str | None, typer.Option(help="Only this route.")] = None,
+        target: Annotated[str | None, typer.Option(help="Only what this target answered.")] = None,
+        key: Annotated[str | None, typer.Option(help="Only this key, by name or id.")] = None,
+        status: Annotated[str | None, typer.Option(help="Only this status: 429, or 5xx.")] = None,
+        outcome: Annotated[
+            str | None, typer.Option(help=f"Only this outcome: {', '.join(OUTCOMES)}.")
+        ] = None,
+        since: Annotated[
+            str | None, typer.Option(help="Only from then on: 15m, 1h, 7d ago, or a local time.")
+        ] = None,
+        limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+        follow: Annotated[
+            bool, typer.Option("--follow", "-f", help="Show new ones as they come.")
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Show the requests that were answered or refused, the newest last."""
+        from gateway.store.reader import Filter, Reader, status_range
+
+        if outcome is not None and outcome not in OUTCOMES:
+            raise typer.BadParameter(f"'{outcome}' is none of {', '.join(OUTCOMES)}")
+        if status is not None:
+            try:
+                status_range(status)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+        begin = None if since is None else instant(since, time.time())
+        only = Filter(route, target, key, status, outcome, begin)
+        with opened(store, config) as found:
+            batches = _batches(Reader(found), only, limit, follow)
+            try:
+                if as_json:
+                    _print_json(batches)
+                else:
+                    _print_lines(console(), batches)
+            except KeyboardInterrupt:
+                raise typer.Exit() from None
+
+    @app.command()
+    def usage(
+        by: Annotated[
+            str, typer.Option(help="route, target, key, adapter, policy or tenant.")
+        ] = "route",
+        since: Annotated[
+            str, typer.Option(help="From then on: 15m, 1h, 7d ago, or a local time.")
+        ] = "7d",
+        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Sum up requests, tokens, dollars and seconds, the dearest first.
+
+        Tokens and dollars count every attempt; seconds are those of good answers.
+        """
+        from gateway.store.reader import GROUPS, Reader
+
+        group = next((each for each in GROUPS if each == by), None)
+        if group is None:
+            raise typer.BadParameter(f"'{by}' is none of {', '.join(GROUPS)}")
+        begin = instant(since, time.time())
+        with opened(store, config) as found:
+            rows = Reader(found).usage(group, begin)
+        if as_json:
+            summed = {"by": by, "since": begin, "rows": rows}
+            print(msgspec.json.encode(summed).decode())
+        elif not rows:
+            console().print(f"nothing since {local(begin)}")
+        else:
+            out = console()
+            head, lines = usage_table(by, rows)
+            Lines(out, head).print(lines)
+            out.print(f"since {local(begin)}", style=ASIDE)
+
+
+class Lines:
+    """Prints rows below one head, aligned; columns only ever grow, for what is still to come."""
+
+    def __init__(self, out: Console, head: Sequence[str]) -> None:
+        self._out = out
+        self._head: Sequence[str] | None = head
+        self._widths = [len(name) for name in head]
+
+    def print(self, rows: Sequence[Sequence[Cell]]) -> None:
+        """Prints them; the head comes before the first ones."""
+        for row in rows:
+            fitted = zip(self._widths, row, strict=True)
+            self._widths = [max(width, len(cell.text)) for width, cell in fitted]
+        if rows and self._head is not None:
+            names = zip(self._head, rows[0], strict=True)
+            self._line([Cell(name, "bold", cell.figure) for name, cell in names])
+            self._head = None
+        for row in rows:
+            self._line(row)
+
+    def _line(self, row: Sequence[Cell]) -> None:
+        line = Text(no_wrap=True, overflow="ignore")
+        for width, cell in zip(self._widths, row, strict=True):
+            text = cell.text.rjust(width) if cell.figure else cell.text.ljust(width)
+            line.append(text, cell.style).append("  ")
+        line.rstrip()
+        self._out.print(line, soft_wrap=True)
+
+
+# ---------------------------------------------------------------- log
+
+LOG_HEAD = (
+    *("time", "status", "outcome", "route", "target", "key"),
+    *("in", "out", "usd", "first s", "whole s", "id"),
+)
+
+
+def log_row(row: dict[str, Any]) -> list[Cell]:
+    """One request as cells below LOG_HEAD."""
+    colour = OUTCOMES.get(row["outcome"], "")
+    about = "~" if row["estimated"] else ""
+    return [
+        Cell(local(row["started"]), ASIDE),
+        Cell(str(row["status"]), colour, figure=True),
+        Cell(row["outcome"], colour),
+        Cell(row["route"] or "–"),
+        Cell(row["target"] or "–"),
+        Cell(row["key_name"], ASIDE),
+        Cell(f"{about}{row['input_tokens']:,}", figure=True),
+        Cell(f"{about}{row['output_tokens']:,}", figure=True),
+        Cell(f"{about}{row['cost_usd']:.6f}", figure=True),
+        Cell(_seconds(row["first_token_s"]), figure=True),
+        Cell(_seconds(row["total_s"]), figure=True),
+        Cell(row["id"], ASIDE),
+    ]
+
+
+def _batches(
+    reader: "Reader", only: "Filter", limit: int, follow: bool
+) -> Iterator[list[dict[str, Any]]]:
+    """The newest rows; then, where they are followed, the new ones each time that there are any."""
+    seen = reader.last_seq()
+    rows = reader.recent(only, limit=limit)
+    yield rows
+    seen = max([seen, *(row["seq"] for row in rows[-1:])])
+    while follow:
+        rows = reader.recent(only, limit=1000, after=seen)
+        if rows:
+            seen = rows[-1]["seq"]
+            yield rows
+        else:
+            time.sleep(FOLLOW_EVERY_S)
+
+
+def _print_json(batches: Iterable[list[dict[str, Any]]]) -> None:
+    for rows in batches:
+        for row in rows:
+            print(msgspec.json.encode(row).decode(), flush=True)
+
+
+def _print_lines(out: Console, batches: Iterable[list[dict[str, Any]]]) -> None:
+    lines = Lines(out, LOG_HEAD)
+    for rows in batches:
+        for run in _runs(rows):
+            lines.print([log_row(row) for row in run])
+            if run[-1]["error"]:
+                why = Text(f"  {run[-1]['error']}", OUTCOMES.get(run[-1]["outcome"], ""))
+                out.print(why, soft_wrap=True)
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Rows in runs, each up to one that has an error to be told below it."""
+    start = 0
+    for place, row in enumerate(rows, 1):
+        if row["error"] or place == len(rows):
+            yield rows[start:place]
+            start = place
+
+
+# ---------------------------------------------------------------- usage
+
+
+def usage_table(by: str, rows: Sequence["UsageRow"]) -> tuple[list[str], list[list[Cell]]]:
+    """The head and the rows, with a sum below where there are several."""
+    head = [by, "requests", "attempts", "in", "cached", "out", "usd", "estimated"]
+    lines = [_usage_row(row) for row in rows]
+    if len(rows) > 1:
+        lines.append(_sum(by, rows))
+    return [*head, "p50 s", "p95 s"], lines
+
+
+def _usage_row(row: "UsageRow") -> list[Cell]:
+    tokens = (row.input_tokens, row.cached_tokens, row.output_tokens)
+    counts = (row.requests, row.attempts, *tokens)
+    return [
+        Cell(row.group or "(none)", "" if row.group else ASIDE),
+        *(Cell(f"{count:,}", figure=True) for count in counts),
+        Cell(f"{row.cost_usd:,.6f}", "bold", figure=True),
+        Cell(f"{row.estimated:.1%}", "yellow" if row.estimated else ASIDE, figure=True),
+        Cell(_seconds(row.p50_s), figure=True),
+        Cell(_seconds(row.p95_s), figure=True),
+    ]
+
+
+def _sum(by: str, rows: Sequence["UsageRow"]) -> list[Cell]:
+    """Requests are not summed by target or adapter: one may have had to do with several."""
+    counts = [
+        "" if by in ("target", "adapter") else f"{sum(row.requests for row in rows):,}",
+        f"{sum(row.attempts for row in rows):,}",
+        f"{sum(row.input_tokens for row in rows):,}",
+        f"{sum(row.cached_tokens for row in rows):,}",
+        f"{sum(row.output_tokens for row in rows):,}",
+        f"{sum(row.cost_usd for row in rows):,.6f}",
+    ]
+    blank = [Cell("", figure=True)] * 3
+    return [Cell("in all", "bold"), *(Cell(count, "bold", True) for count in counts), *blank]
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

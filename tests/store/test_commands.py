@@ -1,0 +1,249 @@
+import json
+import signal
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from gateway.cli import keys, records
+from gateway.cli.opening import instant, store_of
+from gateway.store.keys import Keyring
+from gateway.store.store import Store
+from gateway.types import Caller
+from tests.store.world import AT, attempt, keep, record, url
+
+PROGRAM = """
+import typer
+from gateway.cli import keys, records
+app = typer.Typer()
+records.register(app)
+keys.register(app)
+app()
+"""
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    records.register(app)
+    keys.register(app)
+    return app
+
+
+def run(app: typer.Typer, folder: Path, *words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [*words, "--store", url(folder)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def failed() -> dict[str, object]:
+    tried = attempt("local/qwen", outcome="error", status=503, error="busy [all of it]")
+    return {
+        "attempts": (tried,),
+        "status": 503,
+        "outcome": "error",
+        "error": "No backend could answer: busy [all of it]",
+    }
+
+
+# ---------------------------------------------------------------- log
+
+
+def test_the_log_has_a_line_for_each_request(
+    app: typer.Typer, store: Store, tmp_path: Path
+) -> None:
+    keep(store, record(1), record(2, **failed()), record(3))
+    lines = run(app, tmp_path, "log").output.splitlines()
+
+    assert lines[0].split()[:4] == ["time", "status", "outcome", "route"]
+    assert [line.split()[-1] for line in (lines[1], lines[2], lines[4])] == [
+        "req_000001",
+        "req_000002",
+        "req_000003",
+    ]
+    assert lines[3].strip() == "No backend could answer: busy [all of it]"
+    assert lines[1].index("req_") == lines[2].index("req_") == lines[4].index("req_")
+
+
+def test_the_log_passes_on_what_was_asked(app: typer.Typer, store: Store, tmp_path: Path) -> None:
+    keep(store, record(1), record(2, **failed()), record(3, caller=Caller(name="other")))
+
+    def shown(*words: str) -> list[str]:
+        lines = run(app, tmp_path, "log", "--json", *words).output.splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
+    assert shown() == ["req_000001", "req_000002", "req_000003"]
+    assert shown("--status", "5xx") == ["req_000002"]
+    assert shown("--outcome", "ok", "--limit", "1") == ["req_000003"]
+    assert shown("--key", "other") == ["req_000003"]
+    assert shown("--target", "local/qwen") == ["req_000002"]
+    assert shown("--route", "nowhere") == []
+    assert shown("--since", datetime.fromtimestamp(AT + 3).isoformat()) == ["req_000003"]
+    assert shown("--since", "1h") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--status", "bad"], "is no status"),
+        (["--outcome", "bad"], "is none of ok"),
+        (["--since", "yesterday"], "is no time"),
+    ],
+)
+def test_the_log_refuses_what_it_does_not_know(
+    app: typer.Typer, store: Store, tmp_path: Path, words: list[str], told: str
+) -> None:
+    assert told in run(app, tmp_path, "log", *words, code=2).stderr
+
+
+def test_the_log_is_followed_until_interrupted(store: Store, tmp_path: Path) -> None:
+    keep(store, record(1))
+    words = ["log", "--json", "--follow", "--store", url(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["id"] == "req_000001"
+        keep(store, record(2), record(3))
+        assert json.loads(child.stdout.readline())["id"] == "req_000002"
+        assert json.loads(child.stdout.readline())["id"] == "req_000003"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0
+
+
+def test_a_store_that_is_not_there_is_not_made(app: typer.Typer, tmp_path: Path) -> None:
+    for words in (["log"], ["usage"], ["keys", "list"]):
+        assert "there is no store" in run(app, tmp_path, *words, code=1).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- usage
+
+
+def test_usage_is_summed_up(app: typer.Typer, store: Store, tmp_path: Path) -> None:
+    tried = attempt("local/qwen", outcome="error", cost=1.5)
+    mended = attempt("openai/mini", reason="fallback", cost=0.25)
+    keep(store, record(1), record(2, attempts=(tried, mended)))
+    since = datetime.fromtimestamp(AT).isoformat()
+    lines = run(app, tmp_path, "usage", "--by", "target", "--since", since).output.splitlines()
+
+    assert [line.split()[0] for line in lines[:4]] == [
+        "target",
+        "local/qwen",
+        "openai/mini",
+        "local/qwen+contracts",
+    ]
+    assert "1.752000" in lines[4]
+
+    summed = json.loads(run(app, tmp_path, "usage", "--json", "--since", since).output)
+    assert [(row["group"], row["requests"], row["attempts"]) for row in summed["rows"]] == [
+        ("contracts", 2, 3)
+    ]
+
+
+def test_usage_of_nothing_says_so(app: typer.Typer, store: Store, tmp_path: Path) -> None:
+    assert run(app, tmp_path, "usage").output.startswith("nothing since ")
+    assert "is none of route" in run(app, tmp_path, "usage", "--by", "x", code=2).stderr
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(app: typer.Typer, tmp_path: Path) -> None:
+    words = ["--name", "app", "--routes", "a, b", "--tenant", "acme", "--expires", "30d"]
+    made = run(app, tmp_path, "keys", "create", *words)
+    secret = made.stdout.strip()
+    store = Store.open(url(tmp_path))
+    ring = Keyring(store)
+    ring.refresh()
+    caller = ring.lookup(secret.encode())
+    assert caller is not None
+    assert (caller.routes, caller.tenant) == (frozenset({"a", "b"}), "acme")
+    assert caller.key is not None
+    assert caller.key in made.stderr
+
+    listed = run(app, tmp_path, "keys", "list")
+    assert secret not in listed.output
+    begins = secret[:7] + "…"
+    cells = listed.output.splitlines()[1].split()
+    assert cells[:5] == [caller.key, "app", begins, "a,b", "acme"]
+
+    assert caller.key in run(app, tmp_path, "keys", "revoke", "app").output
+    ring.refresh()
+    assert ring.lookup(secret.encode()) is None
+    (key,) = json.loads(run(app, tmp_path, "keys", "list", "--json").output)
+    assert key["state"] == "revoked"
+    assert "no key 'app'" in run(app, tmp_path, "keys", "revoke", "app", code=1).stderr
+    store.close()
+
+
+def test_a_key_for_programs_is_json(app: typer.Typer, tmp_path: Path) -> None:
+    made = json.loads(run(app, tmp_path, "keys", "create", "--name", "app", "--json").stdout)
+
+    assert made["secret"].startswith(made["prefix"])
+    assert (made["routes"], made["direct"]) == (None, True)
+
+
+def test_keys_need_a_name_of_their_own(app: typer.Typer, tmp_path: Path) -> None:
+    run(app, tmp_path, "keys", "create", "--name", "app")
+
+    assert "'app' already" in run(app, tmp_path, "keys", "create", "--name", "app", code=1).stderr
+
+
+# ---------------------------------------------------------------- where and when
+
+
+def test_the_store_is_found_in_a_configuration_that_cannot_run(
+    app: typer.Typer, store: Store, tmp_path: Path
+) -> None:
+    keep(store, record(1))
+    (tmp_path / "gateway.yaml").write_text(
+        f"store: {url(tmp_path)}\nbackends:\n  x: {{api_key: $" + "{NOT_SET_ANYWHERE}}\n"
+    )
+    result = CliRunner().invoke(app, ["log", "--config", str(tmp_path)])
+
+    assert "req_000001" in result.output
+
+
+def test_a_configuration_without_a_store_has_the_default(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text("default_route: x\n")
+
+    assert store_of(tmp_path) == "sqlite:///switchboard.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "name the store with --store"),
+        ("store: $" + "{NOT_SET_ANYWHERE}", "NOT_SET_ANYWHERE is not set"),
+        ("a: [", "name the store with --store"),
+    ],
+)
+def test_a_store_that_cannot_be_known_is_told(
+    app: typer.Typer, tmp_path: Path, text: str | None, told: str
+) -> None:
+    if text is not None:
+        (tmp_path / "gateway.yaml").write_text(text)
+    result = CliRunner().invoke(app, ["log", "--config", str(tmp_path)])
+
+    assert result.exit_code == 1
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("7d", 604800), ("2w", 1209600)]
+)
+def test_a_span_is_ago_or_ahead(text: str, ago: float) -> None:
+    assert instant(text, AT) == AT - ago
+    assert instant(text, AT, ahead=True) == AT + ago
+
+
+def test_a_local_time_is_an_instant() -> None:
+    at = datetime(2030, 1, 2, 3, 4).timestamp()
+
+    assert instant("2030-01-02T03:04", AT) == at
+    assert instant("2030-01-02 03:04", AT) == at
