@@ -193,21 +193,24 @@ class Pipeline:
             self._keep(self._record(journey))
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
-        """What would be decided for this request; nothing is sent, nothing is kept."""
-        journey = Journey(request, self.plane, self._now(), self._clock())
-        recognition, decision = await self._decided(journey)
-        return recognition, decision
+        """What would be decided for this request; nothing is sent, kept or remembered."""
+        plane = self.plane
+        recognition, question = await self._asked(plane, request)
+        return recognition, plane.decider.decide(question, self.live, self._draw())
 
     async def decide(self, journey: Journey) -> None:
-        """Recognises the route and ranks its candidates."""
-        _, decision = await self._decided(journey)
+        """Recognises the route and ranks its candidates; raises ApiError if none is left."""
+        plane = journey.plane
+        journey.recognition, question = await self._asked(plane, journey.request)
+        self.live.advance(journey.began)
+        decision = plane.decider.decide(question, self.live, self._draw())
+        self.live.chose(question, decision)
+        journey.decision = decision
         if not decision.ranked:
             raise _nothing_left(decision)
 
-    async def _decided(self, journey: Journey) -> tuple[Recognition, Decision]:
-        request, plane = journey.request, journey.plane
+    async def _asked(self, plane: Plane, request: Request) -> tuple[Recognition, Question]:
         recognised = await plane.recogniser.recognise(request)
-        journey.recognition = recognised.recognition
         only = recognised.only
         if request.previous is not None:
             only = await self._made_by(request.previous)
@@ -218,10 +221,7 @@ class Pipeline:
             caller=request.caller,
             only=only,
         )
-        self.live.advance(journey.began)
-        journey.decision = plane.decider.decide(question, self.live, self._draw())
-        self.live.chose(question, journey.decision)
-        return recognised.recognition, journey.decision
+        return recognised.recognition, question
 
     async def _made_by(self, response: str) -> str | None:
         """A response is kept where it was made, so what continues it must go there."""
