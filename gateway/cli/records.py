@@ -200,7 +200,9 @@ def _print_json(batches: Iterable[list[dict[str, Any]]]) -> None:
 
 def _print_lines(out: Console, batches: Iterable[list[dict[str, Any]]]) -> None:
     lines = Lines(out, LOG_HEAD)
-    for rows in batches:
+    for place, rows in enumerate(batches):
+        if not place and not rows:
+            out.print("no requests yet, or none that pass", style=ASIDE)
         for run in _runs(rows):
             lines.print([log_row(row) for row in run])
             if run[-1]["error"]:

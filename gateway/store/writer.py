@@ -9,7 +9,7 @@ says so.
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -131,18 +131,22 @@ class Writer:
         self._left = count
         return [self._queue.popleft() for _ in range(count)]
 
-    def _write_surely(self, batch: list[Record]) -> None:
-        """Writes a batch however often that takes; `_left` counts it until then."""
+    def _write_surely(self, batch: list[Record], *, mended: bool = False) -> None:
+        """Writes a batch however often that takes; `_left` counts it until then.
+
+        A text that the database cannot hold is mended, and what cannot be stored even so is
+        written record by record, so that it harms no other.
+        """
         tries = 0
         while not self._giving_up:
-            error = self._tried(batch)
+            error = self._tried(batch, mended)
             if error is None:
                 self._left = 0
                 if tries:
                     log.warning("%s can be written again", self._store.name)
                 return
             if not self._may_pass(error):
-                self._write_singly(batch, error)
+                self._write_apart(batch, mended, error)
                 return
             wait = RETRY_S[min(tries, len(RETRY_S) - 1)]
             log.error(
@@ -156,36 +160,37 @@ class Writer:
             self._wake.wait(wait)
             self._wake.clear()
 
-    def _write_singly(self, batch: list[Record], error: Exception) -> None:
-        """Something in the batch cannot be stored: the others must not suffer for it."""
-        if len(batch) > 1:
+    def _write_apart(self, batch: list[Record], mended: bool, error: Exception) -> None:
+        if not mended:
+            self._write_surely(batch, mended=True)
+        elif len(batch) > 1:
             for place, record in enumerate(batch):
                 self._left = len(batch) - place
-                self._write_surely([record])
-            return
-        self._left = 0
-        self.unstorable += 1
-        log.error("record %s cannot be stored", batch[0].id, exc_info=error)
+                self._write_surely([record], mended=True)
+        else:
+            self._left = 0
+            self.unstorable += 1
+            log.error("record %s cannot be stored", batch[0].id, exc_info=error)
 
-    def _tried(self, batch: list[Record]) -> Exception | None:
+    def _tried(self, batch: list[Record], mended: bool) -> Exception | None:
         """What came of one try; after a failure the next one begins with a connection anew."""
         try:
-            self._write(batch)
+            self._write(batch, _mended if mended else _as_it_is)
         except Exception as error:  # noqa: BLE001 - a thread that dies would lose the queue
             self._disconnect()
             return error
         return None
 
-    def _write(self, batch: Sequence[Record]) -> None:
+    def _write(self, batch: Sequence[Record], fit: Callable[[_Row], _Row]) -> None:
         """One transaction. A record that is there already is left as it is."""
         if self._connection is None:
             self._connection = self._store.engine.raw_connection()
         cursor = self._connection.cursor()
         records = iter(batch)
         while some := list(islice(records, ROWS)):
-            self._into_requests.run(cursor, [request_row(record) for record in some])
+            self._into_requests.run(cursor, [fit(request_row(record)) for record in some])
             tried = [
-                attempt_row(record.id, n, attempt)
+                fit(attempt_row(record.id, n, attempt))
                 for record in some
                 for n, attempt in enumerate(record.attempts)
             ]
@@ -232,6 +237,20 @@ class _Insert:
                 cursor.execute(self._full, [value for row in some for value in row])
             else:
                 cursor.executemany(self._one, some)
+
+
+def _as_it_is(row: _Row) -> _Row:
+    return row
+
+
+def _mended(row: _Row) -> _Row:
+    """With U+FFFD for what UTF-8 (half a surrogate pair) or PostgreSQL (NUL) cannot hold."""
+    return tuple(
+        value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if isinstance(value, str)
+        else value
+        for value in row
+    )
 
 
 def request_row(record: Record) -> _Row:

@@ -69,6 +69,11 @@ def test_the_log_has_a_line_for_each_request(
     assert lines[1].index("req_") == lines[2].index("req_") == lines[4].index("req_")
 
 
+def test_a_log_of_nothing_says_so(app: typer.Typer, store: Store, tmp_path: Path) -> None:
+    assert run(app, tmp_path, "log").output == "no requests yet, or none that pass\n"
+    assert run(app, tmp_path, "log", "--json").output == ""
+
+
 def test_the_log_passes_on_what_was_asked(app: typer.Typer, store: Store, tmp_path: Path) -> None:
     keep(store, record(1), record(2, **failed()), record(3, caller=Caller(name="other")))
 

@@ -182,13 +182,19 @@ def test_a_stop_that_cannot_write_says_how_many_are_lost(store: Store, tmp_path:
     other.close()
 
 
+def test_a_text_that_cannot_be_stored_is_mended(store: Store) -> None:
+    keep(store, record(1), record(2, text="half a pair: \ud83d, whole: \U0001f600"), record(3))
+
+    assert count(store) == 3
+    assert row(store, "req_000002")["text"] == "half a pair: \ufffd, whole: \U0001f600"
+
+
 def test_a_record_that_cannot_be_stored_harms_no_other(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = Writer(store)
-    poisoned = record(40, text="half a pair: \ud83d")
     for n in range(80):
-        writer.put(poisoned if n == 40 else record(n))
+        writer.put(record(n, status=2**70 if n == 40 else 200))
     writer.start()
     writer.stop()
 
