@@ -61,7 +61,7 @@ class ConfigError(SwitchboardError):
 
 
 class ApiError(SwitchboardError):
-    """An answer to the client in OpenAI's error shape, `{"error": {message, type, param, code}}`."""
+    """An error answer in OpenAI's shape, `{"error": {message, type, param, code}}`."""
 
     status = 500
     type = "api_error"

@@ -101,7 +101,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Match(msgspec.Struct, frozen=True):
-    """How a route is recognised; headers, keywords and patterns are certain, examples are learned."""
+    """How a route is recognised: headers, keywords, patterns are certain, examples learned."""
 
     headers: Mapping[str, str] = {}
     keywords: tuple[str, ...] = ()
@@ -232,7 +232,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who asks. `routes` None means every route; `direct` allows targets and overrides by header."""
+    """Who asks. `routes` None is every route; `direct` allows targets and overrides by header."""
 
     key: str | None = None
     name: str = "anonymous"
@@ -381,7 +381,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """Everything the store keeps of one request; `text` and `answer` only as the route's keep allows."""
+    """What the store keeps of one request; `text` and `answer` only as the route's keep allows."""
 
     id: str
     decision_id: str
