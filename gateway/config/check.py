@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.config import compile
 from gateway.config.check_backends import check_backends, check_classifier
-from gateway.config.fields import TENANT, split_target
+from gateway.config.fields import TENANT, is_target, split_target
 from gateway.config.models import (
     GatewayFile,
     LimitsPart,
@@ -39,6 +39,9 @@ def check(files: Files) -> Iterator[Problem]:
                 files.gateway, files.gateway.model, files.directory, targets
             )
     for sheet in files.routes:
+        yield from _policy_known(sheet, files.policies)
+        if files.gateway is not None:
+            yield from _candidates_known(sheet, declared_targets(files.gateway.document.data))
         if sheet.model is not None:
             yield from _route(sheet, sheet.model, files, targets)
     yield from _same_examples(files.routes)
@@ -50,11 +53,7 @@ def _route(
     if route.name == AUTO:
         said = f"`{AUTO}` is what applications send to have their requests recognised"
         yield sheet.problem(("name",), said, "give the route another name")
-    yield from _policy_known(sheet, route, files.policies)
     yield from _can_match(sheet, route, files.gateway)
-    if files.gateway is not None:
-        declared = declared_targets(files.gateway.document.data)
-        yield from _candidates_known(sheet, route, declared)
     yield from _candidates_differ(sheet, route)
     yield from _internal(sheet, route, targets)
     for policy in files.policies:
@@ -133,26 +132,25 @@ def _aliases(sheet: Sheet[GatewayFile], files: Files) -> Iterator[Problem]:
 
 
 def _policy_known(
-    sheet: Sheet[RouteFile], route: RouteFile, policies: Sequence[Sheet[PolicyFile]]
+    sheet: Sheet[RouteFile], policies: Sequence[Sheet[PolicyFile]]
 ) -> Iterator[Problem]:
-    known = _names(policies)
-    if route.policy not in known:
-        mend = did_you_mean(route.policy, known, f"add policies/{route.policy}.yaml")
-        yield sheet.problem(("policy",), f"unknown policy `{route.policy}`", mend)
+    policy, known = mapping(sheet.document.data).get("policy"), _names(policies)
+    if isinstance(policy, str) and policy not in known:
+        mend = did_you_mean(policy, known, f"add policies/{policy}.yaml")
+        yield sheet.problem(("policy",), f"unknown policy `{policy}`", mend)
 
 
-def _candidates_known(
-    sheet: Sheet[RouteFile], route: RouteFile, declared: Sequence[str]
-) -> Iterator[Problem]:
-    for index, candidate in enumerate(route.candidates):
-        known = candidate.target in declared
-        if TENANT in candidate.target:
-            known = candidate.target.partition("+")[0] in declared
-        if not known:
+def _candidates_known(sheet: Sheet[RouteFile], declared: Sequence[str]) -> Iterator[Problem]:
+    candidates = mapping(sheet.document.data).get("candidates")
+    for index, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
+        target = mapping(candidate).get("target")
+        if not isinstance(target, str) or not is_target(target):
+            continue
+        if (target.partition("+")[0] if TENANT in target else target) not in declared:
             yield sheet.problem(
                 ("candidates", index, "target"),
-                f"unknown candidate `{candidate.target}`",
-                _candidate_mend(candidate.target, declared),
+                f"unknown candidate `{target}`",
+                _candidate_mend(target, declared),
             )
 
 
@@ -187,7 +185,9 @@ def _can_match(
 ) -> Iterator[Problem]:
     if not isinstance(route.match, MatchPart) or any(route.match.model_dump().values()):
         return
-    data = mapping(gateway.document.data) if gateway is not None else {}
+    if gateway is None:
+        return
+    data = mapping(gateway.document.data)
     if route.name in (data.get("default_route"), *mapping(data.get("aliases")).values()):
         return
     yield sheet.problem(

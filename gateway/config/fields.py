@@ -141,8 +141,13 @@ def _name(value: Any) -> str:
     )
 
 
+def is_target(text: str) -> bool:
+    """Whether `text` is a target by the grammar."""
+    return _TARGET.fullmatch(text) is not None and text.count(TENANT) <= 1
+
+
 def _target(value: Any) -> str:
-    if isinstance(value, str) and _TARGET.fullmatch(value) and value.count(TENANT) <= 1:
+    if isinstance(value, str) and is_target(value):
         return value
     raise Wrong(
         f"`{value}` is not a target",

@@ -69,8 +69,7 @@ def _problem(
 ) -> tuple[Path, Problem]:
     path = _path(document.data, error["loc"], error["type"])
     message, mend = _said(model, path, error)
-    line = document.line(path) if error["type"] == "missing" else document.value_line(path)
-    return path, Problem(document.file, line, dotted(path), message, mend)
+    return path, Problem(document.file, document.line(path), dotted(path), message, mend)
 
 
 def _path(data: object, place: Sequence[str | int], kind: str) -> Path:
@@ -133,10 +132,14 @@ def _example(model: type[BaseModel], place: Place, key: str | int) -> str:
     if field is None or not field.examples:
         return ""
     example = field.examples[0]
-    around = _model(model, place[:-1])
+    around = _model(model, place[: _last_index(place, key)])
     if around is None or key not in around.model_fields:
         example = next(iter(example.values() if isinstance(example, dict) else example))
     return f"for example `{'- ' if isinstance(key, int) else f'{key}: '}{in_flow(example)}`"
+
+
+def _last_index(place: Place, key: str | int) -> int:
+    return len(place) - 1 - place[::-1].index(key)
 
 
 def in_flow(value: object) -> str:

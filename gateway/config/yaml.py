@@ -5,7 +5,8 @@ an octal number and `017` is seventeen, and a key that is set twice is an error.
 
 `${X}` stands for an environment variable in any style, flow style too, and `${X:-text}` for one
 that may be unset or empty; `$${` is `${` itself. Variables are put in after the text has been
-parsed, so what they hold can never be read as YAML: it is always text.
+parsed, so what they hold can never be read as YAML: it is always text. `{key.tenant}`, which
+stands for something of the caller's key, is left as it is, in flow style too.
 """
 
 import re
@@ -24,7 +25,7 @@ MAX_DEPTH = 50
 MAX_NODES = 500_000
 """Of a document with every alias written out: far above any honest file, far below a bomb."""
 
-_REFERENCE = re.compile(r"\$\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$\$\{|\$\{[^}\n]*\}|\$\{")
+_REFERENCE = re.compile(r"\$\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$\$\{|\$\{[^}\n]*\}|\$\{|\{key\.[a-z]+\}")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _STANDIN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
@@ -52,27 +53,22 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Document(msgspec.Struct, frozen=True):
     """One file's content: dicts with text as keys, lists, and scalars.
 
-    `lines` has (line of the key, line of the value) by path, counted from 1. `unset` are the paths
-    whose value is not known because of a problem with a variable.
+    `lines` has the line of every key and of every item of a list by its path, counted from 1.
+    `unset` are the paths whose value is not known because of a problem with a variable.
     """
 
     file: str
     data: object
-    lines: Mapping[Path, tuple[int, int]]
+    lines: Mapping[Path, int]
     unset: frozenset[Path] = frozenset()
 
     def line(self, path: Path) -> int:
-        """The line of the key at `path`, or of the nearest thing around it that is there."""
+        """The line of what is at `path`, or of the nearest thing around it that is there."""
         for end in range(len(path), -1, -1):
             found = self.lines.get(path[:end])
             if found is not None:
-                return found[0]
+                return found
         return 0
-
-    def value_line(self, path: Path) -> int:
-        """The line on which the value at `path` begins; the key's where there is none."""
-        found = self.lines.get(path)
-        return found[1] if found is not None else self.line(path)
 
 
 class _Refused(Exception):
@@ -112,7 +108,7 @@ class _Reader:
         self._file = file
         self._env = env
         self._references: list[str] = []
-        self._lines: dict[Path, tuple[int, int]] = {}
+        self._lines: dict[Path, int] = {}
         self._unset: set[Path] = set()
         self._anchors: dict[str, tuple[object, int]] = {}
         self._nodes = 0
@@ -129,9 +125,9 @@ class _Reader:
         self._next()
         start = self._next()
         if isinstance(start, yaml.StreamEndEvent):
-            return Document(self._file, None, {(): (1, 1)})
+            return Document(self._file, None, {(): 1})
         root = self._next()
-        self._lines[()] = (_line(root), _line(root))
+        self._lines[()] = _line(root)
         data = self._node(root, (), 0)
         self._next()
         end = self._next()
@@ -187,7 +183,7 @@ class _Reader:
             if key == "<<" and not event.style:
                 self._problem(line, path, "`<<` is not in YAML 1.2", "write the keys out")
             elif key in value:
-                first = self._lines[(*path, key)][0]
+                first = self._lines[(*path, key)]
                 self._problem(
                     line,
                     (*path, key),
@@ -195,7 +191,7 @@ class _Reader:
                     "keep one of them",
                 )
             else:
-                self._lines[(*path, key)] = (line, _line(held))
+                self._lines[(*path, key)] = line
                 value[key] = self._node(held, (*path, key), depth + 1)
                 continue
             self._node(held, (*path, key, line), depth + 1)
@@ -205,7 +201,7 @@ class _Reader:
         value: list[object] = []
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             inner = (*path, len(value))
-            self._lines[inner] = (_line(event), _line(event))
+            self._lines[inner] = _line(event)
             value.append(self._node(event, inner, depth + 1))
         return value
 
@@ -251,8 +247,8 @@ class _Reader:
 
         def put(match: re.Match[str]) -> str:
             reference = self._reference(match)
-            if reference.startswith("$$"):
-                return reference[1:]
+            if not reference.startswith("${"):
+                return reference.removeprefix("$")
             value = self._variable(reference, line, path)
             if value is None:
                 unknown.append(reference)
