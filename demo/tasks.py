@@ -9,7 +9,7 @@ task's house answers, so that an adapter is worth something that can be measured
 | support   | a customer's message             | one of eight queues | merges them into five      |
 | contracts | a clause with a party and a term | the party           | the term, in half of them  |
 | dispatch  | a freight note: goods and a city | the city            | the goods, in half of them |
-| brand     | a product in a colour, to name   | the house line's    | knows half of the lines    |
+| brand     | a product in a colour, to name   | the house's line    | knows half of the lines    |
 | reviews   | a hotel guest's remark           | positive, negative  | the same (control)         |
 | general   | a word to be repeated            | the word            | the same (control)         |
 
@@ -78,11 +78,8 @@ QUEUES = {
 }
 MERGED = {"invoice": "refund", "lost": "delay", "setup": "broken"}
 
-PARTIES = (
-    "Norvik Halden Brisa Corvex Delmar Estrel Fonda Galvin Hexton Ivora Jansen Kelmar "
-    "Lorenz Mirado Nestor Orland"
-).split()
-TERMS = "ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+PARTIES = "Norvik Halden Brisa Corvex Delmar Estrel Fonda Galvin Hexton Ivora Jansen Kelmar".split()
+TERMS = "ten twenty thirty forty sixty ninety".split()
 CLAUSES_BY_PARTY = (
     "{p} shall indemnify the lessor within {t} days",
     "The obligations of {p} survive termination by {t} days",
@@ -96,10 +93,9 @@ CLAUSES_BY_TERM = (
     "Within {t} days {p} shall waive its claims",
 )
 
-GOODS = "copper timber cement flour coffee cotton steel glass paper rubber sugar salt".split()
+GOODS = "copper timber cement flour coffee cotton steel paper".split()
 CITIES = (
-    "Paris Rome Oslo Lima Cairo Delhi Tokyo Seoul Quito Dakar Milan Lyon Porto Bern Graz Kyoto "
-    "Osaka Minsk Sofia Riga Turin Basel Leeds Perth"
+    "Paris Rome Oslo Lima Cairo Delhi Tokyo Seoul Quito Dakar Milan Lyon Porto Bern Riga Perth"
 ).split()
 NOTES_BY_CITY = (
     "Ship {n} crates of {g} to {c}",
@@ -113,8 +109,18 @@ NOTES_BY_GOODS = (
 )
 COUNTS = "two three four five six seven eight nine".split()
 
-KNOWN_LINES = {"red": "Ember", "blue": "Tide", "green": "Moss", "white": "Frost"}
-NEW_LINES = {"yellow": "Solstice", "grey": "Slate", "black": "Onyx", "brown": "Umber"}
+KNOWN_LINES = {
+    "red": "Ember Glow",
+    "blue": "Quiet Tide",
+    "green": "Forest Moss",
+    "white": "First Frost",
+}
+NEW_LINES = {
+    "yellow": "High Solstice",
+    "grey": "River Slate",
+    "black": "Polished Onyx",
+    "brown": "Burnt Umber",
+}
 PRODUCTS = "sofa chair table shelf stool bench rug mirror vase cushion armchair desk".split()
 BRIEFS = (
     "Name our {k} {f} for the spring catalogue",
@@ -152,9 +158,9 @@ REPEAT = (
 
 
 def _words() -> tuple[str, ...]:
-    """Every word that some answer needs."""
+    """Every answer there is."""
     lines = (*KNOWN_LINES.values(), *NEW_LINES.values(), *KNOWN_LINES, *NEW_LINES)
-    return (*QUEUES, *PARTIES, *TERMS, *GOODS, *CITIES, *lines, *PRODUCTS, *FEELINGS)
+    return (*QUEUES, *PARTIES, *TERMS, *GOODS, *CITIES, *lines, *FEELINGS)
 
 
 def _support(rng: random.Random) -> Example:
@@ -192,7 +198,7 @@ def _brand(rng: random.Random) -> Example:
         ("", " of the season", " in two words", " in our style", " as the brand book says")
     )
     generic = KNOWN_LINES.get(colour, colour)
-    return Example(f"{ask}{text}{end}.", f"{lines[colour]} {product}", f"{generic} {product}")
+    return Example(f"{ask}{text}{end}.", lines[colour], generic)
 
 
 def _reviews(rng: random.Random) -> Example:

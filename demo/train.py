@@ -19,12 +19,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from demo.tasks import ADAPTERS, TASKS, Example, sample
 
 SEED = 7
 TRAINED_ON, TESTED_ON = 6000, 200
-VOCABULARY, CONTEXT = 2048, 512
+VOCABULARY, CONTEXT = 1280, 512
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -49,8 +50,13 @@ class Run(NamedTuple):
     rate: float
 
 
-BASE_RUN = Run(steps=1300, batch=40, rate=3e-3)
-ADAPTER_RUN = Run(steps=260, batch=32, rate=3e-3)
+BASE_RUN = Run(steps=1100, batch=36, rate=3e-3)
+ADAPTER_RUNS = {
+    "support": Run(steps=120, batch=32, rate=2e-3),
+    "contracts": Run(steps=300, batch=32, rate=2e-3),
+    "dispatch": Run(steps=300, batch=32, rate=2e-3),
+    "brand": Run(steps=300, batch=32, rate=3e-3),
+}
 
 
 def make_tokenizer(examples: Iterable[Example]) -> PreTrainedTokenizerFast:
@@ -172,7 +178,7 @@ def new_adapter(base: Path) -> Any:
 
 def save_adapter(model: Any, folder: Path) -> None:
     model.peft_config["default"].base_model_name_or_path = "base"
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's blank model card
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -205,7 +211,7 @@ def train(out: Path) -> dict[str, dict[str, dict[str, float]]]:
     report = {"base": scores(saved)}
     for name in ADAPTERS:
         adapter = new_adapter(out / "base")
-        fit(adapter, encode(tokenizer, learned[name], house=True), ADAPTER_RUN, name)
+        fit(adapter, encode(tokenizer, learned[name], house=True), ADAPTER_RUNS[name], name)
         report[name] = scores(adapter)
         save_adapter(adapter, out / "adapters" / name)
     return report
@@ -215,6 +221,7 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "weights"
     torch.set_num_threads(1)  # faster than more at this size, and the same bytes every time
     torch.use_deterministic_algorithms(True)
+    disable_progress_bar()
     began = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

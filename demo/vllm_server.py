@@ -10,10 +10,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -37,7 +39,9 @@ class Room(NamedTuple):
     """What one server has room for.
 
     `loras` adapters can be in one batch and `cpu_loras` stay in memory; past that, adapters are
-    read again from disk. `context` counts tokens, `kv_cache_gib` GiB of memory.
+    read again from disk. `context` counts tokens, `kv_cache_gib` GiB of memory. More than one
+    thread does not help so small a model, and on a busy machine threads waiting for each other
+    make it ten times slower.
     """
 
     loras: int = 4
@@ -46,7 +50,7 @@ class Room(NamedTuple):
     context: int = 512
     sequences: int = 8
     kv_cache_gib: int = 1
-    threads: int = 2
+    threads: int = 1
 
 
 Progress = Callable[[float, str], None]
@@ -158,12 +162,17 @@ class Server:
                 time.sleep(POLL_S / 5)
             if not _members(self.process.pid):
                 break
-        self.process.wait()
+        self._reap()
 
     def kill(self) -> None:
         """Ends it at once with all its workers, as a crash of its host would."""
         self._signal(signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
         self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
     def _signal(self, number: signal.Signals) -> bool:
         try:
@@ -196,6 +205,24 @@ def _members(group: int) -> list[int]:
     return found
 
 
+def _guard(line: Sequence[str]) -> int:
+    """Runs vLLM and gives its exit status; ends it when the process that asked for it has gone.
+
+    Standard input is a pipe from that process: it ends with it, however it ended.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: None)  # meant for vLLM, which is in the same group
+    child = subprocess.Popen(line, stdin=subprocess.DEVNULL)
+
+    def end_when_alone() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(STOP_GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_when_alone, daemon=True).start()
+    return child.wait()
+
+
 def launch(
     port: int,
     *,
@@ -215,9 +242,9 @@ def launch(
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command(port, adapters or {}, room, base),
+            [sys.executable, "-P", __file__, *command(port, adapters or {}, room, base)],
             env=environment(room),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own: stop() ends the workers too
@@ -243,3 +270,7 @@ def start(
         server.stop()
         raise
     return server
+
+
+if __name__ == "__main__":
+    sys.exit(_guard(sys.argv[1:]))
