@@ -5,8 +5,9 @@ import contextlib
 import ipaddress
 import logging
 import random
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import httpx
 import msgspec
 import uvicorn
 
-from gateway.backends.base import Backend, HttpBackend
+from gateway.backends.base import Backend, HttpBackend, api_url
+from gateway.backends.litellm_process import LitellmProcess, served_by
 from gateway.backends.vllm import AdapterKeeper
 from gateway.classify.base import Classifier
-from gateway.classify.lexical import fit_lexical
+from gateway.classify.encoder import Encoder, HttpEncoder
+from gateway.classify.fit import fit
 from gateway.classify.recognise import Recogniser
 from gateway.config.load import load
 from gateway.errors import ConfigError
@@ -42,6 +45,9 @@ log = logging.getLogger("switchboard")
 KEYS_EVERY_S = 1.0
 """How soon a key that another process made or revoked counts."""
 
+DRAIN_S = 120.0
+"""How long a replaced litellm process may still answer what it has begun."""
+
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
 
@@ -51,7 +57,15 @@ ANONYMOUS = Caller()
 class Gateway:
     """One running gateway: its parts, and the tasks that look after them."""
 
-    def __init__(self, snapshot: Snapshot, store: Store, *, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        store: Store,
+        *,
+        cache: Path | None = None,
+        litellm_python: str = sys.executable,
+    ) -> None:
+        """`cache` keeps fitted classifiers; `litellm_python` has litellm installed."""
         self.store = store
         self.metrics = Metrics()
         self.live = Live()
@@ -61,6 +75,9 @@ class Gateway:
         self.transport: Transport = LeanTransport()
         self._snapshot = snapshot
         self._cache = cache
+        self._litellm_python = litellm_python
+        self._litellm: LitellmProcess | None = None
+        self._besides: set[asyncio.Task[None]] = set()
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._keepers: list[AdapterKeeper] = []
         self._tending: list[asyncio.Task[None]] = []
@@ -97,10 +114,13 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stops what goes on beside serving, closes connections, writes every row."""
-        tasks = [task for task in (self._following, *self._tending) if task is not None]
+        beside = (self._following, *self._tending, *self._besides)
+        tasks = [task for task in beside if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._litellm is not None:
+            await self._litellm.stop()
         await self._http.aclose()
         await self.transport.close()
         await asyncio.to_thread(self.writer.stop)
@@ -140,12 +160,45 @@ class Gateway:
         await asyncio.gather(*(keeper.look() for keeper in self._keepers))
 
     async def _plane(self, snapshot: Snapshot) -> Plane:
+        snapshot = await self._with_litellm(snapshot)
         classifier = await asyncio.to_thread(self._classifier, snapshot)
         backends: dict[str, Backend] = {
             name: HttpBackend(declared, self.transport)
             for name, declared in snapshot.backends.items()
         }
         return Plane(snapshot, Recogniser(snapshot, classifier), Decider(snapshot), backends)
+
+    async def _with_litellm(self, snapshot: Snapshot) -> Snapshot:
+        """Starts litellm's process where a backend needs it, and makes it their replica."""
+        wanted = tuple(b for b in snapshot.backends.values() if b.kind == "litellm")
+        before = self._litellm
+        if before is not None and before.backends != wanted:
+            self._beside(_stop_later(before))
+            self._litellm = before = None
+        if not wanted:
+            return snapshot
+        if before is None:
+            before = LitellmProcess(
+                wanted,
+                python=self._litellm_python,
+                log=logging.getLogger("switchboard.litellm").info,
+                clock=time.monotonic,
+            )
+            await before.start()
+            self._litellm = before
+            self._beside(self._take_prices(before, snapshot))
+            return served_by(snapshot, before.url, {})
+        return served_by(snapshot, before.url, await before.prices())
+
+    async def _take_prices(self, process: LitellmProcess, snapshot: Snapshot) -> None:
+        """Prices that only litellm knows, as soon as it serves: importing it takes seconds."""
+        prices = await process.prices()
+        if self._snapshot is snapshot and self._litellm is process:
+            priced = served_by(snapshot, process.url, prices)
+            plane = self.pipeline.plane
+            self.pipeline.plane = msgspec.structs.replace(
+                plane, snapshot=priced, decider=Decider(priced)
+            )
 
     def _classifier(self, snapshot: Snapshot) -> Classifier | None:
         examples = [
@@ -155,7 +208,14 @@ class Gateway:
         ]
         if not examples:
             return None
-        return fit_lexical(examples)
+        return fit(snapshot.server.classifier, examples, self._cache, _encoder(snapshot))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Goes on beside serving; what goes wrong in it is logged."""
+        task = asyncio.create_task(work)
+        self._besides.add(task)
+        task.add_done_callback(self._besides.discard)
+        task.add_done_callback(_log_failure)
 
     def _tend(self, snapshot: Snapshot) -> None:
         """Looks after the adapters of every vLLM backend of the snapshot."""
@@ -195,6 +255,35 @@ class Gateway:
         return row["target"] if row is not None else None
 
 
+def _encoder(snapshot: Snapshot) -> Encoder | None:
+    """What turns texts into vectors, where the classifier is by embedding."""
+    server = snapshot.server
+    if server.classifier == "lexical":
+        return None
+    if server.encoder is not None:
+        from gateway.classify.bert import BertEncoder  # needs the extra `embedding`
+
+        return BertEncoder(Path(server.encoder))
+    target = snapshot.targets[server.encoder_target or ""]
+    backend = snapshot.backends[target.backend]
+    key = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+    client = httpx.Client(headers=key, timeout=backend.timeouts.first_byte, trust_env=False)
+    return HttpEncoder(client, api_url(backend, target.replicas[0]), target.served)
+
+
+async def _stop_later(process: LitellmProcess) -> None:
+    """Ends a replaced process once the requests that it had are surely answered."""
+    try:
+        await asyncio.sleep(DRAIN_S)
+    finally:
+        await process.stop()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed", task.get_coro(), exc_info=error)
+
+
 @contextlib.asynccontextmanager
 async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> AsyncIterator[int]:
     """The started gateway on a socket; the port that it listens on."""
@@ -225,7 +314,12 @@ async def run(
     store = Store.open(store_url or limits.store)
     revisions = Revisions(store)
     revisions.save(loaded.snapshot.hash, dict(loaded.texts), "serve", time.time())
-    gateway = Gateway(loaded.snapshot, store, cache=directory / ".switchboard")
+    gateway = Gateway(
+        loaded.snapshot,
+        store,
+        cache=directory / ".switchboard",
+        litellm_python=_litellm_python(directory, env),
+    )
     await gateway.start()
     host, port = _address(listen, limits)
     host = _safe_host(host, gateway.keyring.empty, say)
@@ -267,6 +361,13 @@ def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.
         timeout_graceful_shutdown=30,
         backlog=4096,
     )
+
+
+def _litellm_python(directory: Path, env: Mapping[str, str]) -> str:
+    """The Python that has litellm: as told, or of an environment beside the configuration."""
+    beside = directory / ".litellm" / "bin" / "python"
+    told = env.get("SWITCHBOARD_LITELLM_PYTHON")
+    return told or (str(beside) if beside.exists() else sys.executable)
 
 
 def _address(listen: str | None, limits: Server) -> tuple[str, int]:

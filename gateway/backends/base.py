@@ -49,11 +49,17 @@ class HttpBackend:
         )
 
 
+def api_url(declared: Declared, url: str) -> str:
+    """The base URL of a replica's API: a provider's is declared as SDKs take it, ours without /v1."""
+    url = url.rstrip("/")
+    return url if declared.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
+
+
 def _api_base(declared: Declared, url: str) -> tuple[Origin, bytes]:
-    """A replica of vLLM is named without `/v1`, a provider by the base URL that its SDK takes."""
+    """Where to connect, and what stands before each call's path."""
     origin = Origin.parse(url)
     prefix = origin.prefix.rstrip("/")
-    if declared.kind == "vllm" and not prefix.endswith("/v1"):
+    if declared.kind != "openai" and not prefix.endswith("/v1"):
         prefix += "/v1"
     return origin, prefix.encode()
 
