@@ -17,13 +17,12 @@ import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 
 from gateway.errors import SwitchboardError
-from gateway.types import Capabilities, Price
+from gateway.types import Backend, Capabilities, Price, Snapshot, Target
 
 SERVER = Path(__file__).with_name("litellm_server.py")
 
@@ -52,25 +51,6 @@ SOCKET_LIMIT = 100
 """Bytes of a Unix socket's path; the system takes 107, and cuts or refuses longer ones."""
 
 
-class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One backend of kind `litellm`. `models` maps declared names to the provider's ids.
-
-    `arguments` go to each of litellm's calls as they are (`api_version`, `aws_region_name`);
-    `parameters` names what this provider takes in a body though litellm does not list it.
-    """
-
-    backend: str
-    provider: str
-    models: Mapping[str, str]
-    api_key: str | None = None
-    api_base: str | None = None
-    arguments: Mapping[str, Any] = {}
-    parameters: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"ProviderSpec({self.backend!r}, {self.provider!r}, {sorted(self.models)})"
-
-
 class LitellmUnavailable(SwitchboardError):
     """litellm's process cannot be started, or does not answer."""
 
@@ -86,11 +66,71 @@ def scrubbed(environment: Mapping[str, str], home: str) -> dict[str, str]:
     return {**kept, "HOME": home, "TMPDIR": home}
 
 
-def secrets_of(specs: Iterable[ProviderSpec]) -> tuple[str, ...]:
+def configuration(backends: Iterable[Backend], socket: str) -> bytes:
+    """The one line that the process reads: everything that it may know."""
+    told = [
+        {
+            "backend": each.name,
+            "provider": each.provider,
+            "models": each.models,
+            "api_key": each.api_key,
+            "api_base": each.api_base,
+            "headers": each.headers,
+            "arguments": each.arguments,
+            "parameters": each.parameters,
+        }
+        for each in backends
+    ]
+    return msgspec.json.encode({"socket": socket, "backends": told}) + b"\n"
+
+
+def served_by(
+    snapshot: Snapshot, url: str, prices: Mapping[str, tuple[Price, Capabilities]]
+) -> Snapshot:
+    """`snapshot` with the process at `url` as the replica of every litellm backend.
+
+    Targets that declare no price take it from `prices`, and where they declare no context length,
+    that as well. The providers' keys are the process's: towards it the backends have none.
+    """
+    replace = msgspec.structs.replace
+    backends = {
+        name: replace(each, replicas=(url,), api_key=None, headers={})
+        if each.kind == "litellm"
+        else each
+        for name, each in snapshot.backends.items()
+    }
+    targets = {
+        name: _priced(replace(each, replicas=(url,)), prices)
+        if backends[each.backend].kind == "litellm"
+        else each
+        for name, each in snapshot.targets.items()
+    }
+    return replace(snapshot, backends=backends, targets=targets)
+
+
+def _priced(target: Target, prices: Mapping[str, tuple[Price, Capabilities]]) -> Target:
+    if target.name not in prices:
+        return target
+    price, can = prices[target.name]
+    declared = target.capabilities
+    context = declared.context if declared.context is not None else can.context
+    return msgspec.structs.replace(
+        target,
+        price=target.price if target.priced else price,
+        priced=True,
+        capabilities=msgspec.structs.replace(declared, context=context),
+    )
+
+
+def secrets_of(backends: Iterable[Backend]) -> tuple[str, ...]:
     """What must not reach a log, the longest first, so that none hides a part of another."""
-    texts = {text for spec in specs for text in (spec.api_key, *spec.arguments.values())}
-    found = {text for text in texts if isinstance(text, str) and len(text) >= 8}
-    return tuple(sorted(found, key=len, reverse=True))
+    texts = {
+        text
+        for each in backends
+        for text in (each.api_key, *each.headers.values(), *each.arguments.values())
+        if isinstance(text, str) and len(text) >= 8
+    }
+    return tuple(sorted(texts, key=len, reverse=True))
 
 
 def redact(line: str, secrets: Sequence[str]) -> str:
@@ -101,16 +141,17 @@ def redact(line: str, secrets: Sequence[str]) -> str:
 
 
 class LitellmProcess:
-    """litellm's process and the Unix socket that it serves OpenAI's API on, below `/v1`.
+    """litellm's process and the Unix socket that it serves OpenAI's API on.
 
-    A request's model there is `<backend>/<declared model>`. `log` takes each line that the process
+    `backends` are those of kind `litellm`, and all of one snapshot's: the process keeps to them. A
+    request's model there is `<backend>/<declared model>`. `log` takes each line that the process
     writes, and what becomes of it. `stable` is how many seconds of serving, by `clock`, let an end
     count as the first failure again.
     """
 
     def __init__(
         self,
-        specs: Sequence[ProviderSpec],
+        backends: Sequence[Backend],
         *,
         python: str = sys.executable,
         log: Callable[[str], None],
@@ -120,9 +161,9 @@ class LitellmProcess:
         stable: float = 60.0,
         grace: float = 5.0,
     ) -> None:
-        self._specs = tuple(specs)
+        self.backends = tuple(backends)
         self._python = python
-        self._secrets = secrets_of(specs)
+        self._secrets = secrets_of(backends)
         self._write = log
         self._clock = clock
         self._sleep = sleep
@@ -141,6 +182,11 @@ class LitellmProcess:
         if self._directory is None:
             raise LitellmUnavailable("litellm's process has not been started")
         return os.path.join(self._directory, "openai.sock")
+
+    @property
+    def url(self) -> str:
+        """`socket_path` as a replica's URL."""
+        return f"unix://{self.socket_path}"
 
     @property
     def pid(self) -> int | None:
@@ -229,10 +275,9 @@ class LitellmProcess:
             cwd=home,
             start_new_session=True,
         )
-        config = {"socket": self.socket_path, "backends": self._specs}
         pipe = process.stdin
         assert pipe is not None
-        pipe.write(msgspec.json.encode(config) + b"\n")
+        pipe.write(configuration(self.backends, self.socket_path))
         # A process that dies at once breaks the pipe; its exit code says more than that error.
         with contextlib.suppress(ConnectionError):
             await pipe.drain()

@@ -6,8 +6,9 @@ and nothing of the gateway: it imports nothing but litellm and aiohttp, which li
 One line of JSON on standard input configures it:
 
     {"socket": PATH, "backends": [{"backend", "provider", "api_key", "api_base", "models":
-    {declared: id}, "arguments": {...}, "parameters": [...]}]}
+    {declared: id}, "headers": {...}, "arguments": {...}, "parameters": [...]}]}
 
+A request's model is `<backend>/<declared>`. `headers` go to the provider with each call;
 `arguments` go to each of litellm's calls as they are (`api_version`, `aws_region_name`);
 `parameters` are names of the body that this provider takes though litellm does not list them.
 When the socket listens, one line `ready` goes to standard output. The end of standard input means
@@ -91,13 +92,14 @@ class Spec:
     models: Mapping[str, str]
     api_key: str | None = field(default=None, repr=False)
     api_base: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     parameters: frozenset[str] = frozenset()
 
     def secrets(self) -> set[str]:
-        """What must never be written anywhere: the key, and arguments' texts of some length."""
-        texts = {text for text in self.arguments.values() if isinstance(text, str)}
-        return {text for text in {self.api_key, *texts} if text and len(text) >= 8}
+        """What must never be written anywhere: the key, and other texts of some length."""
+        values = (self.api_key, *self.headers.values(), *self.arguments.values())
+        return {text for text in values if isinstance(text, str) and len(text) >= 8}
 
 
 class Failure(Exception):
@@ -436,7 +438,11 @@ class Server:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY)
         for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS):
-            app.router.add_post(f"/v1/{endpoint.path}", self._guarded(self._call(endpoint)))
+            # A Unix socket's URL has no room for a prefix, so both are right.
+            for prefix in ("", "/v1"):
+                app.router.add_post(
+                    f"{prefix}/{endpoint.path}", self._guarded(self._call(endpoint))
+                )
         app.router.add_get("/health", self._guarded(self._health))
         app.router.add_get("/prices", self._guarded(self._prices))
         app.router.add_route("*", "/{rest:.*}", self._guarded(self._unknown))
@@ -550,6 +556,8 @@ class Server:
             "timeout": CALL_SECONDS,
             "max_retries": 0,
         }
+        if spec.headers:
+            arguments["extra_headers"] = dict(spec.headers)
         if endpoint is EMBEDDINGS:
             return await self._litellm.aembedding(input=body["input"], **arguments)
         if body.get("stream"):
@@ -678,8 +686,8 @@ class Lines:
         return lines
 
     def flush(self) -> list[str]:
-        rest, self._rest = self._rest.removesuffix("\r"), ""
-        return [rest] if rest else []
+        rest, self._rest = self._rest, ""
+        return [rest.removesuffix("\r")] if rest else []
 
 
 def _read_lines_by_line_feeds() -> None:

@@ -9,7 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from gateway.backends.litellm_process import LitellmProcess, ProviderSpec
+from gateway.backends.litellm_process import LitellmProcess
+from gateway.types import Backend
 from tests.litellm.provider import Provider, provider
 
 PYTHON = Path(__file__).parents[2] / ".litellm" / "bin" / "python"
@@ -24,17 +25,20 @@ KEYS = {
 }
 
 
-def specs(url: str) -> list[ProviderSpec]:
+def backends(url: str) -> list[Backend]:
     """One backend of each provider, all of them served at `url`."""
 
-    def spec(backend: str, provider: str, model: str, path: str, **arguments: str) -> ProviderSpec:
-        return ProviderSpec(
-            backend=backend,
+    def spec(backend: str, provider: str, model: str, path: str, **arguments: str) -> Backend:
+        return Backend(
+            name=backend,
+            kind="litellm",
+            replicas=(),
             provider=provider,
             api_key=KEYS[backend],
             api_base=url + path,
             models={"small": model},
             arguments=arguments,
+            headers={"x-team": "legal"} if backend == "claude" else {},
         )
 
     return [
@@ -63,7 +67,7 @@ def logged() -> list[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def process(upstream: Provider, logged: list[str]) -> AsyncIterator[LitellmProcess]:
     one = LitellmProcess(
-        specs(upstream.url), python=str(PYTHON), log=logged.append, clock=time.monotonic
+        backends(upstream.url), python=str(PYTHON), log=logged.append, clock=time.monotonic
     )
     await one.start()
     try:

@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.backends.base import Call, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess
+from gateway.transport.lean import LeanTransport
+from gateway.types import Backend
 from tests.litellm import wire
 from tests.litellm.conftest import KEYS
 from tests.litellm.provider import Plan, Provider
@@ -74,6 +77,7 @@ async def test_a_chat_is_translated_both_ways(
     assert seen.body["model"] == "claude-haiku-4-5"
     assert seen.body["system"] == [{"type": "text", "text": "Be brief."}]
     assert seen.body["max_tokens"] == 9
+    assert seen.headers["x-team"] == "legal"
 
 
 async def test_a_tool_call_is_translated(client: httpx.AsyncClient, upstream: Provider) -> None:
@@ -507,6 +511,13 @@ async def test_it_is_healthy(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+async def test_the_api_lies_at_the_root_as_well(
+    client: httpx.AsyncClient, upstream: Provider
+) -> None:
+    upstream.plays(wire.message([wire.text("hello")]))
+    assert (await client.post("http://litellm/chat/completions", json=HELLO)).status_code == 200
+
+
 async def test_prices_come_from_litellm_s_map(process: LitellmProcess) -> None:
     prices = await process.prices()
     price, can = prices["claude/small"]
@@ -516,3 +527,21 @@ async def test_prices_come_from_litellm_s_map(process: LitellmProcess) -> None:
     assert can.vision
     assert prices["cohere/small"][1].endpoints == {"embeddings"}
     assert "unheard/small" not in prices
+
+
+async def test_it_is_one_more_backend_of_the_gateway(
+    process: LitellmProcess, upstream: Provider
+) -> None:
+    upstream.plays(wire.message([wire.text("hello")]))
+    declared = Backend(name="claude", kind="litellm", replicas=(process.url,))
+    transport = LeanTransport()
+    try:
+        call = Call(process.url, b"/chat/completions", json.dumps(HELLO).encode())
+        reply = await HttpBackend(declared, transport).send(call)
+        body = b""
+        while piece := await reply.read():
+            body += piece
+    finally:
+        await transport.close()
+    assert reply.status == 200
+    assert json.loads(body)["choices"][0]["message"]["content"] == "hello"
