@@ -400,7 +400,15 @@ class GatewayFile(Part):
     backends: dict[Name, AnyBackend] = Field(
         min_length=1,
         description="Servers and providers by name.",
-        examples=[{"local": {"kind": "vllm", "replicas": ["http://gpu-1:8000"]}}],
+        examples=[
+            {
+                "local": {
+                    "kind": "vllm",
+                    "replicas": ["http://gpu-1:8000"],
+                    "models": {"qwen": {"id": "Qwen/Qwen3-8B"}},
+                }
+            }
+        ],
     )
 
 
