@@ -61,6 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models: dict[str, Model] = {}
     keys: tuple[str, ...] = ()
     lenient: bool = False
+    repeat: bool = False
     slots: int | None = None
     vllm: Vllm | None = None
 
@@ -75,7 +76,9 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="python -m gateway.standin", description=__doc__)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
     command.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    command.add_argument("--config", type=Path, help="YAML: models, keys, lenient, slots, vllm")
+    command.add_argument(
+        "--config", type=Path, help="YAML: models, keys, lenient, repeat, slots, vllm"
+    )
     command.add_argument("--models", default="", help="names, with commas; '*' for any")
     command.add_argument("--key", action="append", default=[], help="bearer key to require")
     command.add_argument("--vllm", metavar="BASE", help="mimic vLLM with this base model")
@@ -84,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output-tokens", type=int, help="length of every answer")
     command.add_argument("--slots", type=int, help="answers made at once; the rest wait")
     command.add_argument("--lenient", action="store_true", help="accept any model, id, parameter")
+    command.add_argument("--repeat", action="store_true", help="make equal answers only once")
     return command
 
 
@@ -102,6 +106,7 @@ def standin_of(arguments: argparse.Namespace) -> StandIn:
         {name: model.behaviour() for name, model in models.items()},
         keys=[*config.keys, *arguments.key],
         lenient=config.lenient or arguments.lenient,
+        repeat=config.repeat or arguments.repeat,
         vllm=vllm,
         slots=arguments.slots or config.slots,
         host=arguments.host,

@@ -45,6 +45,8 @@ class Engine:
         self.refuses = dict(vllm.refuses)
         self.loads: list[tuple[str, str]] = []
         """Every load that succeeded since the stand-in was made: served name and path."""
+        self.changes = 0
+        """How often what is loaded has changed."""
         self._sleep = sleep
         self._now = now
         self.restart()
@@ -52,6 +54,7 @@ class Engine:
     def restart(self) -> None:
         """What is loaded is forgotten, and counting begins anew."""
         self.adapters = dict(self.vllm.adapters)
+        self.changes += 1
         self.started = self._now()
         self.prompt_tokens = 0
         self.generation_tokens = 0
@@ -113,6 +116,7 @@ class Engine:
             kind = "NotFoundError" if status == 404 else "InternalServerError"
             return error(status, message, type=kind, code=status)
         self.adapters[name] = path
+        self.changes += 1
         self.loads.append((name, path))
         text = f"Success: LoRA adapter '{name}' added successfully."
         return Whole(text.encode(), content_type=TEXT)
@@ -123,6 +127,7 @@ class Engine:
             return _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
         if self.adapters.pop(name, None) is None:
             raise refuse(404, f"The lora adapter '{name}' cannot be found.")
+        self.changes += 1
         text = f"Success: LoRA adapter '{name}' removed successfully."
         return Whole(text.encode(), content_type=TEXT)
 

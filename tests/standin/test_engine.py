@@ -28,9 +28,10 @@ async def test_management_endpoints() -> None:
         assert (missing.status_code, missing.json()) == (404, {"detail": "Not Found"})
 
 
-async def test_an_adapter_is_loaded_listed_used_and_unloaded() -> None:
+@pytest.mark.parametrize("repeat", [True, False])
+async def test_an_adapter_is_loaded_listed_used_and_unloaded(repeat: bool) -> None:
     models = {"base": Behaviour(answer=say("plain")), "law@v1": Behaviour(answer=say("legal"))}
-    async with StandIn(models, vllm=Vllm(base="base")) as standin:
+    async with StandIn(models, vllm=Vllm(base="base"), repeat=repeat) as standin:
         before = await post(standin, {**CHAT, "model": "law@v1"})
         loaded = await load(standin, "law@v1", "/adapters/law")
         listed = (await get(standin, "/v1/models")).json()["data"]

@@ -112,8 +112,9 @@ async def test_a_hang_lasts_until_the_client_goes(kind: FaultKind, body: object)
     assert seen.aborted_at >= seen.at
 
 
-async def test_a_missing_done_and_missing_usage() -> None:
-    async with StandIn() as standin:
+@pytest.mark.parametrize("repeat", [True, False])
+async def test_a_missing_done_and_missing_usage(repeat: bool) -> None:
+    async with StandIn(repeat=repeat) as standin:
         standin.next(Fault(kind=K.NO_DONE), Fault(kind=K.NO_USAGE), Fault(kind=K.NO_USAGE))
         no_done = events((await post(standin, STREAM)).text)
         no_usage = events((await post(standin, STREAM)).text)

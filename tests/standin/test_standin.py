@@ -196,6 +196,16 @@ async def test_lenient_takes_any_model_any_id_and_odd_parameters() -> None:
     assert [answer.status_code for answer in (chat, response, nameless)] == [200, 200, 200]
 
 
+@pytest.mark.parametrize("repeat", [True, False])
+async def test_an_equal_request_may_get_the_same_answer(repeat: bool) -> None:
+    async with StandIn(repeat=repeat) as standin:
+        first, second = [(await post(standin, HELLO)).json() for _ in range(2)]
+        other = (await post(standin, {**HELLO, "max_tokens": 1})).json()
+    assert (first["id"] == second["id"]) is repeat
+    assert first["choices"] == second["choices"]
+    assert other["choices"][0]["message"]["content"] == "one"
+
+
 async def test_the_command_serves_what_its_file_says(tmp_path: Path) -> None:
     file = tmp_path / "standin.yaml"
     file.write_text(

@@ -1,0 +1,246 @@
+"""One answer on its way to the client: its pace, and the fault that strikes it."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from gateway.standin.answer import Answer, Event, Part, Stream, Whole, error
+from gateway.standin.api import Answered
+from gateway.standin.behaviour import LEAKY_HEADERS, Fault, FaultKind
+from gateway.standin.wire import Exchange, Headers
+
+STREAM_HEADERS = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+)
+
+
+class Delivery:
+    """One answer on its way, at the model's pace and with the fault that strikes it."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        answered: Answered,
+        fault: Fault | None,
+        headers: Headers,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._exchange = exchange
+        self._answered = answered
+        self._behaviour = answered.behaviour
+        self._fault = fault
+        self._headers = list(headers)
+        self._clock = clock
+        self._sleep = sleep
+        self._began = clock()
+        self._squeeze = zlib.compressobj(wbits=31) if self._is(FaultKind.GZIP) else None
+
+    async def run(self) -> None:
+        """Gives the answer, or fails as the fault says."""
+        answer: Answer = self._answered.answer
+        fault = self._fault
+        if fault is not None:
+            if await self._fails_at_once(fault):
+                return
+            if fault.kind is FaultKind.STATUS:
+                answer = status_answer(fault)
+            self._headers += list(fault.headers.items())
+            if fault.kind is FaultKind.LEAK:
+                named = {name for name, _ in LEAKY_HEADERS}
+                self._headers = [pair for pair in self._headers if pair[0] not in named]
+                self._headers += list(LEAKY_HEADERS)
+        if isinstance(answer, Whole):
+            await self._whole(answer)
+        else:
+            await self._stream(answer)
+
+    def _is(self, *kinds: FaultKind) -> bool:
+        return self._fault is not None and self._fault.kind in kinds
+
+    async def _fails_at_once(self, fault: Fault) -> bool:
+        match fault.kind:
+            case FaultKind.CUT_BEFORE_HEAD:
+                self._exchange.cut(fault.reset)
+            case FaultKind.MALFORMED_HEAD:
+                await self._exchange.raw(b"HTTP/1.1 two hundred\r\ncontent-length: x\r\n\r\n")
+                self._exchange.cut()
+            case FaultKind.HANG_BEFORE_HEAD:
+                await forever()
+            case _:
+                return False
+        return True
+
+    # -------------------------------------------------------- a whole body
+
+    async def _whole(self, answer: Whole) -> None:
+        if answer.tokens:
+            await self._until_token(answer.tokens - 1)
+        body = self._body_of(answer)
+        headers = [*self._headers, *answer.headers.items()]
+        if body:
+            headers.insert(0, ("content-type", answer.content_type))
+        if self._is(FaultKind.GZIP):
+            body = gzip.compress(body)
+            headers.append(("content-encoding", "gzip"))
+        self._exchange.head(answer.status, headers, len(body))
+        if self._is(FaultKind.CUT, FaultKind.CUT_IN_EVENT, FaultKind.END, FaultKind.HANG):
+            await self._exchange.write(body[: len(body) // 2])
+            await self._hang_or_cut()
+            return
+        await self._send(body)
+        self._exchange.finish()
+
+    def _body_of(self, answer: Whole) -> bytes:
+        body = answer.encoded()
+        if self._is(FaultKind.NO_USAGE) and self._answered.inference:
+            told = msgspec.json.decode(body)
+            return msgspec.json.encode({k: v for k, v in told.items() if k != "usage"})
+        return body[: len(body) // 2] if self._is(FaultKind.MALFORMED_JSON) else body
+
+    async def _hang_or_cut(self) -> None:
+        if self._is(FaultKind.HANG):
+            await forever()
+        assert self._fault is not None
+        self._exchange.cut(self._fault.reset)
+
+    # -------------------------------------------------------- a stream
+
+    async def _stream(self, answer: Stream) -> None:
+        headers = [*self._headers, *STREAM_HEADERS]
+        if self._squeeze is not None:
+            headers.append(("content-encoding", "gzip"))
+        self._exchange.head(200, headers, None)
+        if self._behaviour.head_first:
+            await self._exchange.raw(b"")
+        tokens = 0
+        await self._until_token(0)
+        for event in answer.events:
+            if event.part is Part.TOKEN:
+                await self._until_token(tokens)
+            if self._breaks(event, tokens):
+                if not await self._broken(event):
+                    return
+            elif not self._left_out(event):
+                await self._send(event.data)
+            tokens += event.part is Part.TOKEN
+        if self._squeeze is not None:
+            await self._exchange.write(self._squeeze.flush())
+        self._exchange.finish()
+
+    def _left_out(self, event: Event) -> bool:
+        return (event.part is Part.DONE and self._is(FaultKind.NO_DONE)) or (
+            event.part is Part.USAGE and self._is(FaultKind.NO_USAGE)
+        )
+
+    def _breaks(self, event: Event, tokens: int) -> bool:
+        """The fault strikes at this event: the first token beyond `after`, or what ends tokens."""
+        if self._fault is None or self._fault.kind not in AT_AN_EVENT:
+            return False
+        if self._fault.after == 0 and tokens == 0:
+            return True
+        ended = tokens > 0 and event.part is not Part.TOKEN
+        if self._is(FaultKind.MALFORMED_JSON):
+            return tokens == self._fault.after and event.part is Part.TOKEN
+        return tokens >= self._fault.after or ended
+
+    async def _broken(self, event: Event) -> bool:
+        """What stands in the event's place; true if the stream goes on after it."""
+        fault = self._fault
+        assert fault is not None
+        message = fault.message or "The server had an error while processing your request."
+        match fault.kind:
+            case FaultKind.MALFORMED_JSON:
+                cut = event.data.rstrip()
+                await self._send(cut[: len(cut) // 2] + b"\n\n")
+                return True
+            case FaultKind.CUT_IN_EVENT:
+                await self._send(event.data[: len(event.data) // 2])
+                self._exchange.cut(fault.reset)
+            case FaultKind.CUT:
+                await self._exchange.raw(b"")
+                self._exchange.cut(fault.reset)
+            case FaultKind.HANG:
+                await self._exchange.raw(b"")
+                await forever()
+            case FaultKind.ERROR_EVENT | FaultKind.ERROR_TEXT:
+                whole = error(500, message, type="server_error", code=fault.code).body
+                said = whole if fault.kind is FaultKind.ERROR_EVENT else {"error": message}
+                await self._send(b"data: %b\n\n" % msgspec.json.encode(said))
+                self._exchange.finish()
+            case _:
+                self._exchange.finish()
+        return False
+
+    # -------------------------------------------------------- pace and pieces
+
+    async def _until_token(self, index: int) -> None:
+        behaviour = self._behaviour
+        due = self._began + behaviour.first_token_s + index * behaviour.between_tokens_s
+        if due > self._began:
+            await self._sleep_for(due - self._clock())
+
+    async def _sleep_for(self, seconds: float) -> None:
+        if seconds > 0:
+            await self._sleep(seconds)
+
+    async def _send(self, data: bytes) -> None:
+        if self._squeeze is not None and isinstance(self._answered.answer, Stream):
+            data = self._squeeze.compress(data) + self._squeeze.flush(zlib.Z_SYNC_FLUSH)
+        if not self._is(FaultKind.SLOW):
+            await self._exchange.write(data)
+            return
+        assert self._fault is not None
+        for start in range(0, len(data), self._fault.size):
+            await self._exchange.write(data[start : start + self._fault.size])
+            await self._sleep_for(self._fault.seconds)
+
+
+AT_AN_EVENT = frozenset(
+    {
+        FaultKind.CUT,
+        FaultKind.CUT_IN_EVENT,
+        FaultKind.HANG,
+        FaultKind.END,
+        FaultKind.ERROR_EVENT,
+        FaultKind.ERROR_TEXT,
+        FaultKind.MALFORMED_JSON,
+    }
+)
+
+
+async def forever() -> None:
+    """Waits until the client goes away, which cancels the answer."""
+    await asyncio.Event().wait()
+
+
+STATUS_CODES = {
+    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
+    403: ("invalid_request_error", None, "You are not allowed to sample from this model."),
+    404: ("invalid_request_error", "model_not_found", "The model does not exist."),
+    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests."),
+    500: ("server_error", None, "The server had an error while processing your request."),
+    503: ("server_error", None, "The engine is currently overloaded, please try again later."),
+}
+
+
+def status_answer(fault: Fault) -> Whole:
+    """The error answer that a status fault describes."""
+    usual = ("server_error", None, "The server had an error while processing your request.")
+    kind, code, message = STATUS_CODES.get(fault.status, usual)
+    headers = {}
+    if fault.retry_after is not None:
+        headers["retry-after"] = f"{fault.retry_after:g}"
+    return error(
+        fault.status,
+        fault.message or message,
+        type=kind,
+        code=fault.code or code,
+        headers=headers,
+    )
