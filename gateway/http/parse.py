@@ -152,8 +152,12 @@ def _invalid(message: str) -> BadRequest:
 
 
 def _common(head: _Head) -> tuple[str, bool, bool]:
-    """The model, whether to stream, and whether the client itself asked for usage."""
-    if not head.model:
+    """The model, whether to stream, and whether the client itself asked for usage.
+
+    OpenAI lets a response name no model, for a stored prompt can; every other call must.
+    """
+    model = head.model or ("auto" if isinstance(head, _Response) else None)
+    if model is None:
         raise BadRequest(
             "You must provide a model: 'auto', a route, an alias or a target "
             "(GET /v1/models lists them).",
@@ -161,12 +165,13 @@ def _common(head: _Head) -> tuple[str, bool, bool]:
             code="missing_required_parameter",
         )
     stream = bool(head.stream)
-    if head.stream_options is not None and not stream:
+    if head.stream_options is not None and head.stream is None:
+        # With an explicit `stream: false` the backend may judge: they differ.
         raise BadRequest(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
     asks = head.stream_options is not None and bool(head.stream_options.include_usage)
-    return head.model, stream, asks
+    return model, stream, asks
 
 
 Fields = dict[str, msgspec.Raw]

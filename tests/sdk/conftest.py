@@ -1,6 +1,7 @@
 """The API that the SDKs are pointed at, and what they are to find there."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gateway.standin import Behaviour, Fault, FaultKind, StandIn
 from gateway.standin.behaviour import example_of
 from gateway.standin.embed import vector
+from tests.gateway.support import Served, serving, snapshot, target
 
 DIMENSIONS = 8
 QUESTION = "one two three four"
@@ -25,6 +27,9 @@ TOOL = {
         },
     },
 }
+
+
+NAMES_OF_OPENAIS_TESTS = ("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small")
 
 
 class Names(NamedTuple):
@@ -60,27 +65,41 @@ async def schema_mock() -> AsyncIterator[StandIn]:
 
 
 @pytest.fixture
-def gateway_url(provider: StandIn) -> str:
-    """The base URL that the SDKs are given; `provider` is behind it."""
-    return provider.url
+async def gateway(provider: StandIn, tmp_path: Path) -> AsyncIterator[Served]:
+    """The gateway, which wants a key of its own, in front of `provider`."""
+    names = ("provider/chat", "provider/embed", "provider/limited")
+    targets = [target(name, provider.url) for name in names]
+    configuration = snapshot(targets, keys={"provider": "sk-right"})
+    async with serving(configuration, tmp_path, key=True) as served:
+        yield served
 
 
 @pytest.fixture
-def gateway_key() -> str:
+def gateway_url(gateway: Served) -> str:
+    """The base URL that the SDKs are given."""
+    return gateway.url
+
+
+@pytest.fixture
+def gateway_key(gateway: Served) -> str:
     """The key that the SDKs are given; any other must be refused."""
-    return "sk-right"
+    assert gateway.key is not None
+    return gateway.key
 
 
 @pytest.fixture
 def names() -> Names:
     """The models' names at `gateway_url`."""
-    return Names()
+    return Names("provider/chat", "provider/embed", "provider/limited")
 
 
 @pytest.fixture
-def open_gateway_url(schema_mock: StandIn) -> str:
+async def open_gateway_url(schema_mock: StandIn, tmp_path: Path) -> AsyncIterator[str]:
     """The base URL that openai-python's own tests are given; it asks for no key."""
-    return schema_mock.url
+    aliases = dict.fromkeys(NAMES_OF_OPENAIS_TESTS, "mock/any")
+    configuration = snapshot([target("mock/any", schema_mock.url)], aliases=aliases)
+    async with serving(configuration, tmp_path) as served:
+        yield served.url
 
 
 @pytest.fixture
