@@ -5,6 +5,7 @@ examples, each predicted by a fit on the other four.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ class Calibration(msgspec.Struct, frozen=True):
     def confidence(self, best: float, second: float) -> float:
         """In 0..1, from the two highest logits of one text."""
         odds = self.bias + self.level * best + self.margin * (best - second)
-        return float(1.0 / (1.0 + np.exp(-min(max(odds, -30.0), 30.0))))
+        return 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
 
 
 class Prior(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ is not in the table gets its row from its pieces, once, and is then remembered i
 strictly limited size.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import msgspec
@@ -39,7 +40,10 @@ class Reader:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._find = table.vocabulary.index.get
+        index = table.vocabulary.index
+        self._find = index.get
+        # Looking pairs up as tuples saves making a string of each.
+        self._find_pair = {tuple(key.split(" ")): at for key, at in index.items() if " " in key}.get
         size = min(_CACHE_WORDS, _CACHE_BYTES // (4 * table.rows.shape[1]))
         self._unknown = lru_cache(maxsize=size)(self._compose)
 
@@ -49,14 +53,17 @@ class Reader:
         Any text is safe. Without a known feature all logits are 0. The factor is left to the
         caller because few of the logits are needed in the end.
         """
-        parts = features.parts(features.split(text))
-        found = list(map(self._find, parts))
-        known = [at for at in found if at is not None]
+        words = features.split(text)
+        pairs: Iterable[tuple[str, ...]] = zip(["", *words], [*words, ""], strict=True)
+        if len(set(words)) < len(words):
+            words, pairs = list(dict.fromkeys(words)), dict.fromkeys(pairs)
+        found = list(map(self._find, words))
+        known = [at for at in (*found, *map(self._find_pair, pairs)) if at is not None]
         total: Floats = np.add.reduce(self._table.rows.take(known, axis=0), axis=0)
-        if len(known) < len(found):
-            for part, at in zip(parts, found, strict=True):
-                if at is None and " " not in part:
-                    total += self._unknown(part)
+        if None in found:
+            for word, at in zip(words, found, strict=True):
+                if at is None:
+                    total += self._unknown(word)
         square = float(total[-1])
         return total[:-1], square**-0.5 if square > 0.0 else 0.0
 
