@@ -156,11 +156,7 @@ class Server:
         ):
             if not self._signal(stop_signal):
                 break
-            until = time.monotonic() + grace_s
-            while _members(self.process.pid) and time.monotonic() < until:
-                self.process.poll()
-                time.sleep(POLL_S / 5)
-            if not _members(self.process.pid):
+            if wait_until_gone(self.process.pid, grace_s):
                 break
         self._reap()
 
@@ -190,7 +186,7 @@ class Server:
         return f"the end of {self.log_path}:\n  {end}"
 
 
-def _members(group: int) -> list[int]:
+def members(group: int) -> list[int]:
     """The processes of a process group that still run; ended ones not yet reaped are left out."""
     found = []
     for entry in Path("/proc").iterdir():
@@ -214,13 +210,23 @@ def _guard(line: Sequence[str]) -> int:
     child = subprocess.Popen(line, stdin=subprocess.DEVNULL)
 
     def end_when_alone() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not sys.stdin: its lock would be held when the interpreter ends
         os.killpg(0, signal.SIGTERM)
         time.sleep(STOP_GRACE_S)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=end_when_alone, daemon=True).start()
     return child.wait()
+
+
+def wait_until_gone(group: int, deadline_s: float) -> bool:
+    """True as soon as no process of the group runs, False when some still do at the deadline."""
+    until = time.monotonic() + deadline_s
+    while members(group):
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_S / 5)
+    return True
 
 
 def launch(
