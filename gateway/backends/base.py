@@ -50,7 +50,7 @@ class HttpBackend:
 
 
 def api_url(declared: Declared, url: str) -> str:
-    """The base URL of a replica's API: a provider's is declared as SDKs take it, ours without /v1."""
+    """The base URL of a replica's API: providers declare it as SDKs take it, others without /v1."""
     url = url.rstrip("/")
     return url if declared.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
 
