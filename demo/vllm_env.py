@@ -38,7 +38,7 @@ class CannotInstall(Exception):
 
 def fingerprint() -> str:
     """What the environment is made from: a change of any part makes it anew."""
-    parts = (LOCK.read_bytes(), platform.python_version().encode(), str(HOME).encode())
+    parts = (LOCK.read_bytes(), b"3.11", str(HOME).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -101,7 +101,8 @@ def install() -> None:
         assert pip.stdout is not None
         for line in pip.stdout:
             log.write(line)
-            tail = [*tail[-8:], line.rstrip()]
+            if not line.startswith("WARNING"):
+                tail = [*tail[-8:], line.rstrip()]
             if line.startswith(("Collecting ", "Processing ")):
                 seen += 1
                 if seen % 25 == 0 or seen == total:
