@@ -340,7 +340,16 @@ async def test_a_refusal_keeps_its_meaning(
     assert answer.json() == {
         "error": {"message": message, "type": openai_type, "param": None, "code": code}
     }
-    assert len(upstream.seen) == 1, "the gateway retries, not litellm"
+
+
+@pytest.mark.parametrize("backend", ["azure", "claude", "gemini", "groq"])
+async def test_retrying_is_left_to_the_gateway(
+    client: httpx.AsyncClient, upstream: Provider, backend: str
+) -> None:
+    upstream.plays(wire.whole({"error": {"message": "boom"}}, 503))
+    answer = await client.post(CHAT, json=HELLO | {"model": f"{backend}/small"})
+    assert answer.status_code == 503
+    assert len(upstream.seen) == 1
 
 
 async def test_no_key_stands_in_an_error(client: httpx.AsyncClient, upstream: Provider) -> None:
@@ -484,6 +493,17 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_provider_s_call(
     body = STREAM | {"model": f"{backend}/small"}
     async with asyncio.timeout(30), client.stream("POST", CHAT, json=body) as answer:
         await anext(aiter(answer.aiter_bytes()))
+    await gone(upstream)
+
+
+async def test_a_client_that_leaves_without_reading_ends_the_provider_s_call(
+    client: httpx.AsyncClient, upstream: Provider
+) -> None:
+    """The process waits for this client, not for the provider, who could go on for long."""
+    _, piece, _ = wire.text_block(["word " * 4000])
+    upstream.plays(Plan([wire.opening(), *[piece] * 5000], ending="wait"))
+    async with asyncio.timeout(60), client.stream("POST", CHAT, json=STREAM) as answer:
+        assert answer.status_code == 200
     await gone(upstream)
 
 
