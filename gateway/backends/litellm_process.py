@@ -199,11 +199,14 @@ class LitellmProcess:
 
         Raises LitellmUnavailable if there is no such Python.
         """
-        if shutil.which(self._python) is None:
+        found = shutil.which(self._python)
+        if found is None:
             raise LitellmUnavailable(
                 f"{self._python}: no such Python for litellm; "
                 "make its environment with `python scripts/litellm_env.py`"
             )
+        # The process starts in a directory of its own, where a relative path would lead nowhere.
+        self._python = os.path.abspath(found)
         self._directory = _private_directory()
         self._watch = asyncio.create_task(self._keep_running(), name="litellm-watch")
 

@@ -191,6 +191,12 @@ async def test_its_directory_is_private_and_goes_with_it(program: Callable[[str]
         _ = process.socket_path
 
 
+async def test_python_may_be_named_from_here(program: Callable[[str], str]) -> None:
+    async with running(os.path.relpath(program(SERVES)), Log()) as process:
+        async with asyncio.timeout(30):
+            await process.ready.wait()
+
+
 # ---------------------------------------------------------------- what it says
 
 
