@@ -199,14 +199,7 @@ class LitellmProcess:
 
         Raises LitellmUnavailable if there is no such Python.
         """
-        found = shutil.which(self._python)
-        if found is None:
-            raise LitellmUnavailable(
-                f"{self._python}: no such Python for litellm; "
-                "make its environment with `python scripts/litellm_env.py`"
-            )
-        # The process starts in a directory of its own, where a relative path would lead nowhere.
-        self._python = os.path.abspath(found)
+        self._python = _executable(self._python)
         self._directory = _private_directory()
         self._watch = asyncio.create_task(self._keep_running(), name="litellm-watch")
 
@@ -333,6 +326,17 @@ class _Told(msgspec.Struct, frozen=True):
             json_schema=self.json_schema,
             endpoints=self.endpoints,
         )
+
+
+def _executable(python: str) -> str:
+    """The absolute path of `python`: the process starts in a directory of its own."""
+    found = shutil.which(python)
+    if found is None:
+        raise LitellmUnavailable(
+            f"{python}: no such Python for litellm; "
+            "make its environment with `python scripts/litellm_env.py`"
+        )
+    return os.path.abspath(found)
 
 
 def _private_directory() -> str:

@@ -125,6 +125,10 @@ async def running(
         await process.stop()
 
 
+def from_here(path: str) -> str:
+    return os.path.relpath(path)
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and not just its exit code waiting to be read."""
     try:
@@ -192,7 +196,7 @@ async def test_its_directory_is_private_and_goes_with_it(program: Callable[[str]
 
 
 async def test_python_may_be_named_from_here(program: Callable[[str], str]) -> None:
-    async with running(os.path.relpath(program(SERVES)), Log()) as process:
+    async with running(from_here(program(SERVES)), Log()) as process:
         async with asyncio.timeout(30):
             await process.ready.wait()
 
