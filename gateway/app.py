@@ -331,18 +331,19 @@ async def run(
     )
     if not watch:
         watching.cancel()
-    try:
-        with server.capture_signals():
+    # uvicorn raises the signal again when its handlers are put back: every row is written by then.
+    with server.capture_signals():
+        try:
             await server.startup()
             actual = server.servers[0].sockets[0].getsockname()[1]
-            say(
-                f"Switchboard serves http://{host}:{actual}  (snapshot {loaded.snapshot.hash[:12]})"
-            )
+            name = f"[{host}]" if ":" in host else host
+            say(f"Switchboard serves http://{name}:{actual} (snapshot {loaded.snapshot.hash[:12]})")
             await server.main_loop()
             await server.shutdown()
-    finally:
-        watching.cancel()
-        await gateway.stop()
+        finally:
+            if following is not None:
+                following.cancel()
+            await gateway.stop()
 
 
 def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.Config:

@@ -32,9 +32,7 @@ def target(name: str, url: str) -> Target:
 
 
 @asynccontextmanager
-async def keeping(
-    url: str, clock: Callable[[], float] = lambda: 0.0
-) -> AsyncIterator[AdapterKeeper]:
+async def keeping(url: str) -> AsyncIterator[AdapterKeeper]:
     async with httpx.AsyncClient() as client:
         yield AdapterKeeper(
             Backend("local", "vllm", (url,)),
