@@ -326,11 +326,11 @@ async def run(
     server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
-    watching = asyncio.create_task(
-        _follow_files(gateway, directory, env, loaded.snapshot.hash, say)
+    following = (
+        [asyncio.create_task(_follow_files(gateway, directory, env, loaded.snapshot.hash, say))]
+        if watch
+        else []
     )
-    if not watch:
-        watching.cancel()
     # uvicorn raises the signal again when its handlers are put back: every row is written by then.
     with server.capture_signals():
         try:
@@ -341,8 +341,8 @@ async def run(
             await server.main_loop()
             await server.shutdown()
         finally:
-            if following is not None:
-                following.cancel()
+            for task in following:
+                task.cancel()
             await gateway.stop()
 
 
