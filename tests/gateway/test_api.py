@@ -202,6 +202,7 @@ async def test_one_key_cannot_read_anothers_decisions(provider: StandIn, tmp_pat
             f"/v1/decisions/{id}", headers={"authorization": f"Bearer {other}"}
         )
     assert (mine.status_code, theirs.status_code) == (200, 404)
+    assert served.key is not None
     assert served.key not in mine.text
 
 
