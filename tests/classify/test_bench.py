@@ -1,9 +1,14 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from gateway.classify import bench
+from gateway.cli import build
+from gateway.cli.bench import ENCODER
 from gateway.errors import SwitchboardError
 from tests.classify import tiny_bert
 from tests.classify.samples import LEARN, UNSEEN
@@ -28,16 +33,55 @@ def test_a_run_tells_accuracy_time_and_calibration(data: Path, tmp_path: Path) -
     lines: list[str] = []
     figures = bench.run(data, ["lexical", "embedding"], tmp_path / "bert", lines.append)
     assert list(figures) == ["lexical", "embedding"]
-    assert figures["lexical"]["HWU64"] == 100.0
+    assert figures["lexical"]["HWU64"] == 1.0
     assert figures["lexical"]["oos_auroc"] == 1.0
     assert figures["lexical"]["oos_refused"] == 1.0
     assert figures["lexical"]["kept"]["BANKING77"] == {"right": 1.0, "wrong": 0.0}
     for kind in figures.values():
+        assert list(kind)[:4] == [*bench.SETS, "us"]
         assert kind["us"] > 0
         assert kind["p50_us"] > 0
-        assert set(kind["ece"]) == set(kind["fit_s"]) == set(bench.SETS)
-    assert lines[0] == "lexical BANKING77: 100.0 %"
+        for name in ("ece", "threshold", "kept", "fit_s", "load_ms"):
+            assert set(kind[name]) == set(bench.SETS)
+        assert all(0.0 <= share <= 1.0 for share in _shares(kind))
+    assert lines[0] == "lexical BANKING77: 100.00%"
     assert len(lines) == 6
+
+
+def _shares(figures: dict[str, Any]) -> list[float]:
+    by_set = [figures["ece"], figures["threshold"], *figures["kept"].values()]
+    return [
+        *(figures[name] for name in (*bench.SETS, "oos_auroc", "oos_refused")),
+        *(share for shares in by_set for share in shares.values()),
+    ]
+
+
+def test_the_command_prints_json_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    tiny_bert.make(tmp_path / "bert")
+    given = ["bench", "classify", "--data", str(data), "--json"]
+    done = CliRunner().invoke(build(), [*given, "--model", str(tmp_path / "bert")])
+    figures = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert list(figures) == ["lexical", "embedding"]
+    assert figures["lexical"]["HWU64"] == 1.0
+    assert "embedding HWU64: " in done.stderr
+
+
+def test_the_command_finds_the_encoder_where_one_works(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bert.make(tmp_path / ENCODER)
+    done = CliRunner().invoke(build(), ["bench", "classify", "--data", str(data)])
+    assert done.exit_code == 0
+    assert done.stdout.split()[:2] == ["lexical", "embedding"]
+
+
+def test_the_command_names_what_is_missing(data: Path, tmp_path: Path) -> None:
+    given = ["bench", "classify", "--data", str(data), "--model", str(tmp_path / "nowhere")]
+    done = CliRunner().invoke(build(), given)
+    assert done.exit_code == 1
+    assert "nowhere" in done.stderr
 
 
 def test_what_is_missing_is_named(data: Path) -> None:
