@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-train test lint bench lock sdks schemas system clean
+.PHONY: help demo demo-train test lint bench schemas lock environments clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,17 +17,21 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.vllm/.ready: demo/vllm_env.py demo/vllm-requirements.lock
+# Each of these scripts does nothing when what it makes is there and is of today's lock.
+environments: $(VENV)/.ready
+	@$(PYTHON) scripts/litellm_env.py
+	@$(PYTHON) scripts/models.py
+	@$(PYTHON) tests/sdk/setup_envs.py
 	@$(PYTHON) demo/vllm_env.py
 
 demo: $(VENV)/.ready ## everything set up, then real requests routed on a real vLLM
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
-demo-train: .vllm/.ready ## the demo's weights made again
+demo-train: $(VENV)/.ready ## the demo's weights made again
+	@$(PYTHON) demo/vllm_env.py
 	@.vllm/bin/python demo/train.py
 
-test: $(VENV)/.ready ## every test, each with its real servers
-	@$(PYTHON) demo/vllm_env.py
+test: environments ## every test, each with its real servers
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and docs current
@@ -38,9 +42,22 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 	@$(BIN)/python -m gateway.config.schema --check
 	@$(BIN)/python -m gateway.config.docs --check
 
+bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/results.json
+	@$(PYTHON) scripts/system.py nginx
+	@$(BIN)/python -m benchmarks.run --write
+
+schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew
+	@$(BIN)/python -m gateway.config.schema
+	@$(BIN)/python -m gateway.config.docs
+
 lock: $(VENV)/.ready ## the dependencies locked anew, with hashes
 	@for extra in "gateway" "dev"; do \
 	  $(BIN)/uv pip compile -q pyproject.toml --extra embedding --extra postgres --extra redis \
 	    $$( [ $$extra = dev ] && echo --extra dev ) --generate-hashes --universal \
 	    --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
 	    -o requirements/$$extra.lock; done
+	@$(BIN)/python scripts/litellm_env.py --lock
+
+clean: ## every environment and cache that the other targets made
+	rm -rf $(VENV) .vllm .litellm .models .sdks .bench .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".bench"
 TICKS = os.sysconf("SC_CLK_TCK")
 
-VERSIONS = {"vllm_router": "0.1.17", "litellm": "1.109.1", "portkey": "1.15.2"}
+VERSIONS = {"vllm_router": "0.1.17", "litellm": "1.106.2", "portkey": "1.15.2"}
 
 
 class Running(msgspec.Struct, frozen=True):
