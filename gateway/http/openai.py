@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ApiError, MethodNotAllowed, Unauthorized
 from gateway.http.parse import parse
-from gateway.http.protocol import CONNECTION, LimitedProtocol
+from gateway.http.protocol import CYCLE, Cycle
 from gateway.pipeline import Headers, Pipeline
 from gateway.types import Caller, Endpoint
 
@@ -65,9 +65,9 @@ class DataPlane:
     async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id(self._random)
         outlet = HttpOutlet(send)
-        connection: LimitedProtocol | None = scope.get(CONNECTION)
-        if connection is not None:
-            connection.cancel_on_disconnect(asyncio.current_task())
+        cycle: Cycle | None = scope.get(CYCLE)
+        if cycle is not None:
+            cycle.cancels = True
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(
@@ -84,14 +84,14 @@ class DataPlane:
         except ApiError as error:
             await outlet.refuse(error, request_id)
         except asyncio.CancelledError:
-            if connection is None or not connection.transport.is_closing():
+            if cycle is None or not cycle.client_gone:
                 raise
         except Exception:
             log.exception("%s: an error of our own", request_id)
             await self._own_fault(outlet, request_id)
         finally:
-            if connection is not None:
-                connection.cancel_on_disconnect(None)
+            if cycle is not None:
+                cycle.cancels = False
 
     async def _own_fault(self, outlet: "HttpOutlet", request_id: str) -> None:
         error = ApiError("Switchboard failed on this request.", code="internal_error")

@@ -6,22 +6,25 @@ Requests are handed over whole: the application starts when the last byte of the
 """
 
 import asyncio
+import logging
+import re
+from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import ApiError, BadRequest, Overloaded, TooLarge
 from gateway.types import Server
 
-CONNECTION = "switchboard.connection"
-"""Key in the ASGI scope of the connection's `LimitedProtocol`."""
+log = logging.getLogger("switchboard")
+
+CYCLE = "switchboard.cycle"
+"""Key in the ASGI scope of the request's `Cycle`."""
+
+ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 def plain_response(error: ApiError) -> bytes:
@@ -37,16 +40,106 @@ def plain_response(error: ApiError) -> bytes:
     )
 
 
-class Cycle(RequestResponseCycle):
-    """One request and its answer. The head waits for the first bytes of the body: one write."""
+def without_offer(data: bytes) -> bytes:
+    """A request's first bytes without an offer to speak another protocol, which may be declined.
 
-    head: bytes = b""
-    waiting_app: Any = None
+    Java's own client makes one for HTTP/2 with every request, and the parser would stop there and
+    lose the body.
+    """
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _UPGRADE.sub(b"", head) + data[len(head) :]
+
+
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+
+
+class Cycle:
+    """One request and its answer, as ASGI sees them; begun when the request is whole.
+
+    The head waits for the first bytes of the body, so that a plain answer is one write. While
+    `cancels` is set, the application is cancelled when the client goes away.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_gone",
+        "_handed",
+        "_head",
+        "_left",
+        "_protocol",
+        "body",
+        "cancels",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "scope",
+        "task",
+    )
+
+    def __init__(self, protocol: "LimitedProtocol", scope: Any, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self._chunked = True
+        self._left = 0
+        self._head = b""
+        self._handed = False
+        self._gone: asyncio.Future[None] | None = None
+        self.body: bytes | bytearray = b""
+        self.cancels = False
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.response_started = False
+        self.scope = scope
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether there is nobody left to answer."""
+        return self.disconnected or self._protocol.transport.is_closing()
+
+    def lost(self) -> None:
+        """The connection is closed."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self._wake()
+        if self.cancels and self.task is not None:
+            self.task.cancel()
+
+    async def run(self, app: Any) -> None:
+        """Calls the application. One that fails is logged; its client gets a 500 or a cut."""
+        try:
+            await app(self.scope, self.receive, self.send)
+            failed = not self.response_complete and not self.disconnected
+            if failed:
+                log.error("%s %s was not answered", self.scope["method"], self.scope["path"])
+        except Exception:
+            log.exception("%s %s failed", self.scope["method"], self.scope["path"])
+            failed = not self.response_complete
+        finally:
+            assert self.task is not None
+            self._protocol.tasks.discard(self.task)
+        if failed:
+            self._protocol.fail(self)
+
+    async def receive(self) -> dict[str, Any]:
+        """The ASGI `receive`: the whole body once, then word that the client has gone."""
+        if not self._handed:
+            self._handed = True
+            body, self.body = bytes(self.body), b""
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not self.disconnected and not self.response_complete:
+            self._gone = self._protocol.loop.create_future()
+            await self._gone
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
         """The ASGI `send`; returns once the client's side has room for more."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        flow = self._protocol.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
         if self.disconnected:
             return
         if self.response_complete:
@@ -54,20 +147,19 @@ class Cycle(RequestResponseCycle):
         if self.response_started:
             self._send_body(message["body"], message.get("more_body", False))
         else:
-            self.head = self._render_head(message["status"], message["headers"])
+            self._head = self._render_head(message["status"], message["headers"])
             self.response_started = True
 
     def _render_head(self, status: int, headers: Any) -> bytes:
         lines = [STATUS_LINE[status]]
-        headers = [*self.default_headers, *headers]
+        headers = [*self._protocol.server_state.default_headers, *headers]
         for name, value in headers:
             if name == b"content-length":
-                self.chunked_encoding = False
-                self.expected_content_length = int(value)
+                self._chunked = False
+                self._left = int(value)
             lines += (name, b": ", value, b"\r\n")
         extra = 2
-        if self.chunked_encoding is None:
-            self.chunked_encoding = True
+        if self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
             extra += 1
         if not self.keep_alive:
@@ -81,30 +173,32 @@ class Cycle(RequestResponseCycle):
 
     def _send_body(self, body: bytes, more: bool) -> None:
         if self.scope["method"] == "HEAD":
-            body, self.expected_content_length = b"", 0
+            self._left = 0
             framed = b""
-        elif self.chunked_encoding:
+        elif self._chunked:
             framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             if not more:
                 framed += b"0\r\n\r\n"
         else:
             framed = body
-            self.expected_content_length -= len(body)
-        if self.head:
-            framed, self.head = self.head + framed, b""
+            self._left -= len(body)
+        if self._head:
+            framed, self._head = self._head + framed, b""
         if framed:
-            self.transport.write(framed)
+            self._protocol.transport.write(framed)
         if not more:
             self._complete()
 
     def _complete(self) -> None:
-        if self.expected_content_length:
+        if self._left:
             raise RuntimeError("the body is not as long as its content-length says")
         self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+        self._wake()
+        self._protocol.answered(self)
+
+    def _wake(self) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -114,17 +208,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.access_log = False
         self._head_bytes = 0
         self._in_head = True
         self._whole = True
         self._refused = False
+        self._refusal: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._to_cancel: asyncio.Task[Any] | None = None
-
-    def cancel_on_disconnect(self, task: "asyncio.Task[Any] | None") -> None:
-        """Cancels `task` when the client goes away; None takes that back."""
-        self._to_cancel = task
+        self._reading: Cycle | None = None
+        self._running: Cycle | None = None
+        self._waiting: deque[Cycle] = deque()
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     # -------------------------------------------------------- connection
 
@@ -134,15 +228,33 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        super().connection_lost(exc)
-        if self._to_cancel is not None:
-            self._to_cancel.cancel()
-            self._to_cancel = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self.connections.discard(self)
+        if self._running is not None:
+            self._running.lost()
+        self._waiting.clear()
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]
+
+    def shutdown(self) -> None:
+        """Called when the server stops: what is under way is finished first."""
+        if self._running is None:
+            self.transport.close()
+        else:
+            self._running.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        super().data_received(data)
+        if self._whole and b"pgrade:" in data:
+            data = without_offer(data)
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
+            return
         if self._whole or self._refused:
             return
         if self._in_head:
@@ -155,13 +267,12 @@ class LimitedProtocol(HttpToolsProtocol):
             limits = self.limits
             self._arm(limits.head_timeout if self._in_head else limits.body_timeout)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
-
     # -------------------------------------------------------- parser callbacks
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head = True
         self._whole = False
 
@@ -177,15 +288,23 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(error)
             return
         if self.expect_100_continue:
-            self.expect_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._begin_cycle()
+        version = self.parser.get_http_version()
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self._reading = Cycle(self, self._scope(version), keep_alive)
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
-        self.cycle.body += body
-        if len(self.cycle.body) > self.limits.max_body:
+        cycle = self._reading
+        assert cycle is not None
+        if not cycle.body:
+            cycle.body = body
+        elif isinstance(cycle.body, bytearray):
+            cycle.body += body
+        else:
+            cycle.body = bytearray(cycle.body) + body
+        if len(cycle.body) > self.limits.max_body:
             self._refuse(self._body_too_large())
 
     def on_message_complete(self) -> None:
@@ -193,49 +312,88 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._disarm()
         self._whole = True
-        super().on_message_complete()
-        cycle: Any = self.cycle
-        if cycle.waiting_app is not None:
-            super()._start_asgi_task(cycle, cycle.waiting_app)
-
-    def _begin_cycle(self) -> None:
-        """What uvicorn does when a head is in, without upgrades, and with our own cycle."""
-        scope: Any = self.scope
-        scope[CONNECTION] = self
-        scope["method"] = self.parser.get_method().decode("ascii")
-        version = self.parser.get_http_version()
-        if version != "1.1":
-            scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
-        before = self.cycle
-        self.cycle = Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+        cycle, self._reading = self._reading, None
+        assert cycle is not None
+        if self._running is None:
+            self._start(cycle)
         else:
+            # Pipelined: answered in its turn, and no more is read until then.
+            self._waiting.append(cycle)
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Called by uvicorn when the head is in; deferred until the body is too."""
-        cycle.waiting_app = app
-        if not cycle.more_body:
-            super()._start_asgi_task(cycle, app)
+    def _scope(self, version: str) -> dict[str, Any]:
+        """The ASGI scope of the request whose head is in."""
+        url = self.url
+        if url.startswith(b"/") and b"%" not in url:
+            raw_path, _, query = url.partition(b"?")
+            path = raw_path.decode("ascii")
+        else:
+            parsed = httptools.parse_url(url)
+            raw_path, query = parsed.path, parsed.query or b""
+            path = unquote(raw_path.decode("ascii"))
+        return {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": {},
+        }
+
+    # -------------------------------------------------------- answering
+
+    def _start(self, cycle: Cycle) -> None:
+        self._running = cycle
+        cycle.scope[CYCLE] = cycle
+        cycle.task = task = self.loop.create_task(cycle.run(self.app))
+        self.tasks.add(task)
+
+    def answered(self, cycle: Cycle) -> None:
+        """The answer's last byte is written: the next pipelined request has its turn."""
+        self.server_state.total_requests += 1
+        self._running = None
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            transport.close()
+        elif self._waiting:
+            self._start(self._waiting.popleft())
+            if not self._waiting:
+                self.flow.resume_reading()
+        elif self._refusal is not None:
+            transport.write(self._refusal)
+            transport.close()
+        else:
+            self._idle_since = self.loop.time()
+            if self._idle_timer is None:
+                self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._idle)
+
+    def fail(self, cycle: Cycle) -> None:
+        """The application left its request unanswered; a broken stream is not ended cleanly."""
+        if not cycle.response_started and not self.transport.is_closing():
+            self.transport.write(
+                plain_response(ApiError("Switchboard failed on this request.", code="internal"))
+            )
+        self.transport.close()
+
+    def _idle(self) -> None:
+        """One timer a connection, moved only when it goes off: requests need not touch it."""
+        self._idle_timer = None
+        if self._running is not None or not self._whole:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0.001:
+            self._idle_timer = self.loop.call_later(left, self._idle)
+        else:
+            self.transport.close()
 
     # -------------------------------------------------------- refusing
 
@@ -296,14 +454,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disarm()
         if self.transport.is_closing():
             return
-        if not self._answering():
-            self.transport.write(plain_response(error))
+        if self._running is not None:
+            # Pipelined behind a good request: that one's answer comes first.
+            self._refusal = plain_response(error)
+            return
+        self.transport.write(plain_response(error))
         self.transport.close()
-
-    def _answering(self) -> bool:
-        """An answer is under way on this connection, so that no other may be written into it."""
-        cycle = self.cycle
-        return cycle is not None and cycle.response_started and not cycle.response_complete
 
     def _arm(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._too_slow)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import uvicorn
 
-from gateway.http.protocol import CONNECTION, limited
+from gateway.http.protocol import CYCLE, limited
 from gateway.types import Server
 
 
@@ -23,8 +23,15 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def served(app: Any, limits: Server) -> AsyncIterator[int]:
-    config = uvicorn.Config(app, port=0, http=limited(limits), lifespan="off", log_level="critical")
+async def served(app: Any, limits: Server, keep_alive: int = 5) -> AsyncIterator[int]:
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=limited(limits),
+        lifespan="off",
+        log_level="critical",
+        timeout_keep_alive=keep_alive,
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -137,6 +144,64 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     ]
 
 
+async def test_a_bad_request_behind_a_good_one_leaves_the_good_ones_answer_alone() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await leave.wait()
+        await echo(scope, receive, send)
+
+    async with served(wait, SMALL) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\ngood")
+        await asyncio.wait_for(entered.wait(), 10)
+        writer.write(b"this is not http\r\n\r\n")
+        leave.set()
+        raw = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    first, second = raw.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200")
+    assert first.endswith(b"\r\n\r\ngood")
+    assert second.startswith(b"400")
+
+
+async def test_an_offer_of_another_protocol_is_passed_over() -> None:
+    offer = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+    async with served(echo, SMALL) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n" + offer + b"\r\nok")
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+        writer.close()
+
+
+async def test_a_kept_connection_is_closed_when_it_is_idle_for_too_long() -> None:
+    async with served(echo, SMALL, keep_alive=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("starts", [False, True])
+async def test_an_application_that_fails_gives_a_500_or_a_broken_answer(starts: bool) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        if starts:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("a defect")
+
+    async with served(broken, SMALL) as port:
+        status, _, body = await talk(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert status == (200 if starts else 500)
+    assert body.startswith(b"4\r\nhalf\r\n" if starts else b'{"error":')
+    assert not body.endswith(b"0\r\n\r\n")
+
+
 async def test_a_chunked_body_in_many_pieces_arrives_whole() -> None:
     raw = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     raw += b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
@@ -163,7 +228,7 @@ async def test_a_client_that_goes_away_cancels_what_was_registered() -> None:
     cancelled: asyncio.Event = asyncio.Event()
 
     async def hang(scope: Any, receive: Any, send: Any) -> None:
-        scope[CONNECTION].cancel_on_disconnect(asyncio.current_task())
+        scope[CYCLE].cancels = True
         entered.set()
         try:
             await asyncio.Event().wait()
