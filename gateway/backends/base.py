@@ -1,11 +1,10 @@
 """The one central type: a backend takes a call and gives a reply whose body is a stream."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from gateway.transport.base import Origin, Reply, Transport
+from gateway.transport.base import Headers, Origin, Reply, Transport
 from gateway.types import Backend as Declared
 
 
@@ -15,7 +14,7 @@ class Call(msgspec.Struct, frozen=True):
     replica: str
     path: bytes
     body: bytes
-    headers: Sequence[tuple[bytes, bytes]] = ()
+    headers: Headers = ()
     method: bytes = b"POST"
 
 
@@ -43,7 +42,7 @@ class HttpBackend:
             origin,
             call.method,
             base + call.path,
-            [*self._headers, *call.headers],
+            self._headers + call.headers if call.headers else self._headers,
             call.body,
             self._timeouts,
         )
@@ -64,7 +63,7 @@ def _api_base(declared: Declared, url: str) -> tuple[Origin, bytes]:
     return origin, prefix.encode()
 
 
-def _own_headers(declared: Declared) -> list[tuple[bytes, bytes]]:
+def _own_headers(declared: Declared) -> Headers:
     """Headers that are ours and the same for each call; nothing of the client's is among them."""
     headers = [
         (b"content-type", b"application/json"),
@@ -74,4 +73,4 @@ def _own_headers(declared: Declared) -> list[tuple[bytes, bytes]]:
     if declared.api_key is not None:
         headers.append((b"authorization", b"Bearer " + declared.api_key.encode()))
     headers += [(name.lower().encode(), value.encode()) for name, value in declared.headers.items()]
-    return headers
+    return tuple(headers)

@@ -8,6 +8,9 @@ import msgspec
 
 from gateway.types import Timeouts
 
+Headers = tuple[tuple[bytes, bytes], ...]
+"""A request's headers, names in lower case; a tuple, so that what is made of it can be kept."""
+
 
 class Origin(msgspec.Struct, frozen=True):
     """Where to connect. `prefix` is the URL's path, without a slash at its end."""
@@ -63,7 +66,7 @@ class Transport(Protocol):
         origin: Origin,
         method: bytes,
         path: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         body: bytes,
         timeouts: Timeouts,
     ) -> Reply:

@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.transport.base import Origin
+from gateway.transport.base import Headers, Origin
 from gateway.types import Timeouts
 
 MAX_HEAD = 65_536
@@ -34,6 +34,9 @@ HIGH_WATER, LOW_WATER = 131_072, 32_768
 
 PEEK_AFTER_S = 0.5
 """A connection idle for longer is looked at before it is used: the peer may have closed it."""
+
+HEADS = 64
+"""Rendered heads that are kept for each origin; paths that hold an id would have no end."""
 
 NEVER = float("inf")
 NO_BODY = frozenset({204, 304})
@@ -319,15 +322,25 @@ class Connection(asyncio.Protocol):
 class Pool:
     """The idle connections of one origin, the latest used first."""
 
-    __slots__ = ("_idle", "authority", "keep", "keep_s", "open", "origin")
+    __slots__ = ("_heads", "_idle", "keep", "keep_s", "open", "origin")
 
     def __init__(self, origin: Origin, keep: int, keep_s: float) -> None:
         self.origin = origin
-        self.authority = b"host: " + origin.authority + b"\r\n"
+        self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
         self.keep = keep
         self.keep_s = keep_s
         self.open: set[Connection] = set()
         self._idle: list[Connection] = []
+
+    def head(self, method: bytes, path: bytes, headers: Headers) -> bytes:
+        """The rendered head; a backend's are few and the same again and again."""
+        key = (method, path, headers)
+        head = self._heads.get(key)
+        if head is None:
+            head = _rendered(self.origin.authority, method, path, headers)
+            if len(self._heads) < HEADS:
+                self._heads[key] = head
+        return head
 
     def take(self) -> Connection | None:
         """A connection that is idle and still open, if there is one."""
@@ -375,7 +388,7 @@ class LeanTransport:
         origin: Origin,
         method: bytes,
         path: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         body: bytes,
         timeouts: Timeouts,
     ) -> LeanReply:
@@ -388,7 +401,7 @@ class LeanTransport:
         connection = pool.take()
         if connection is None:
             connection = await self._connect(pool, loop, timeouts)
-        raw = _rendered(pool, method, path, headers, body)
+        raw = b"%b%d\r\n\r\n%b" % (pool.head(method, path, headers), len(body), body)
         head = connection.request(raw, method == b"HEAD", timeouts, began)
         try:
             return await head
@@ -445,15 +458,12 @@ class LeanTransport:
         return self._ssl
 
 
-def _rendered(
-    pool: Pool, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
-) -> bytes:
-    """Head and body, to be written at once."""
-    lines = [method, b" ", path, b" HTTP/1.1\r\n", pool.authority]
+def _rendered(authority: bytes, method: bytes, path: bytes, headers: Headers) -> bytes:
+    """A request's head up to the length of its body."""
+    lines = [method, b" ", path, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
     for name, value in headers:
         lines += (name, b": ", value, b"\r\n")
-    lines.append(b"content-length: %d\r\n\r\n" % len(body))
-    lines.append(body)
+    lines.append(b"content-length: ")
     return b"".join(lines)
 
 
