@@ -2,8 +2,12 @@
 
 import argparse
 import asyncio
+import ctypes
 import json
+import os
 import random
+import struct
+import sys
 import time
 from collections.abc import Iterator
 
@@ -141,6 +145,42 @@ async def closed_loop(
     return {"requests": answered, "failed": failed, "rate": answered / elapsed}
 
 
+class Metronome:
+    """Ticks from the kernel's timer: the event loop's own is a millisecond coarse, which would send
+    requests in bunches that wait for each other."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval = interval_s
+        self._ticked = asyncio.Event()
+        self._due = 0
+        self._timer = -1
+
+    async def __aenter__(self) -> "Metronome":
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+        seconds, nanoseconds = divmod(round(self._interval * 1e9), 10**9)
+        every = struct.pack("@llll", seconds, nanoseconds, seconds, nanoseconds)
+        if self._timer < 0 or libc.timerfd_settime(self._timer, 0, every, None) < 0:
+            raise OSError(ctypes.get_errno(), "the kernel gives no timer")
+        asyncio.get_running_loop().add_reader(self._timer, self._tick)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._timer)
+        os.close(self._timer)
+
+    async def ticks(self) -> int:
+        """How many intervals have passed since the last call, at least one."""
+        await self._ticked.wait()
+        self._ticked.clear()
+        due, self._due = self._due, 0
+        return due
+
+    def _tick(self) -> None:
+        self._due += int.from_bytes(os.read(self._timer, 8), sys.byteorder)
+        self._ticked.set()
+
+
 async def open_loop(
     port: int, model: str, key: str, rate: float, seconds: float, distinct: bool
 ) -> dict[str, float]:
@@ -151,23 +191,20 @@ async def open_loop(
     same = request(model, next(texts), key, False)
     failed = 0
 
-    async def one(due: float) -> None:
+    async def one(sent: float) -> None:
         nonlocal failed
         client = idle.pop() if idle else await connect(port)
         raw = request(model, next(texts), key, False) if distinct else same
         if await client.ask(raw) != 200:
             failed += 1
-        took.append(time.perf_counter() - due)
+        took.append(time.perf_counter() - sent)
         idle.append(client)
 
-    began = time.perf_counter()
     tasks = []
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        wait = due - time.perf_counter()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(one(time.perf_counter())))
+    async with Metronome(1 / rate) as metronome:
+        while len(tasks) < rate * seconds:
+            for _ in range(await metronome.ticks()):
+                tasks.append(asyncio.create_task(one(time.perf_counter())))
     await asyncio.gather(*tasks)
     took.sort()
     return {

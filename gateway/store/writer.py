@@ -1,12 +1,14 @@
 """Writes what happened, beside serving: one thread, in batches, from a bounded queue.
 
-The event loop only appends to the queue. A record is in the store within about half a second;
+The event loop only appends to the queue. A record is in the store within half a second;
 `stop` writes every one, and only a kill can lose those of the last moment. While the database
 cannot be written (locked, full, away) the queue is kept, the batch is tried again, and the log
 says so.
 """
 
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +31,13 @@ BOUND = 100_000
 in about 300 MB; beyond it the caller is told that a record could not be taken."""
 
 EVERY_S = 0.5
+PACE_S = 0.02
+"""The pause between batches while records keep coming: many short spells of writing keep requests
+waiting less than a few long ones."""
+
+NICE = 10
+"""How far the thread's priority is below the event loop's, where both want one core."""
+
 BATCH = 5_000
 """Records in one transaction at most."""
 
@@ -113,9 +122,13 @@ class Writer:
     # ------------------------------------------------------------ the thread
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        coming = False
         while not self._giving_up:
-            self._wake.wait(self._every_s)
+            self._wake.wait(min(PACE_S, self._every_s) if coming else self._every_s)
             self._wake.clear()
+            coming = bool(self._queue)
             stopping = self._stopping
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             while self._queue and not self._giving_up:
