@@ -1,10 +1,11 @@
 """`make demo`: sets everything up, then routes real requests on a real vLLM and shows what came.
 
-    python -m demo.run [--keep]
+    python -m demo.run [--keep] [--stand-ins]
 
 Starts vLLM with the demo's tiny base, a stand-in for a commercial provider, and the gateway on the
 configuration in this tree. Then it sends the same requests three times: as `auto`, all to the
-commercial model, all to the base. With `--keep` it goes on serving until ctrl-C.
+commercial model, all to the base. With `--keep` it goes on serving until ctrl-C; with `--stand-ins`
+a stand-in takes vLLM's place, as it does where vLLM cannot be had.
 """
 
 import argparse
@@ -12,336 +13,300 @@ import asyncio
 import contextlib
 import json
 import os
-import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
-from demo import tasks, vllm_server
-from demo.tasks import Example
+from demo import processes, questions, show, tasks, vllm_server
+from demo.questions import Asked
+from demo.show import Got
 
 ROOT = Path(__file__).resolve().parent.parent
-PER_TASK = 5
-SEED = 11
-COMMERCIAL, BASE = "commercial/large", "local/tiny"
+VLLM_ENVIRONMENT = ROOT / "demo" / "vllm_env.py"
+CONFIGURATION = "gateway.yaml", "routes", "policies", "prompts"
+AUTO, COMMERCIAL, BASE = "auto", "commercial/large", "local/tiny"
+AT_ONCE = 4
+STREAMED = 3
+"""Every so many-th request is streamed."""
 
-GENERAL_KNOWLEDGE = (
-    ("What is the capital of France?", "Paris"),
-    ("Which planet is known as the red planet?", "Mars"),
-    ("Write a Python function that adds two numbers.", "def add(a, b):\n    return a + b"),
-    ("Fix this bug: for i in range(10) print(i)", "for i in range(10):\n    print(i)"),
-    ("Translate into German: good morning", "Guten Morgen"),
-    ("How do you say thank you in French?", "merci"),
-    ("Who wrote Hamlet?", "William Shakespeare"),
-    ("What does HTTP stand for?", "Hypertext Transfer Protocol"),
-)
-"""Questions for a large model: the tiny base has never seen their like."""
+ADAPTERS_DEADLINE_S = 60.0
+TELL_EVERY_S = 10.0
 
 
-class Asked(NamedTuple):
-    """One request of the demo and the answer that is right."""
-
-    text: str
-    right: str
+class Ended(BaseException):
+    """A signal wants the demo to end; its number is the argument."""
 
 
-class Got(NamedTuple):
-    """What came back."""
+class Options(NamedTuple):
+    """The command line."""
 
-    answer: str
-    route: str
-    target: str
-    cost_usd: float
-    ms: float
+    keep: bool
+    stand_ins: bool
 
 
-def questions() -> list[Asked]:
-    """A mix of kinds of work, none of whose prompts any model was trained on."""
-    asked = [
-        Asked(example.prompt, example.house)
-        for task in tasks.TASKS
-        for example in tasks.sample(task, PER_TASK, SEED, "test")
-    ]
-    return asked + [Asked(*pair) for pair in GENERAL_KNOWLEDGE]
+# ---------------------------------------------------------------- what is started
 
 
-def commercial_answers() -> list[dict[str, str]]:
-    """The stand-in's table: it knows the world, but not the conventions of this house."""
-    known: list[Example] = [
-        example for task in tasks.TASKS for example in tasks.sample(task, PER_TASK, SEED, "test")
-    ]
-    rows = [(example.prompt, example.generic) for example in known] + list(GENERAL_KNOWLEDGE)
-    return [{"match": f"^{re.escape(text)}$", "say": answer} for text, answer in rows]
+def can_have_vllm(console: Console) -> bool:
+    """Makes vLLM's environment if need be; says so plainly where it cannot be made."""
+    with processes.launch([_python(), str(VLLM_ENVIRONMENT)]) as making:
+        if making.process.wait() == 0:
+            return True
+    _say_without_vllm(console, "vLLM cannot be had here, for the reason above")
+    return False
 
 
-@contextlib.contextmanager
-def commercial(folder: Path) -> Iterator[str]:
-    """The stand-in for a commercial provider, as a process; its base URL."""
-    model = {"table": commercial_answers(), "first_token_s": 0.35, "between_tokens_s": 0.02}
-    config = folder / "commercial.json"
-    config.write_text(
-        json.dumps({"models": {"large": model, "small": {**model, "first_token_s": 0.15}}})
-    )
-    command = [sys.executable, "-m", "gateway.standin", "--config", str(config)]
-    with _process(command, folder / "commercial.log", {}) as process:
-        yield process.line(r"^(http://\S+)")
-
-
-@contextlib.contextmanager
-def vllm(folder: Path, console: Console) -> Iterator[str | None]:
-    """vLLM with the tiny base and no adapter yet; None where it cannot be had."""
-    made = subprocess.run([_python(), str(ROOT / "demo/vllm_env.py")], check=False)
-    if made.returncode:
-        console.print(
-            "[yellow]vLLM cannot be had here: its place is taken by a stand-in, and what it "
-            "answers is no model's work.[/yellow]"
-        )
-        yield None
-        return
-    with console.status("starting vLLM …") as status:
-        server = vllm_server.start(
-            vllm_server.free_port(),
-            log_path=folder / "vllm.log",
-            progress=lambda s, _: status.update(f"starting vLLM … {s:.0f} s (about 30 s in all)"),
-        )
+def wait_for_vllm(server: vllm_server.Server, console: Console) -> bool:
+    """True once it serves; False, with what it said last, where it does not start."""
+    try:
+        with waiting(console, "vLLM starts, about half a minute") as told:
+            server.wait(240, told)
+    except vllm_server.VllmFailed as failure:
+        console.print(str(failure), markup=False, highlight=False)
+        _say_without_vllm(console, "vLLM was installed but did not start, as told above")
+        server.stop()
+        return False
     console.print(f"vLLM serves the tiny base at {server.url}")
-    with server:
-        yield server.url
+    return True
 
 
-@contextlib.contextmanager
-def stand_in_vllm(folder: Path) -> Iterator[str]:
-    """In vLLM's place: answers as base and adapters would, from a table."""
-    wants = [
-        {"match": f"^{re.escape(example.prompt)}$", "say": example.generic}
-        for task in tasks.TASKS
-        for example in tasks.sample(task, PER_TASK, SEED, "test")
-    ]
-    config = folder / "vllm.json"
-    config.write_text(json.dumps({"models": {"base": {"table": wants}}, "vllm": {"base": "base"}}))
-    command = [sys.executable, "-m", "gateway.standin", "--config", str(config)]
-    with _process(command, folder / "vllm.log", {}) as process:
-        yield process.line(r"^(http://\S+)/v1")
+def _say_without_vllm(console: Console, why: str) -> None:
+    console.print(
+        f"[bold yellow]{why}: a stand-in takes its place.\nWhat that answers comes from a table "
+        "and is no model's work.[/bold yellow]"
+    )
 
 
-@contextlib.contextmanager
-def gateway(folder: Path, vllm_url: str, commercial_url: str) -> Iterator[str]:
-    """The gateway on this tree's configuration; its base URL."""
+def stand_in(folder: Path, name: str, config: dict[str, Any], port: int = 0) -> processes.Guarded:
+    """A stand-in as a process; it prints its base URL."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "gateway.standin", "--config", str(path), "--port", str(port)]
+    return processes.launch(command, log_path=folder / f"{name}.log")
+
+
+def gateway(folder: Path, vllm_url: str, commercial_url: str) -> processes.Guarded:
+    """The gateway on this tree's configuration, with a store of its own."""
     command = [
         *(str(Path(sys.executable).parent / "switchboard"), "serve", "--config", str(ROOT)),
-        *("--listen", "127.0.0.1:0", "--store", f"sqlite:///{folder}/switchboard.db"),
+        *("--listen", "127.0.0.1:0", "--store", store_of(folder)),
     ]
-    env = {"SWITCHBOARD_VLLM_URL": vllm_url, "SWITCHBOARD_COMMERCIAL_URL": commercial_url}
-    with _process(command, folder / "gateway.log", env) as process:
-        yield process.line(r"serves (http://\S+)")
+    env = os.environ | {
+        "SWITCHBOARD_VLLM_URL": vllm_url,
+        "SWITCHBOARD_COMMERCIAL_URL": commercial_url,
+    }
+    return processes.launch(command, log_path=folder / "gateway.log", env=env)
 
 
-class Process(NamedTuple):
-    """A process of the demo, and the file that what it prints goes to."""
+def store_of(folder: Path) -> str:
+    """The URL of the demo's store."""
+    return f"sqlite:///{folder}/switchboard.db"
 
-    popen: "subprocess.Popen[bytes]"
-    log: Path
 
-    def line(self, pattern: str, deadline_s: float = 30) -> str:
-        """The first group of the first line that fits, as soon as it is printed."""
-        until = time.monotonic() + deadline_s
+def adapters_loaded(url: str) -> None:
+    """Waits until the gateway has loaded every declared adapter at every replica.
+
+    Raises DidNotStart when one cannot be loaded or the deadline passes.
+    """
+    until = time.monotonic() + ADAPTERS_DEADLINE_S
+    with httpx.Client(base_url=url) as client:
         while time.monotonic() < until:
-            ended = self.popen.poll() is not None
-            found = re.search(pattern, self.log.read_text())
-            if found:
-                return found.group(1)
-            if ended:
-                break
-            time.sleep(0.02)
-        raise RuntimeError(f"{self.log.stem} did not start:\n{self.log.read_text()[-2000:]}")
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], log: Path, env: dict[str, str]) -> Iterator[Process]:
-    """A process that ends with the block."""
-    with log.open("wb") as out:
-        popen = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **env},
-            start_new_session=True,  # ctrl-C is for the demo, which ends this in its turn
-        )
-    try:
-        yield Process(popen, log)
-    finally:
-        popen.terminate()
-        try:
-            popen.wait(20)
-        except subprocess.TimeoutExpired:
-            popen.kill()
-            popen.wait()
+            replicas = client.get("/ready").json()["replicas"].values()
+            if all(set(tasks.ADAPTERS) <= set(state["loaded"]) for state in replicas):
+                return
+            if failed := [text for state in replicas for text in state["failed"].values()]:
+                raise processes.DidNotStart(f"an adapter could not be loaded: {failed[0]}")
+            time.sleep(processes.POLL_S)
+    raise processes.DidNotStart(f"the adapters were not loaded in {ADAPTERS_DEADLINE_S:.0f} s")
 
 
 def _python() -> str:
+    """The Python that ours is an environment of: vLLM's is not made from within another one."""
     return getattr(sys, "_base_executable", sys.executable)
 
 
-async def adapters_loaded(url: str) -> None:
-    """Waits until the gateway has loaded every declared adapter."""
-    async with httpx.AsyncClient(base_url=url) as client:
-        for _ in range(600):
-            replicas = (await client.get("/ready")).json()["replicas"].values()
-            if all(len(state["loaded"]) > len(tasks.ADAPTERS) for state in replicas):
-                return
-            failed = [text for state in replicas for text in state["failed"].values()]
-            if failed:
-                raise RuntimeError(f"an adapter could not be loaded: {failed[0]}")
-            await asyncio.sleep(0.1)
-    raise RuntimeError("the adapters were not loaded within a minute")
+# ---------------------------------------------------------------- what is asked
 
 
 async def ask_all(url: str, asked: Sequence[Asked], model: str) -> list[Got]:
-    """Every question to one model, four at a time."""
-    limit = asyncio.Semaphore(4)
+    """Every question to one model, a few at a time; what they cost is read from the gateway's log.
+
+    Raises httpx.HTTPStatusError for an answer that is none.
+    """
+    limit = asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
 
-        async def ask(question: Asked) -> Got:
-            body = {
-                "model": model,
-                "messages": [{"role": "user", "content": question.text}],
-                "max_tokens": 24,
-                "temperature": 0,
-            }
+        async def ask(n: int, question: Asked) -> tuple[str, str, float]:
             async with limit:
                 began = time.perf_counter()
-                answer = await client.post("/v1/chat/completions", json=body)
-            answer.raise_for_status()
-            return Got(
-                answer.json()["choices"][0]["message"]["content"].strip(),
-                answer.headers["x-switchboard-route"],
-                answer.headers["x-switchboard-target"],
-                float(answer.headers["x-switchboard-cost-usd"]),
-                (time.perf_counter() - began) * 1e3,
-            )
+                answer, decision = await _chat(client, question.text, model, n % STREAMED == 2)
+                return answer, decision, (time.perf_counter() - began) * 1e3
 
-        return list(await asyncio.gather(*(ask(question) for question in asked)))
+        answered = await asyncio.gather(*(ask(n, each) for n, each in enumerate(asked)))
+        return [await _with_row(client, *each) for each in answered]
 
 
-def results(asked: Sequence[Asked], got: Sequence[Got]) -> Table:
-    """What became of each request."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, justify in (
-        ("text", "left"),
-        ("route", "left"),
-        ("target", "left"),
-        ("answer", "left"),
-        ("", "left"),
-        ("usd/1k", "right"),
-        ("ms", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True, max_width=44)  # type: ignore[arg-type]
-    for question, one in zip(asked, got, strict=True):
-        right = one.answer == question.right
-        mark = "[green]right[/green]" if right else "[red]wrong[/red]"
-        first_line = one.answer.split("\n")[0]
-        table.add_row(
-            question.text,
-            one.route,
-            f"[cyan]{one.target}[/cyan]",
-            first_line,
-            mark,
-            f"{one.cost_usd * 1000:.4f}",
-            f"{one.ms:.0f}",
-        )
-    return table
+async def _chat(client: httpx.AsyncClient, text: str, model: str, stream: bool) -> tuple[str, str]:
+    """The answer, and the id of the decision behind it."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 24,
+        "temperature": 0,
+        "stream": stream,
+    }
+    answer = await client.post("/v1/chat/completions", json=body)
+    answer.raise_for_status()
+    said = streamed(answer.text) if stream else answer.json()["choices"][0]["message"]["content"]
+    return said, answer.headers["x-switchboard-decision"]
 
 
-def totals(asked: Sequence[Asked], runs: dict[str, list[Got]]) -> Table:
-    """The three ways side by side."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("everything sent to")
-    for name in ("right", "usd for 1,000", "mean ms"):
-        table.add_column(name, justify="right")
-    for name, got in runs.items():
-        right = sum(one.answer == question.right for question, one in zip(asked, got, strict=True))
-        table.add_row(
-            name,
-            f"{right} of {len(asked)} ({right / len(asked):.0%})",
-            f"{sum(one.cost_usd for one in got) / len(got) * 1000:.4f}",
-            f"{sum(one.ms for one in got) / len(got):.0f}",
-        )
-    return table
+async def _with_row(client: httpx.AsyncClient, answer: str, decision: str, ms: float) -> Got:
+    found = await client.get(f"/v1/decisions/{decision}")
+    row = found.raise_for_status().json()
+    return Got(answer, row["route"], row["target"], row["cost_usd"], ms)
 
 
-def serve_on(url: str, console: Console) -> None:
-    """Goes on serving until ctrl-C."""
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "The phone is broken"}]}'
-    console.print(f"\nIt goes on serving at [bold]{url}[/bold]; ctrl-C ends it. Try:\n")
+def streamed(body: str) -> str:
+    """The text of a streamed chat completion."""
+    events = [line.removeprefix("data: ") for line in body.splitlines() if line.startswith("data:")]
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@contextlib.contextmanager
+def waiting(console: Console, text: str) -> Iterator[vllm_server.Progress]:
+    """Shows that a step goes on: as it runs in a terminal, else with a line now and then."""
+    told = 0.0
+
+    def tell(elapsed_s: float) -> None:
+        nonlocal told
+        if console.is_terminal:
+            status.update(f"{text} … {elapsed_s:.0f} s")
+        elif elapsed_s - told >= TELL_EVERY_S:
+            told = elapsed_s
+            console.print(f"    {elapsed_s:.0f} s")
+
+    if not console.is_terminal:
+        console.print(f"{text} …")
+    with console.status(f"{text} …") as status:
+        yield tell
+
+
+def show_runs(url: str, real: bool, console: Console) -> None:
+    """Asks everything in the three ways, and prints what came of it."""
+    asked = questions.questions()
+    runs: dict[str, list[Got]] = {}
+    for model in (AUTO, COMMERCIAL, BASE):
+        with waiting(console, f"{len(asked)} requests to {model}, {AT_ONCE} at a time"):
+            runs[model] = asyncio.run(ask_all(url, asked, model))
+    console.print()
+    console.print(show.results(asked, runs[AUTO]))
+    known = show.recognised(asked, runs[AUTO])
     console.print(
+        f"[dim]{known} of {len(asked)} taken for the work they are; ! marks others.[/dim]"
+    )
+    console.print()
+    console.print(show.totals({name: show.total(asked, got) for name, got in runs.items()}))
+    console.print(f"\n[dim]{_honestly(real)}[/dim]")
+
+
+def _honestly(real: bool) -> str:
+    ours = (
+        "vLLM's answers are a real model's."
+        if real
+        else "vLLM's answers come from a table of what its models were trained to say, and its "
+        "milliseconds\nmean nothing: a stand-in had its place."
+    )
+    return (
+        f"{ours} Its tokens cost what its replica does at full load, as\n"
+        "declared in gateway.yaml. The commercial provider is a stand-in: its answers come from a "
+        "table\nof someone who knows the world but not this house's conventions; its prices and "
+        "delays are\nthose declared in gateway.yaml."
+    )
+
+
+def how_to_try(url: str, folder: Path) -> str:
+    """What to type while the demo serves: curl, openai-python, and our own log."""
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "My phone fell apart."}]}'
+    return (
         f"curl -i {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n\n"
         "from openai import OpenAI\n"
         f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
         'print(client.chat.completions.create(model="auto", messages=[{"role": "user", '
-        '"content": "The phone is broken"}]).choices[0].message.content)',
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        '"content": "My phone fell apart."}]).choices[0].message.content)\n\n'
+        f"{Path(sys.executable).parent / 'switchboard'} log --store {store_of(folder)}"
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(3600)
 
 
-def demo(folder: Path, keep: bool, console: Console) -> None:
-    """The whole show."""
+# ---------------------------------------------------------------- the whole
+
+
+def demo(folder: Path, options: Options, console: Console) -> None:
+    """The whole show. What it starts side by side has ended when it returns, whatever happens."""
+    real = not options.stand_ins and can_have_vllm(console)
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        vllm_url = stack.enter_context(vllm(folder, console))
-        if vllm_url is None:
-            vllm_url = stack.enter_context(stand_in_vllm(folder))
-        commercial_url = stack.enter_context(commercial(folder))
+        port = vllm_server.free_port()
+        log_path = folder / "vllm.log"
+        vllm = stack.enter_context(vllm_server.launch(port, log_path=log_path)) if real else None
+        provider = stack.enter_context(stand_in(folder, "commercial", questions.commercial()))
+        commercial_url = provider.wait_for_line(r"^(http://\S+)")
         console.print(f"a stand-in for a commercial provider answers at {commercial_url}")
-        url = stack.enter_context(gateway(folder, vllm_url, commercial_url))
+        ours = stack.enter_context(gateway(folder, f"http://127.0.0.1:{port}", commercial_url))
+        url = ours.wait_for_line(r"serves (http://\S+)")
         console.print(f"the gateway serves {url}")
-        asyncio.run(adapters_loaded(url))
-        asked = questions()
-        runs: dict[str, list[Got]] = {}
-        for name, model in (
-            ("auto", "auto"),
-            ("the commercial model", COMMERCIAL),
-            ("the base", BASE),
-        ):
-            with console.status(f"{len(asked)} requests to {name} …"):
-                runs[name] = asyncio.run(ask_all(url, asked, model))
-        console.print()
-        console.print(results(asked, runs["auto"]))
-        console.print()
-        console.print(totals(asked, runs))
-        console.print(
-            "\n[dim]The commercial model is a stand-in: its answers come from a table of someone "
-            "who knows the\nworld but not this house's conventions; its prices and delays are "
-            "declared. vLLM's answers are real.[/dim]"
-        )
-        if keep:
-            serve_on(url, console)
+        real = vllm is not None and wait_for_vllm(vllm, console)
+        if not real:
+            config = questions.in_place_of_vllm(vllm_server.SERVED_NAME)
+            other = stack.enter_context(stand_in(folder, "instead-of-vllm", config, port))
+            other.wait_for_line(r"^(http://\S+)")
+        adapters_loaded(url)
+        console.print(f"all of it is up after {time.monotonic() - began:.0f} s")
+        show_runs(url, real, console)
+        if options.keep:
+            console.print(f"\nIt goes on serving at [bold]{url}[/bold]; ctrl-C ends it. Try:\n")
+            console.print(how_to_try(url, folder), markup=False, highlight=False, soft_wrap=True)
+            signal.pause()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Ends the demo once: while it cleans up, more of the same changes nothing."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Ended(number)
 
 
 def main() -> int:
-    """The command line."""
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="go on serving")
+    parser.add_argument("--stand-ins", action="store_true", help="do without vLLM")
     options = parser.parse_args()
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    console = Console(width=None if sys.stdout.isatty() else show.WIDTH)
     with tempfile.TemporaryDirectory(prefix="switchboard-demo-") as folder:
         try:
-            demo(Path(folder), options.keep, console)
-        except KeyboardInterrupt:
-            return 130
+            demo(Path(folder), Options(options.keep, options.stand_ins), console)
+        except processes.DidNotStart as failure:
+            console.print(str(failure), markup=False, highlight=False)
+            return 1
+        except Ended as ended:
+            console.print("ended; nothing is left running")
+            return 128 + int(ended.args[0])
     return 0
 
 

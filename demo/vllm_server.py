@@ -7,18 +7,16 @@ Only the standard library is used, so that any Python can do it.
 """
 
 import os
-import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from demo import processes
 
 DEMO = Path(__file__).resolve().parent
 PYTHON = DEMO.parent / ".vllm" / "bin" / "python"
@@ -28,7 +26,6 @@ ADAPTERS = WEIGHTS / "adapters"
 
 SERVED_NAME = "base"
 POLL_S = 0.25
-STOP_GRACE_S = 15.0
 
 
 class VllmFailed(Exception):
@@ -53,10 +50,10 @@ class Room(NamedTuple):
     threads: int = 1
 
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float], None]
 
 
-def _silent(elapsed_s: float, last_line: str) -> None:
+def _silent(elapsed_s: float) -> None:
     """Shows nothing."""
 
 
@@ -98,28 +95,13 @@ def environment(room: Room) -> dict[str, str]:
     }
 
 
-class Server:
+class Server(processes.Guarded):
     """A running server and its process group. `stop` it, or use it as a context manager."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-        self.process = process
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log_path: Path) -> None:
+        super().__init__(process, log_path)
         self.port = port
-        self.log_path = log_path
         self.url = f"http://127.0.0.1:{port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def is_running(self) -> bool:
-        return self.process.poll() is None
 
     def is_healthy(self) -> bool:
         """True when `/health` answers 200 within two seconds."""
@@ -132,101 +114,21 @@ class Server:
     def wait(self, deadline_s: float, progress: Progress = _silent) -> float:
         """Waits until it is healthy; gives the seconds that it took.
 
-        `progress` hears the elapsed seconds and the log's last line about once a second. Raises
-        VllmFailed when the process ends or the deadline passes; the caller still has to stop it.
+        `progress` hears the elapsed seconds about once a second. Raises VllmFailed when the process
+        ends or the deadline passes; the caller still has to stop it.
         """
         began, told = time.monotonic(), 0.0
         while not self.is_healthy():
             elapsed = time.monotonic() - began
             if not self.is_running():
-                raise VllmFailed(f"vLLM ended with {self.process.returncode}: {self._log_end()}")
+                raise VllmFailed(f"vLLM ended with {self.process.returncode}: {self.log_end()}")
             if elapsed > deadline_s:
-                raise VllmFailed(f"vLLM is not healthy after {deadline_s:.0f} s: {self._log_end()}")
+                raise VllmFailed(f"vLLM is not healthy after {deadline_s:.0f} s: {self.log_end()}")
             if elapsed - told >= 1:
                 told = elapsed
-                progress(elapsed, self._log_lines()[-1])
+                progress(elapsed)
             time.sleep(POLL_S)
         return time.monotonic() - began
-
-    def stop(self) -> None:
-        """Ends the server with all its workers, asking first; returns when none is left."""
-        for stop_signal, grace_s in (
-            (signal.SIGTERM, STOP_GRACE_S),
-            (signal.SIGKILL, STOP_GRACE_S),
-        ):
-            if not self._signal(stop_signal):
-                break
-            if wait_until_gone(self.process.pid, grace_s):
-                break
-        self._reap()
-
-    def kill(self) -> None:
-        """Ends it at once with all its workers, as a crash of its host would."""
-        self._signal(signal.SIGKILL)
-        self._reap()
-
-    def _reap(self) -> None:
-        self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def _signal(self, number: signal.Signals) -> bool:
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def _log_lines(self) -> list[str]:
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        return [line for line in lines if line.strip()] or [""]
-
-    def _log_end(self) -> str:
-        end = "\n  ".join(self._log_lines()[-15:])
-        return f"the end of {self.log_path}:\n  {end}"
-
-
-def members(group: int) -> list[int]:
-    """The processes of a process group that still run; ended ones not yet reaped are left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-        if int(fields[2]) == group and fields[0] not in "ZX":
-            found.append(int(entry.name))
-    return found
-
-
-def _guard(line: Sequence[str]) -> int:
-    """Runs vLLM and gives its exit status; ends it when the process that asked for it has gone.
-
-    Standard input is a pipe from that process: it ends with it, however it ended.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: None)  # meant for vLLM, which is in the same group
-    child = subprocess.Popen(line, stdin=subprocess.DEVNULL)
-
-    def end_when_alone() -> None:
-        os.read(0, 1)  # not sys.stdin: its lock would be held when the interpreter ends
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(STOP_GRACE_S)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=end_when_alone, daemon=True).start()
-    return child.wait()
-
-
-def wait_until_gone(group: int, deadline_s: float) -> bool:
-    """True as soon as no process of the group runs, False when some still do at the deadline."""
-    until = time.monotonic() + deadline_s
-    while members(group):
-        if time.monotonic() > until:
-            return False
-        time.sleep(POLL_S / 5)
-    return True
 
 
 def launch(
@@ -245,16 +147,9 @@ def launch(
     if not PYTHON.exists():
         raise VllmFailed(f"{PYTHON} is missing: run `python3 {DEMO / 'vllm_env.py'}` first")
     room = room or Room()
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", __file__, *command(port, adapters or {}, room, base)],
-            env=environment(room),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own: stop() ends the workers too
-        )
+    process = processes.popen(
+        command(port, adapters or {}, room, base), log_path=log_path, env=environment(room)
+    )
     return Server(process, port, log_path)
 
 
@@ -276,7 +171,3 @@ def start(
         server.stop()
         raise
     return server
-
-
-if __name__ == "__main__":
-    sys.exit(_guard(sys.argv[1:]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import measure, vllm_server
+from demo import measure, processes, vllm_server
 from demo.tasks import ADAPTERS, sample
 
 REPORTED_BASE_AT_MOST = 0.75
@@ -31,8 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vllm_server.Ser
             measure.load_adapter(running.url, name)
         yield running
         group = running.process.pid
-        assert len(vllm_server.members(group)) > 2  # the API, the engine and its worker
-    assert not vllm_server.members(group)
+        assert len(processes.members(group)) > 2  # the API, the engine and its worker
+    assert not processes.members(group)
 
 
 @pytest.mark.parametrize("task", ADAPTERS)
@@ -52,11 +52,11 @@ def test_one_that_is_not_healthy_in_time_can_be_stopped_half_way(tmp_path: Path)
     running = vllm_server.launch(vllm_server.free_port(), log_path=tmp_path / "vllm.log")
     heard: list[float] = []
     with pytest.raises(vllm_server.VllmFailed, match="not healthy after 2 s"):
-        running.wait(2, lambda elapsed_s, _line: heard.append(elapsed_s))
+        running.wait(2, lambda elapsed_s: heard.append(elapsed_s))
     assert heard
-    assert vllm_server.members(running.process.pid)
+    assert processes.members(running.process.pid)
     running.stop()
-    assert not vllm_server.members(running.process.pid)
+    assert not processes.members(running.process.pid)
     assert not running.is_running()
 
 
@@ -78,9 +78,9 @@ def test_it_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> N
     assert starter.stdout is not None
     assert starter.stdin is not None
     group = int(starter.stdout.readline())
-    assert vllm_server.members(group)
+    assert processes.members(group)
     os.kill(starter.pid, signal.SIGKILL)
     starter.wait()
     starter.stdin.close()
     starter.stdout.close()
-    assert vllm_server.wait_until_gone(group, vllm_server.STOP_GRACE_S * 2)
+    assert processes.wait_until_gone(group, processes.STOP_GRACE_S * 2)
