@@ -2,7 +2,7 @@
 
     python3 -m demo.measure
 
-For every task, 50 held-out prompts go to the base and to each adapter (temperature 0, 8 tokens).
+For every task, 200 held-out prompts go to the base and to each adapter (temperature 0, 8 tokens).
 The share of answers that are exactly the house's is printed and kept in `weights/report.json` under
 `served`; the adapters are loaded at run time, as a gateway does it.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from demo import vllm_server
 from demo.tasks import ADAPTERS, TASKS, sample
 
-PROMPTS, SEED = 50, 11  # another seed than the one that chose the training prompts
+PROMPTS, SEED = 200, 11  # another seed than the one that chose the training prompts
 MAX_TOKENS = 8
 CLIENTS = 8
 REPORT = vllm_server.WEIGHTS / "report.json"
@@ -61,13 +61,14 @@ def exact_match(url: str, model: str, task: str) -> float:
 
 
 def served(url: str) -> dict[str, dict[str, float]]:
-    """Exact match by model and task; loads every adapter first."""
+    """Exact match by model and task; loads every adapter first, and tells how far it is."""
     for name in ADAPTERS:
         load_adapter(url, name)
-    return {
-        model: {task: exact_match(url, model, task) for task in TASKS}
-        for model in (vllm_server.SERVED_NAME, *ADAPTERS)
-    }
+    found = {}
+    for model in (vllm_server.SERVED_NAME, *ADAPTERS):
+        print(f"asking {model}", flush=True)
+        found[model] = {task: exact_match(url, model, task) for task in TASKS}
+    return found
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:

@@ -127,7 +127,10 @@ def make(wanted: str) -> None:
     began = time.monotonic()
     print(f"==> vLLM (CPU) into {HOME}: about 2.5 GB, two to three minutes", flush=True)
     STAMP.unlink(missing_ok=True)
-    venv.EnvBuilder(clear=True, with_pip=True).create(HOME)
+    try:
+        venv.EnvBuilder(clear=True, with_pip=True).create(HOME)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise CannotInstall(f"no environment can be made in {HOME}: {error}") from error
     install()
     print("    first import", flush=True)
     check()
