@@ -1,20 +1,23 @@
 """A real vLLM from `.vllm/`: it starts, serves what was trained, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from demo import measure, processes, vllm_server
 from demo.tasks import ADAPTERS, sample
+from tests.vllm.conftest import Replica
 
 REPORTED_BASE_AT_MOST = 0.75
 STARTER = """
 import sys
+import urllib.request
 from pathlib import Path
 from demo import vllm_server
 server = vllm_server.launch(vllm_server.free_port(), log_path=Path(sys.argv[1]))
@@ -23,25 +26,21 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vllm_server.Server]:
-    log_path = tmp_path_factory.mktemp("vllm") / "vllm.log"
-    with vllm_server.start(vllm_server.free_port(), log_path=log_path) as running:
-        for name in ADAPTERS:
-            measure.load_adapter(running.url, name)
-        yield running
-        group = running.process.pid
-        assert len(processes.members(group)) > 2  # the API, the engine and its worker
-    assert not processes.members(group)
+def load_unless_loaded(url: str, name: str) -> None:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=20) as answer:
+        listed = json.load(answer)["data"]
+    if name not in [model["id"] for model in listed]:
+        measure.load_adapter(url, name)
 
 
 @pytest.mark.parametrize("task", ADAPTERS)
 def test_an_adapter_answers_as_the_house_does_where_the_base_often_fails(
-    server: vllm_server.Server, task: str
+    vllm: Replica, task: str
 ) -> None:
+    load_unless_loaded(vllm.url, task)
     examples = sample(task, 20, 23, "test")
     right = {
-        model: [measure.ask(server.url, model, e.prompt) == e.house for e in examples]
+        model: [measure.ask(vllm.url, model, e.prompt) == e.house for e in examples]
         for model in (task, vllm_server.SERVED_NAME)
     }
     assert sum(right[task]) >= 19

@@ -1,0 +1,280 @@
+"""A real gateway on this tree's configuration, in front of a real vLLM with real adapters."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from demo import tasks
+from demo.tasks import Example
+from gateway.config.load import load
+from gateway.standin.behaviour import Behaviour, say
+from gateway.standin.standin import StandIn
+from gateway.types import Snapshot
+from tests.gateway.support import Served, events_of, serving
+from tests.vllm.conftest import Replica
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = 4
+SEED = 41
+LONG = 400
+"""Tokens: long enough for a client to go away in the middle."""
+
+SERIES = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def telling(task: str) -> list[Example]:
+    """Held-out prompts that the base, by its own convention, answers otherwise than the house."""
+    examples = tasks.sample(task, 50, SEED, "test")
+    return [example for example in examples if example.house != example.generic][:PROMPTS]
+
+
+def configuration(vllm_url: str, commercial_url: str) -> Snapshot:
+    """The tree's, except that nothing is tried out by chance and long answers fit."""
+    env = {"SWITCHBOARD_VLLM_URL": vllm_url, "SWITCHBOARD_COMMERCIAL_URL": commercial_url}
+    found = load(ROOT, env).snapshot
+    policies = {
+        name: msgspec.structs.replace(policy, explore=0.0)
+        for name, policy in found.policies.items()
+    }
+    targets = {
+        name: msgspec.structs.replace(
+            target, capabilities=msgspec.structs.replace(target.capabilities, context=512)
+        )
+        if target.internal
+        else target
+        for name, target in found.targets.items()
+    }
+    return msgspec.structs.replace(found, policies=policies, targets=targets)
+
+
+@asynccontextmanager
+async def gateway(
+    vllm_url: str, provider: StandIn, folder: Path, *, filled: bool = True
+) -> AsyncIterator[Served]:
+    """The gateway; `filled` when it has loaded every declared adapter."""
+    async with serving(configuration(vllm_url, provider.url), folder) as served:
+        if filled:
+            await until(lambda: is_filled(vllm_url))
+        yield served
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[StandIn]:
+    """The commercial provider: what it says, no model of ours would."""
+    async with StandIn(Behaviour(answer=say("from the provider"))) as standin:
+        yield standin
+
+
+@pytest.fixture
+async def served(vllm: Replica, provider: StandIn, tmp_path: Path) -> AsyncIterator[Served]:
+    """A gateway whose replica has every adapter."""
+    async with gateway(vllm.url, provider, tmp_path) as found:
+        yield found
+
+
+async def until(holds: Callable[[], Awaitable[bool]], deadline_s: float = 60) -> None:
+    """Asks again and again, as another process has to be asked."""
+    async with asyncio.timeout(deadline_s):
+        while not await holds():  # noqa: ASYNC110 - no event comes from another process
+            await asyncio.sleep(0.05)
+
+
+async def models_of(vllm_url: str) -> set[str]:
+    async with httpx.AsyncClient() as client:
+        listed = (await client.get(f"{vllm_url}/v1/models")).json()["data"]
+    return {model["id"] for model in listed}
+
+
+async def is_filled(vllm_url: str) -> bool:
+    return set(tasks.ADAPTERS) <= await models_of(vllm_url)
+
+
+async def unload(vllm_url: str, name: str) -> None:
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(
+            f"{vllm_url}/v1/unload_lora_adapter", json={"lora_name": name}, timeout=30
+        )
+    assert answer.status_code in (200, 404), answer.text
+
+
+async def told_by(vllm_url: str, series: str) -> float:
+    """A series of vLLM's metrics, summed over its labels."""
+    async with httpx.AsyncClient() as client:
+        page = (await client.get(f"{vllm_url}/metrics")).text
+    found = [float(value) for name, value in SERIES.findall(page) if name == series]
+    assert found, f"vLLM has no series {series}"
+    return sum(found)
+
+
+async def answer_of(vllm_url: str, model: str, text: str) -> str:
+    """What vLLM itself says, with no gateway between."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "max_tokens": 12,
+    }
+    async with httpx.AsyncClient(timeout=60) as client:
+        answer = await client.post(f"{vllm_url}/v1/chat/completions", json=body)
+    return content(answer)
+
+
+def content(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def text_of(events: list[Any]) -> str:
+    deltas = [c["delta"] for event in events if event != "[DONE]" for c in event["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+# ---------------------------------------------------------------- the right target
+
+
+@pytest.mark.parametrize("task", tasks.ADAPTERS)
+async def test_auto_reaches_the_adapter_that_alone_knows_the_answer(
+    vllm: Replica, served: Served, task: str
+) -> None:
+    examples = telling(task)
+    assert len(examples) == PROMPTS
+    for example in examples:
+        answer = await served.chat(example.prompt, temperature=0, max_tokens=12)
+        assert answer.headers["x-switchboard-route"] == task
+        assert answer.headers["x-switchboard-target"] == f"local/tiny+{task}"
+        assert content(answer) == example.house
+        others = ["base", *(name for name in tasks.ADAPTERS if name != task)]
+        said = [await answer_of(vllm.url, other, example.prompt) for other in others]
+        assert example.house not in said
+
+
+async def test_where_the_base_is_good_enough_it_answers_itself(
+    served: Served, provider: StandIn
+) -> None:
+    for example in tasks.sample("reviews", PROMPTS, SEED, "test"):
+        answer = await served.chat(example.prompt, temperature=0, max_tokens=12)
+        assert answer.headers["x-switchboard-target"] == "local/tiny"
+        assert content(answer) == example.house
+    assert not provider.seen
+
+
+async def test_what_no_model_of_ours_knows_goes_to_the_provider(served: Served) -> None:
+    answer = await served.chat("Who wrote Hamlet?")
+    assert answer.headers["x-switchboard-target"].startswith("commercial/")
+    assert content(answer) == "from the provider"
+
+
+# ---------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize("asks_for_usage", [True, False])
+async def test_a_streams_usage_is_what_vllm_counted(
+    vllm: Replica, served: Served, asks_for_usage: bool
+) -> None:
+    example = telling("brand")[0]
+    counters = ("prompt_tokens_total", "generation_tokens_total", "request_success_total")
+    before = {name: await told_by(vllm.url, name) for name in counters}
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
+    answer = await served.chat(example.prompt, stream=True, temperature=0, max_tokens=12, **more)
+    events = events_of(answer.content)
+    assert text_of(events) == example.house
+    row = await served.decision(answer)
+
+    async def is_counted() -> bool:
+        return await told_by(vllm.url, counters[2]) == before[counters[2]] + 1
+
+    await until(is_counted)
+    counted = [await told_by(vllm.url, name) - before[name] for name in counters[:2]]
+    assert [row["input_tokens"], row["output_tokens"]] == counted
+    assert not row["estimated"]
+    told = [event["usage"] for event in events if event != "[DONE]" and event.get("usage")]
+    assert bool(told) == asks_for_usage
+    for usage in told:
+        assert [usage["prompt_tokens"], usage["completion_tokens"]] == counted
+
+
+# ---------------------------------------------------------------- a client that goes
+
+
+async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, served: Served) -> None:
+    generated = await told_by(vllm.url, "generation_tokens_total")
+    body = {
+        "model": "local/tiny",
+        "messages": [{"role": "user", "content": "Repeat forty."}],
+        "max_tokens": LONG,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    async with served.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        decision = answer.headers["x-switchboard-decision"]
+        await anext(aiter(answer.aiter_bytes()))
+        assert await told_by(vllm.url, "num_requests_running") == 1
+
+    async def is_idle() -> bool:
+        return await told_by(vllm.url, "num_requests_running") == 0
+
+    await until(is_idle)
+    assert await told_by(vllm.url, "generation_tokens_total") - generated < LONG
+    row = (await served.client.get(f"/v1/decisions/{decision}")).json()
+    assert row["outcome"] == "abandoned"
+    assert 0 < row["output_tokens"] < LONG
+
+
+# ---------------------------------------------------------------- what a replica has
+
+
+async def test_what_a_replica_lacks_is_loaded_when_the_gateway_starts(
+    vllm: Replica, provider: StandIn, tmp_path: Path
+) -> None:
+    for name in tasks.ADAPTERS:
+        await unload(vllm.url, name)
+    assert await models_of(vllm.url) == {"base"}
+    async with gateway(vllm.url, provider, tmp_path, filled=False) as served:
+        await until(lambda: is_filled(vllm.url))
+        example = telling("support")[0]
+        answer = await served.chat(example.prompt, temperature=0, max_tokens=12)
+    assert content(answer) == example.house
+
+
+async def test_a_killed_vllm_is_done_without_and_filled_again_when_it_is_back(
+    vllm: Replica, served: Served, provider: StandIn
+) -> None:
+    public = tasks.sample("reviews", 1, SEED, "test")[0]
+    internal = telling("contracts")[0]
+
+    async def ask(example: Example) -> httpx.Response:
+        return await served.chat(example.prompt, temperature=0, max_tokens=12)
+
+    async def is_back() -> bool:
+        return (await ask(internal)).status_code == 200
+
+    assert content(await ask(public)) == public.house
+    await asyncio.to_thread(vllm.kill)
+    try:
+        instead = await ask(public)
+        assert content(instead) == "from the provider"
+        attempts = (await served.decision(instead))["attempts"]
+        assert [(each["target"], each["outcome"]) for each in attempts] == [
+            ("local/tiny", "error"),
+            ("commercial/small", "ok"),
+        ]
+        asked = len(provider.seen)
+        assert (await ask(internal)).status_code in (502, 503)
+        assert len(provider.seen) == asked  # what is internal has not left
+    finally:
+        await asyncio.to_thread(vllm.start_again)
+    await until(lambda: is_filled(vllm.url))
+    await until(is_back)
+    assert content(await ask(internal)) == internal.house
