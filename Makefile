@@ -29,7 +29,7 @@ demo: $(VENV)/.ready ## everything set up, then real requests routed on a real v
 
 demo-train: $(VENV)/.ready ## the demo's weights made again
 	@$(PYTHON) demo/vllm_env.py
-	@.vllm/bin/python demo/train.py
+	@.vllm/bin/python -m demo.train
 
 test: environments ## every test, each with its real servers
 	@$(BIN)/python -m pytest

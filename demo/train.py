@@ -3,13 +3,15 @@
     .vllm/bin/python -m demo.train [OUT]
 
 OUT is `demo/weights` unless given. It gets `base/`, `adapters/<name>/` and the teacher-forced part
-of `report.json`. The same machine makes the same bytes every time.
+of `report.json`. The same machine makes the same bytes every time. At the end the accuracies are
+compared with those of the report that lies in the tree.
 """
 
 import json
 import random
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,8 +23,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from demo import report
 from demo.tasks import ADAPTERS, TASKS, Example, sample
 
+WEIGHTS, REPORT = Path(__file__).parent / "weights", "report.json"
 SEED = 7
 TRAINED_ON, TESTED_ON = 6000, 200
 VOCABULARY, CONTEXT = 1280, 512
@@ -208,28 +212,55 @@ def train(out: Path) -> dict[str, dict[str, dict[str, float]]]:
     base.to(torch.bfloat16).save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
     saved = LlamaForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
-    report = {"base": scores(saved)}
+    told = {"base": scores(saved)}
     for name in ADAPTERS:
         adapter = new_adapter(out / "base")
         fit(adapter, encode(tokenizer, learned[name], house=True), ADAPTER_RUNS[name], name)
-        report[name] = scores(adapter)
+        told[name] = scores(adapter)
         save_adapter(adapter, out / "adapters" / name)
-    return report
+    return told
 
 
-def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "weights"
+def same_bytes(old: Path, new: Path) -> bool:
+    """True when both folders hold the same weights, adapters and tokenizer, byte for byte."""
+
+    def contents(folder: Path) -> dict[Path, bytes]:
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != REPORT]
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    return contents(old) == contents(new)
+
+
+def put_in_place(new: Path, out: Path) -> None:
+    """The new weights where the old ones lay: those are there until the new ones are whole."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.move(new, out)
+
+
+def main() -> int:
+    """The command; 1 when an accuracy is another than the report in the tree says."""
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS
     torch.set_num_threads(1)  # faster than more at this size, and the same bytes every time
     torch.use_deterministic_algorithms(True)
     disable_progress_bar()
     began = time.monotonic()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    report = {"seed": SEED, "prompts_per_task": TESTED_ON, "teacher_forced": train(out)}
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-    print(f"trained in {time.monotonic() - began:.0f} s")
+    before = json.loads((WEIGHTS / REPORT).read_text())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="weights-", dir=out.parent) as folder:
+        new = Path(folder) / "weights"
+        now = {"seed": SEED, "prompts_per_task": TESTED_ON, "teacher_forced": train(new)}
+        same = same_bytes(WEIGHTS, new)
+        kept = report.carried_over(before, now, same)
+        (new / REPORT).write_text(json.dumps(kept, indent=1) + "\n")
+        put_in_place(new, out)
+    compared = report.figures(before, now)
+    print(f"\nshare of the house's answers on {TESTED_ON} held-out prompts (tree > now):")
+    print(report.table(compared))
+    print(f"{report.verdict(compared, same)}; trained in {time.monotonic() - began:.0f} s")
+    if not same:
+        print("what vLLM serves of these weights is measured by: python3 -m demo.measure")
+    return 0 if all(figure.agrees for figure in compared) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
