@@ -27,18 +27,22 @@ def register(app: typer.Typer) -> None:
     @bench.command()
     def classify(
         data: Annotated[
-            Path, typer.Option(help="Folder of BANKING77, CLINC150 and HWU64 with their splits.")
+            Path,
+            typer.Option(
+                metavar="DIR", help="Folder of BANKING77, CLINC150 and HWU64 with their splits."
+            ),
         ],
         model: Annotated[
             Path | None,
             typer.Option(
+                metavar="DIR",
                 help="A sentence-transformer's directory, for `embedding`; "
-                f"if left out, {ENCODER} where it is there."
+                f"if left out, {ENCODER} where it is there.",
             ),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
-        """Accuracy on the fixed 10-shot splits, calibration error and microseconds a text."""
+        """Measure the classifiers: accuracy, calibration error and microseconds a text."""
         from gateway.classify.bench import run
         from gateway.errors import SwitchboardError
 

@@ -20,9 +20,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def validate(
         config: Annotated[
-            Path, typer.Option(help="Directory of gateway.yaml, routes/ and policies/.")
+            Path,
+            typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/."),
         ] = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """Say everything that is wrong with a configuration, with file, line, key and mend.
 
@@ -38,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def init(
-        directory: Annotated[Path, typer.Argument(help="Where to write; made if need be.")],
+        directory: Annotated[
+            Path, typer.Argument(metavar="DIR", help="Where to write; made if need be.")
+        ],
     ) -> None:
         """Write a commented configuration to start from. Nothing is overwritten."""
         from gateway.config.init import write
@@ -57,7 +60,9 @@ def register(app: typer.Typer) -> None:
     def schema(
         directory: Annotated[
             Path,
-            typer.Argument(help="Where to write; editors find them by each file's first line."),
+            typer.Argument(
+                metavar="DIR", help="Where to write; editors find them by each file's first line."
+            ),
         ] = Path("schemas"),
         check: Annotated[
             bool, typer.Option("--check", help="Write nothing; exit code 1 if one is not current.")

@@ -15,8 +15,10 @@ from gateway.config.load import load
 from gateway.errors import ApiError
 from gateway.types import Caller, Decision, Endpoint, Recognition, Snapshot
 
-Config = Annotated[Path, typer.Option(help="Directory of gateway.yaml, routes/ and policies/.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+Config = Annotated[
+    Path, typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 AN_ID = re.compile(r"^(req|dec|chatcmpl|cmpl|resp)[_-]\S+$")
 
@@ -26,11 +28,16 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def explain(
-        what: Annotated[str, typer.Argument(help="A text, or the id of a request or decision.")],
+        what: Annotated[
+            str,
+            typer.Argument(metavar="TEXT|ID", help="A text, or the id of a request or decision."),
+        ],
         config: Config = Path(),
-        route: Annotated[str, typer.Option(help="As if the request named this route.")] = "auto",
+        route: Annotated[
+            str, typer.Option(metavar="NAME", help="As if the request named this route.")
+        ] = "auto",
         store: Annotated[
-            str | None, typer.Option(help="Store's URL instead of the file's.")
+            str | None, typer.Option(metavar="URL", help="The store's URL instead of the file's.")
         ] = None,
         as_json: AsJson = False,
     ) -> None:
@@ -52,14 +59,16 @@ def register(app: typer.Typer) -> None:
         else:
             Console().print(render(decision, recognition, snapshot))
 
-    policies = typer.Typer(help="What the policies want.", no_args_is_help=True)
+    policies = typer.Typer(help="What a policy wants, in words.", no_args_is_help=True)
     app.add_typer(policies, name="policy")
 
     @policies.command()
     def show(
-        name: Annotated[str, typer.Argument(help="The policy's name.")],
+        name: Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")],
         config: Config = Path(),
-        route: Annotated[str | None, typer.Option(help="Say it for this route's value.")] = None,
+        route: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Say it for this route's value.")
+        ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Say a policy's trade-off in words and figures."""

@@ -27,18 +27,25 @@ def register(app: typer.Typer) -> None:
 
     @keys.command()
     def create(
-        name: Annotated[str, typer.Option(help="Who will use it.")],
+        name: Annotated[
+            str, typer.Option(metavar="NAME", help="Who will use it; each name only once.")
+        ],
         routes: Annotated[
             str | None,
-            typer.Option(help="Only these, with commas between; else every route and target."),
+            typer.Option(
+                metavar="NAMES",
+                help="Only these, with commas between; else every route and target.",
+            ),
         ] = None,
         tenant: Annotated[
-            str | None, typer.Option(help="What {key.tenant} stands for in a candidate.")
+            str | None,
+            typer.Option(metavar="NAME", help="What {key.tenant} stands for in a candidate."),
         ] = None,
         expires: Annotated[
-            str | None, typer.Option(help="When it ends: in 30d, or at a local time.")
+            str | None,
+            typer.Option(metavar="TIME", help="When it ends: in 30d, or at a local time."),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:
@@ -73,7 +80,7 @@ def register(app: typer.Typer) -> None:
 
     @keys.command("list")
     def list_keys(
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", envvar="SWITCHBOARD_STORE", help="The store's URL instead of the file's."
+        "--store",
+        envvar="SWITCHBOARD_STORE",
+        metavar="URL",
+        help="The store's URL instead of the file's.",
     ),
 ]
-ConfigOption = Annotated[Path, typer.Option("--config", help="Directory of gateway.yaml.")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", metavar="DIR", help="Directory of gateway.yaml.")
+]
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

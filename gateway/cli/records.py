@@ -42,21 +42,36 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def log(
-        route: Annotated[str | None, typer.Option(help="Only this route.")] = None,
-        target: Annotated[str | None, typer.Option(help="Only what this target answered.")] = None,
-        key: Annotated[str | None, typer.Option(help="Only this key, by name or id.")] = None,
-        status: Annotated[str | None, typer.Option(help="Only this status: 429, or 5xx.")] = None,
+        route: Annotated[str | None, typer.Option(metavar="NAME", help="Only this route.")] = None,
+        target: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Only what this target answered.")
+        ] = None,
+        key: Annotated[
+            str | None, typer.Option(metavar="ID|NAME", help="Only this key, by name or id.")
+        ] = None,
+        status: Annotated[
+            str | None, typer.Option(metavar="STATUS", help="Only this status: 429, or 5xx.")
+        ] = None,
         outcome: Annotated[
-            str | None, typer.Option(help=f"Only this outcome: {', '.join(OUTCOMES)}.")
+            str | None,
+            typer.Option(metavar="WORD", help=f"Only this outcome: {', '.join(OUTCOMES)}."),
         ] = None,
         since: Annotated[
-            str | None, typer.Option(help="Only from then on: 15m, 1h, 7d ago, or a local time.")
+            str | None,
+            typer.Option(
+                metavar="TIME", help="Only from then on: 15m, 1h, 7d ago, or a local time."
+            ),
         ] = None,
-        limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+        limit: Annotated[
+            int, typer.Option(min=1, metavar="N", help="Only the newest so many.")
+        ] = 50,
         follow: Annotated[
-            bool, typer.Option("--follow", "-f", help="Show new ones as they come.")
+            bool,
+            typer.Option("--follow", "-f", help="Go on with new ones as they come, until ctrl-C."),
         ] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")
+        ] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:
@@ -85,12 +100,16 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def usage(
         by: Annotated[
-            str, typer.Option(help="route, target, key, adapter, policy or tenant.")
+            str,
+            typer.Option(
+                metavar="WORD", help="Summed by: route, target, key, adapter, policy or tenant."
+            ),
         ] = "route",
         since: Annotated[
-            str, typer.Option(help="From then on: 15m, 1h, 7d ago, or a local time.")
+            str,
+            typer.Option(metavar="TIME", help="From then on: 15m, 1h, 7d ago, or a local time."),
         ] = "7d",
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

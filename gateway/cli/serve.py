@@ -20,17 +20,23 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def serve(
         config: Annotated[
-            Path, typer.Option(help="Directory of gateway.yaml, routes/ and policies/.")
+            Path,
+            typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/."),
         ] = Path(),
         listen: Annotated[
-            str | None, typer.Option(help="HOST:PORT instead of the file's; port 0 takes any.")
+            str | None,
+            typer.Option(
+                metavar="HOST:PORT", help="Instead of the file's address; port 0 takes a free one."
+            ),
         ] = None,
         store: Annotated[
-            str | None, typer.Option(help="Store's URL instead of the file's.")
+            str | None, typer.Option(metavar="URL", help="The store's URL instead of the file's.")
         ] = None,
-        watch: Annotated[bool, typer.Option(help="Follow the files while serving.")] = False,
+        watch: Annotated[
+            bool, typer.Option(help="Serve changed files as soon as they are right.")
+        ] = False,
     ) -> None:
-        """Serve the configuration in a directory."""
+        """Serve the configuration in a directory until ctrl-C or SIGTERM."""
         import uvloop
 
         from gateway.app import run
