@@ -1,0 +1,191 @@
+"""`switchboard explain` and `policy show`, as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.store.store import Store
+from tests.cli.running import Ran, switchboard
+from tests.config.trees import BALANCED, FILES, write
+from tests.store.world import keep, record, url
+
+CLAUSE = "What does this clause mean?"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A good configuration."""
+    return write(tmp_path / "home")
+
+
+@pytest.fixture
+def kept(home: Path) -> Path:
+    """The same, with one request in its store."""
+    store = Store.open(url(home))
+    keep(store, record(1))
+    store.close()
+    return home
+
+
+def candidates(ran: Ran) -> list[str]:
+    """The target of each line of the table, in its order."""
+    table = ran.out.split("\n\n")[1].splitlines()[1:]
+    return [line.split()[1] for line in table]
+
+
+# ---------------------------------------------------------------- explain a text
+
+
+def test_a_text_is_decided_on(home: Path) -> None:
+    ran = switchboard("explain", CLAUSE, home=home)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0] == "route   contract-summary  by keyword: clause  (certain)"
+    assert lines[1].startswith("policy  balanced  draw 1, snapshot ")
+    assert lines[2].startswith("choice  local/qwen+contracts at http://127.0.0.1:8100: ")
+    assert candidates(ran) == ["local/qwen+contracts", "local/qwen"]
+    assert ran.err == ""
+
+
+def test_nothing_is_kept_or_written(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    switchboard("explain", CLAUSE, home=home)
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_text_that_nothing_recognises_goes_the_default_way(home: Path) -> None:
+    ran = switchboard("explain", "Who wrote Hamlet?", home=home)
+    assert ran.out.startswith("route   general  the default route: contract-summary at 0.")
+
+
+def test_a_configuration_without_examples_has_no_classifier(tmp_path: Path) -> None:
+    files = {name: text for name, text in FILES.items() if "contract" not in name}
+    ran = switchboard("explain", "anything", home=write(tmp_path, files))
+    assert "the default route: there is no text to classify" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "way"),
+    [
+        ("contract-summary", "contract-summary", "the model names it"),
+        ("gpt-4o", "contract-summary", "by keyword: clause"),
+        ("openai/mini", "general", "the model names it: openai/mini"),
+    ],
+)
+def test_a_route_can_be_named(home: Path, name: str, route: str, way: str) -> None:
+    ran = switchboard("explain", CLAUSE, "--route", name, home=home)
+    assert ran.code == 0
+    assert ran.out.splitlines()[0].startswith(f"route   {route}  {way}")
+
+
+def test_programs_get_json(home: Path) -> None:
+    told = json.loads(switchboard("explain", CLAUSE, "--json", home=home).out)
+    assert told["recognition"] == {
+        "route": "contract-summary",
+        "by": "keyword",
+        "confidence": 1.0,
+        "detail": "clause",
+    }
+    ranked = told["decision"]["ranked"]
+    assert [choice["target"] for choice in ranked] == ["local/qwen+contracts", "local/qwen"]
+    assert ranked[0]["verdict"]
+    assert sum(choice["propensity"] for choice in ranked) == pytest.approx(1.0)
+
+
+def test_the_configuration_may_be_elsewhere(home: Path, tmp_path: Path) -> None:
+    elsewhere = switchboard("explain", CLAUSE, "--config", str(home), home=tmp_path)
+    assert elsewhere == switchboard("explain", CLAUSE, home=home)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--route", "contract-sumary"], "did you mean 'contract-summary'?"),
+        (["--route", "zzz"], "GET /v1/models lists what there is"),
+    ],
+)
+def test_a_route_that_is_not_there_fails_with_what_may_be_meant(
+    home: Path, words: list[str], told: str
+) -> None:
+    ran = switchboard("explain", CLAUSE, *words, home=home)
+    assert (ran.code, ran.out) == (1, "")
+    assert told in ran.said
+
+
+# ---------------------------------------------------------------- explain a request
+
+
+@pytest.mark.parametrize("id", ["req_000001", "dec_000001", "chatcmpl-1"])
+def test_a_request_shows_what_was_decided_then(kept: Path, id: str) -> None:
+    ran = switchboard("explain", id, "--store", url(kept), home=kept)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0] == "route   contracts  by keyword: clause  (certain)"
+    assert lines[1] == "policy  balanced  draw 0.25, snapshot abc123"
+    assert candidates(ran) == ["local/qwen+contracts", "local/qwen", "local/big", "openai/mini"]
+    assert "✗ openai/mini: the route's data stays inside" in lines
+
+
+def test_the_store_is_the_configurations_own(kept: Path) -> None:
+    named = switchboard("explain", "req_000001", "--store", url(kept), home=kept)
+    assert switchboard("explain", "req_000001", home=kept) == named
+
+
+def test_a_request_as_json_is_what_was_kept(kept: Path) -> None:
+    told = json.loads(switchboard("explain", "req_000001", "--json", home=kept).out)
+    assert told["decision"]["draw"] == 0.25
+    assert told["decision"]["snapshot"] == "abc123"
+    assert told["recognition"]["detail"] == "clause"
+
+
+def test_an_unknown_id_fails_and_says_where_it_looked(kept: Path) -> None:
+    ran = switchboard("explain", "req_nothing", home=kept)
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no decision 'req_nothing' in sqlite:///switchboard.db" in ran.said
+
+
+# ---------------------------------------------------------------- policy show
+
+
+def test_a_policy_is_said_in_words(home: Path) -> None:
+    ran = switchboard("policy", "show", "balanced", home=home)
+    assert ran.code == 0
+    assert ran.out.startswith("balanced: the greatest net value in dollars wins.\n")
+    assert "With an answer worth $0.01: one point of quality is worth $0.0001" in ran.out
+    assert "a price of at most $0.01" in ran.out
+
+
+def test_a_policy_is_said_for_a_routes_value(home: Path) -> None:
+    ran = switchboard("policy", "show", "balanced", "--route", "contract-summary", home=home)
+    assert "With an answer worth $0.02 (contract-summary): one point of quality is worth" in ran.out
+
+
+def test_a_policy_as_json_has_its_figures_and_the_words(home: Path) -> None:
+    told = json.loads(switchboard("policy", "show", "balanced", "--json", home=home).out)
+    assert told["name"] == "balanced"
+    assert told["waiting_first_token"] == 0.002
+    assert told["limits"]["cost"] == 0.01
+    assert told["words"] + "\n" == switchboard("policy", "show", "balanced", home=home).out
+
+
+def test_each_policy_can_be_shown(home: Path) -> None:
+    other = "name: plain\n"
+    write(home, {"policies/plain.yaml": other, "policies/balanced.yaml": BALANCED})
+    assert switchboard("policy", "show", "plain", home=home).out.startswith("plain: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["balancd"], "there is no policy 'balancd'; did you mean 'balanced'?"),
+        (["zzz"], "there is no policy 'zzz'; there are: balanced"),
+        (["balanced", "--route", "generl"], "there is no route 'generl'; did you mean 'general'?"),
+    ],
+)
+def test_what_is_not_there_fails_with_what_may_be_meant(
+    home: Path, words: list[str], told: str
+) -> None:
+    ran = switchboard("policy", "show", *words, home=home)
+    assert (ran.code, ran.out) == (1, "")
+    assert told in ran.said
