@@ -72,7 +72,7 @@ class Gateway:
         self.writer = Writer(store)
         self.keyring = Keyring(store)
         self.reader = Reader(store)
-        self.transport: Transport = LeanTransport()
+        self._transports: dict[str | None, Transport] = {}
         self._snapshot = snapshot
         self._cache = cache
         self._litellm_python = litellm_python
@@ -122,7 +122,8 @@ class Gateway:
         if self._litellm is not None:
             await self._litellm.stop()
         await self._http.aclose()
-        await self.transport.close()
+        for transport in self._transports.values():
+            await transport.close()
         await asyncio.to_thread(self.writer.stop)
         self.store.close()
 
@@ -163,7 +164,7 @@ class Gateway:
         snapshot = await self._with_litellm(snapshot)
         classifier = await asyncio.to_thread(self._classifier, snapshot)
         backends: dict[str, Backend] = {
-            name: HttpBackend(declared, self.transport)
+            name: HttpBackend(declared, self._transport(declared.proxy))
             for name, declared in snapshot.backends.items()
         }
         return Plane(snapshot, Recogniser(snapshot, classifier), Decider(snapshot), backends)
@@ -199,6 +200,13 @@ class Gateway:
             self.pipeline.plane = msgspec.structs.replace(
                 plane, snapshot=priced, decider=Decider(priced)
             )
+
+    def _transport(self, proxy: str | None) -> Transport:
+        """What carries calls through that proxy, or directly; kept from snapshot to snapshot."""
+        transport = self._transports.get(proxy)
+        if transport is None:
+            transport = self._transports[proxy] = _new_transport(proxy)
+        return transport
 
     def _classifier(self, snapshot: Snapshot) -> Classifier | None:
         examples = [
@@ -253,6 +261,14 @@ class Gateway:
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)
         return row["target"] if row is not None else None
+
+
+def _new_transport(proxy: str | None) -> Transport:
+    if proxy is None:
+        return LeanTransport()
+    from gateway.transport.proxied import AiohttpTransport  # few need it, and it loads slowly
+
+    return AiohttpTransport(proxy=proxy)
 
 
 def _encoder(snapshot: Snapshot) -> Encoder | None:

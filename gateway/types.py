@@ -158,9 +158,10 @@ BackendKind = Literal["vllm", "openai", "litellm"]
 class Backend(msgspec.Struct, frozen=True):
     """A server or provider as declared. `api_key` never leaves for anywhere but its own replicas.
 
-    The last four are for litellm's process, which is the one replica of such a backend: the
-    provider's own base URL if it is not the usual one, its ids by declared model, what goes with
-    each of its calls, and body parameters that litellm does not know of.
+    `proxy` is the forward proxy that its calls go through. The last four are for litellm's process,
+    which is the one replica of such a backend: the provider's own base URL if it is not the usual
+    one, its ids by declared model, what goes with each of its calls, and body parameters that
+    litellm does not know of.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Backend(msgspec.Struct, frozen=True):
     api_key: str | None = None
     provider: str | None = None
     headers: Mapping[str, str] = {}
+    proxy: str | None = None
     timeouts: Timeouts = Timeouts()
     adapters_here: str | None = None
     adapters_on_replicas: str | None = None

@@ -86,6 +86,8 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
         adapters_here=str(here) if here is not None else None,
         adapters_on_replicas=on_replicas,
     )
+    if isinstance(part, OpenaiPart):
+        return msgspec.structs.replace(declared, proxy=part.proxy)
     if not isinstance(part, LitellmPart):
         return declared
     return msgspec.structs.replace(

@@ -324,6 +324,11 @@ class OpenaiPart(HostedPart):
         description="Several base URLs of one and the same service, instead of `url`.",
         examples=[["http://gpu-1:8000/v1", "http://gpu-2:8000/v1"]],
     )
+    proxy: Url | None = Field(
+        default=None,
+        description="The HTTP proxy through which it is reached.",
+        examples=["http://proxy.example:3128"],
+    )
     internal: Switch = Field(
         default=False,
         description="True for what one hosts oneself: `data: internal` may go there.",

@@ -180,6 +180,10 @@ class Connection(asyncio.Protocol):
             self._kind, self._deadline = "total", self._total_at
         self._arm(self._deadline)
 
+    def _arrived(self) -> None:
+        """Something came: until more is waited for, only the whole has a limit."""
+        self._kind, self._deadline = "total", self._total_at
+
     def resume(self) -> None:
         """The reader has room again."""
         if self._paused and self._transport is not None:
@@ -239,6 +243,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
+        if self._head is None:
+            # A second answer behind the one asked for: the connection is not used again.
+            self.give_up()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -254,6 +261,7 @@ class Connection(asyncio.Protocol):
             return
         self._until_close = not self._head_only and status not in NO_BODY and _unframed(headers)
         self._reply = reply = LeanReply(self, status, headers)
+        self._arrived()
         head, self._head = self._head, None
         if not head.done():
             head.set_result(reply)
@@ -262,6 +270,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         reply = self._reply
+        self._arrived()
         if reply is not None and not reply.feed(body) and not self._paused:
             self._paused = True
             assert self._transport is not None

@@ -100,3 +100,13 @@ def test_a_snapshot_without_its_secret_is_what_is_hashed(tmp_path: Path) -> None
     content = canonical(loaded(tmp_path).snapshot)
     assert b"sk-test" not in content
     assert isinstance(msgspec.json.decode(content), list)
+
+
+def test_a_backend_may_be_behind_a_proxy(tmp_path: Path) -> None:
+    changed = GATEWAY.replace(
+        "    api_key: ${OPENAI_API_KEY}",
+        "    api_key: ${OPENAI_API_KEY}\n    proxy: http://proxy:3128",
+    )
+    backends = loaded(tmp_path, {"gateway.yaml": changed}).snapshot.backends
+    assert backends["openai"].proxy == "http://proxy:3128"
+    assert backends["local"].proxy is None

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.standin.standin import StandIn
 from gateway.types import Adapter, Match, Policy
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target
+from tests.transport.peer import forwarding, peer
 
 LEGAL = Match(
     headers={"x-workflow": "legal"},
@@ -224,3 +226,20 @@ async def test_an_adapter_follows_the_tenant(tmp_path: Path, tenant: str, served
         async with serving(configuration, tmp_path, key=True, tenant=tenant) as served:
             answer = await served.chat()
     assert answer.headers["x-switchboard-target"] == served_by
+
+
+async def test_a_backend_behind_a_proxy_is_reached_through_it(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    seen: list[bytes] = []
+    plain = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with peer(forwarding(seen)) as proxy:
+        url = f"http://127.0.0.1:{proxy.origin.port}"
+        backend = msgspec.structs.replace(plain.backends["openai"], proxy=url)
+        behind = msgspec.structs.replace(plain, backends={"openai": backend})
+        async with serving(behind, tmp_path) as served:
+            answer = await served.chat()
+            assert answer.status_code == 200, answer.text
+            assert (await served.events())[-1] == "[DONE]"
+    assert seen == [b"POST %b/chat/completions" % provider.url.encode()] * len(seen)
+    assert seen
