@@ -104,6 +104,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ("sh", "vllm serve Qwen/Qwen3-8B --lora-magic", "--lora-magic"),
         ("sh", "vllm serve Qwen/Qwen3-8B --max-lora-rank 63", "--max-lora-rank 63"),
         ("console", "$ switchboard policy show best\nbest: the least net value\n", "but it is"),
+        ("console", "$ make demo\neverything sent to  wrong\n", "but it is"),
         ("console", "no command\n", "this output is of no command"),
         ("python", "import nothing_that_is_there", "nothing_that_is_there"),
         ("python", "print('')", "it prints nothing"),

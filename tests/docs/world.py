@@ -17,6 +17,7 @@ import httpx
 
 from demo import processes
 from demo.run import adapters_loaded
+from tests.cli.running import Ran, switchboard
 from tests.docs.pages import ROOT
 
 BIN = Path(sys.executable).parent
@@ -24,7 +25,6 @@ SHOWN_URL = "http://127.0.0.1:8080"
 """Where the pages say that the gateway serves; it is the address in gateway.yaml."""
 
 SHOWN_ID = "REQUEST_ID"
-COLUMNS = 100
 KNOWN_S = 20.0
 PARTS = ("gateway.yaml", "routes", "policies", "prompts")
 ASKED = (
@@ -63,10 +63,14 @@ class World:
             text = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", value, text)
         return text.replace(SHOWN_URL, self.url).replace(SHOWN_ID, self.last_id)
 
-    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """A command in the directory, to its end."""
+    def switchboard(self, *words: str) -> Ran:
+        """`switchboard WORDS` in the directory, to its end."""
+        return switchboard(*words, home=self.home, env=self._env)
+
+    def python(self, program: str) -> "subprocess.CompletedProcess[str]":
+        """A program in the directory, to its end."""
         return subprocess.run(
-            command,
+            [sys.executable, "-c", program],
             cwd=self.home,
             env=dict(self._env),
             capture_output=True,
@@ -84,11 +88,12 @@ class World:
             running.wait_for_line(r"serves (http://\S+)")
 
     def ask(self, text: str) -> None:
-        """One request, so that there is something in the log."""
+        """One request, so that there is something in the log; looking for it writes its row."""
         body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
         answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=20)
         answer.raise_for_status()
         self.last_id = answer.headers["x-request-id"]
+        httpx.get(f"{self.url}/v1/decisions/{self.last_id}", timeout=20).raise_for_status()
 
     def until_known(self, key: str) -> None:
         """Waits until the gateway knows a key that was just made. Raises TimeoutError."""
@@ -115,8 +120,6 @@ def world(folder: Path) -> Iterator[World]:
         vllm, commercial = (each.wait_for_line(r"^(http://\S+)") for each in providers)
         env = {
             **plain,
-            "PATH": f"{BIN}{os.pathsep}{plain['PATH']}",
-            "COLUMNS": str(COLUMNS),
             "SWITCHBOARD_VLLM_URL": vllm,
             "SWITCHBOARD_COMMERCIAL_URL": commercial,
             "PYTHONUNBUFFERED": "1",
