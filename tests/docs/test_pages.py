@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
 
@@ -129,6 +130,30 @@ def test_what_is_not_so_fails(
     with pytest.raises((Wrong, ValueError)) as caught:
         check([Block("page.md:1", kind, text + "\n")], tmp_path / "home", running)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/etc"}),
+        ("/v1/unload_lora_adapter", {"lora_name": "support"}),
+        ("/sleep", {}),
+        ("/tokenize", {"model": "base", "prompt": "x"}),
+    ],
+)
+def test_vllms_own_calls_are_not_passed_on(path: str, body: dict[str, str], running: World) -> None:
+    """As docs/deploy.md says."""
+    before = loaded(running)
+    answer = httpx.post(f"{running.url}{path}", json=body, timeout=20)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_url"
+    assert loaded(running) == before != set()
+
+
+def loaded(running: World) -> set[str]:
+    """What the stand-in for vLLM serves."""
+    listed = httpx.get(f"{running.vllm_url}/v1/models", timeout=20).json()["data"]
+    return {model["id"] for model in listed}
 
 
 @pytest.mark.parametrize(

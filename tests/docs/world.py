@@ -50,9 +50,10 @@ def copy_configuration(into: Path) -> Path:
 class World:
     """A directory with a configuration, its running gateway, and the variables of a shell."""
 
-    def __init__(self, home: Path, env: Mapping[str, str], url: str) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str], url: str, vllm_url: str) -> None:
         self.home = home
         self.url = url
+        self.vllm_url = vllm_url.removesuffix("/v1")
         self.variables: dict[str, str] = {}
         self.last_id = ""
         self._env = env
@@ -128,7 +129,7 @@ def world(folder: Path) -> Iterator[World]:
         where = [sys.executable, "-c", _IN_DIRECTORY, str(home), *command]
         log = folder / "gateway.log"
         gateway = stack.enter_context(processes.launch(where, log_path=log, env=env))
-        found = World(home, env, gateway.wait_for_line(r"serves (http://\S+)"))
+        found = World(home, env, gateway.wait_for_line(r"serves (http://\S+)"), vllm)
         adapters_loaded(found.url)
         for text in ASKED:
             found.ask(text)
