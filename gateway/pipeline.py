@@ -30,7 +30,7 @@ from gateway.metering.usage import StreamWatch, usage_of
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight, Live
 from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, gathered
-from gateway.transport.base import Reply
+from gateway.transport.base import Reply, Sink
 from gateway.types import (
     Attempt,
     Candidate,
@@ -75,15 +75,18 @@ class Outlet(Protocol):
 
     opened: bool
 
-    async def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
 
-    async def open(self, status: int, headers: Headers) -> None: ...
+    def open(self, status: int, headers: Headers) -> None: ...
 
-    async def piece(self, body: bytes) -> None: ...
+    def write(self, body: bytes) -> bool:
+        """Part of a stream; false when no more should come before `drain` returns."""
 
-    async def close(self) -> None: ...
+    async def drain(self) -> None: ...
 
-    async def fail(self, error: ApiError) -> None:
+    def close(self) -> None: ...
+
+    def fail(self, error: ApiError) -> None:
         """Ends an open stream with an explicit error event."""
 
 
@@ -144,6 +147,22 @@ class Opened(msgspec.Struct):
     piece: bytes
     content_type: bytes
     watch: StreamWatch | None
+
+
+class Watched:
+    """Where a stream's pieces go: past its watch, on to the client."""
+
+    __slots__ = ("_outlet", "_watch", "drain")
+
+    def __init__(self, watch: StreamWatch, outlet: Outlet) -> None:
+        self._watch = watch
+        self._outlet = outlet
+        self.drain = outlet.drain
+
+    def write(self, piece: bytes) -> bool:
+        """Relays what of the piece may pass."""
+        passed = self._watch.feed(piece)
+        return self._outlet.write(passed) if passed else True
 
 
 class Pipeline:
@@ -340,11 +359,11 @@ class Pipeline:
         journey.upstream_s = opened.first_at - opened.began
         journey.status = opened.reply.status
         if opened.watch is None:
-            await self._relay_plain(journey, opened, outlet)
+            self._relay_plain(journey, opened, outlet)
         else:
             await self._relay_stream(journey, opened, opened.watch, outlet)
 
-    async def _relay_plain(self, journey: Journey, opened: Opened, outlet: Outlet) -> None:
+    def _relay_plain(self, journey: Journey, opened: Opened, outlet: Outlet) -> None:
         body, status = opened.piece, opened.reply.status
         if status >= 400:
             journey.error = message_of(status, body)
@@ -362,7 +381,7 @@ class Pipeline:
                 journey.answer = body.decode(errors="replace")
         headers = self._headers(journey, opened)
         headers.append((b"x-switchboard-cost-usd", b"%.8f" % journey.cost))
-        await outlet.plain(status, headers, body)
+        outlet.plain(status, headers, body)
 
     async def _relay_stream(
         self, journey: Journey, opened: Opened, watch: StreamWatch, outlet: Outlet
@@ -371,24 +390,19 @@ class Pipeline:
         reply = opened.reply
         self.live.first_token(opened.flight, opened.first_at)
         try:
-            await outlet.open(reply.status, self._headers(journey, opened))
-            piece = opened.piece
-            while True:
-                if piece:
-                    await outlet.piece(piece)
-                received = await reply.read()
-                if not received:
-                    break
-                piece = watch.feed(received)
+            outlet.open(reply.status, self._headers(journey, opened))
+            if not outlet.write(opened.piece):
+                await outlet.drain()
+            await reply.pump(Watched(watch, outlet))
             tail = watch.close()
             if watch.truncated:
                 raise UpstreamClosed("the backend ended its stream before the answer was whole")
             if tail:
-                await outlet.piece(tail)
-            await outlet.close()
+                outlet.write(tail)
+            outlet.close()
         except UpstreamError as error:
             self._seen(journey, opened, watch, "truncated", str(error))
-            await outlet.fail(
+            outlet.fail(
                 ApiError(
                     f"The answer broke off: {error}",
                     status=502,
@@ -512,6 +526,9 @@ class _NoReply:
 
     async def read(self) -> bytes:
         return b""
+
+    async def pump(self, sink: Sink) -> None:
+        """There is nothing to give."""
 
     def abort(self) -> None:
         """Nothing to abort: a cancelled `send` closes its own connection."""

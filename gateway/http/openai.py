@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,7 +31,10 @@ Authenticate = Callable[[bytes | None], Caller]
 
 
 class DataPlane:
-    """ASGI application: inference calls to the pipeline, the rest to `control`."""
+    """ASGI application: inference calls to the pipeline, the rest to `control`.
+
+    Inference calls are answered straight through the `Cycle` that our protocol puts in the scope.
+    """
 
     def __init__(
         self,
@@ -60,14 +62,13 @@ class DataPlane:
         if endpoint is None or (scope["method"] == "GET" and endpoint is Endpoint.CHAT):
             await self._control(scope, receive, send)
         else:
-            await self._infer(endpoint, scope, receive, send)
+            await self._infer(endpoint, scope, receive)
 
-    async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive) -> None:
         request_id = new_id(self._random)
-        outlet = HttpOutlet(send)
-        cycle: Cycle | None = scope.get(CYCLE)
-        if cycle is not None:
-            cycle.cancels = True
+        cycle: Cycle = scope[CYCLE]
+        outlet = HttpOutlet(cycle)
+        cycle.cancels = True
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(
@@ -82,67 +83,68 @@ class DataPlane:
             )
             await self._pipeline.serve(request, outlet)
         except ApiError as error:
-            await outlet.refuse(error, request_id)
+            outlet.refuse(error, request_id)
         except asyncio.CancelledError:
-            if cycle is None or not cycle.client_gone:
+            if not cycle.client_gone:
                 raise
         except Exception:
             log.exception("%s: an error of our own", request_id)
-            await self._own_fault(outlet, request_id)
+            fault = ApiError("Switchboard failed on this request.", code="internal_error")
+            if outlet.opened:
+                outlet.fail(fault)
+            else:
+                outlet.refuse(fault, request_id)
         finally:
-            if cycle is not None:
-                cycle.cancels = False
-
-    async def _own_fault(self, outlet: "HttpOutlet", request_id: str) -> None:
-        error = ApiError("Switchboard failed on this request.", code="internal_error")
-        if outlet.opened:
-            await outlet.fail(error)
-        else:
-            await outlet.refuse(error, request_id)
+            cycle.cancels = False
 
 
 class HttpOutlet:
-    """The client's side of one request over ASGI, in OpenAI's dialect."""
+    """The client's side of one request over HTTP, in OpenAI's dialect."""
 
-    __slots__ = ("_send", "opened")
+    __slots__ = ("_cycle", "opened")
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, cycle: Cycle) -> None:
+        self._cycle = cycle
         self.opened = False
 
-    async def plain(self, status: int, headers: Headers, body: bytes) -> None:
+    def plain(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
         headers.append((b"content-length", b"%d" % len(body)))
-        self.opened = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self._begin(status, headers)
+        self._cycle.write(body, more=False)
 
-    async def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, headers: Headers) -> None:
         """The head of a stream."""
         headers += _STREAM_HEADERS
-        self.opened = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._begin(status, headers)
 
-    async def piece(self, body: bytes) -> None:
-        """Bytes of the stream, passed on at once."""
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+    def write(self, body: bytes) -> bool:
+        """Bytes of the stream, passed on at once; false when the client's side is full."""
+        return self._cycle.write(body, more=True)
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
+        """Waits until the client's side has room."""
+        await self._cycle.drain()
+
+    def close(self) -> None:
         """The stream's proper end."""
-        await self._send(_END)
+        self._cycle.write(b"", more=False)
 
-    async def fail(self, error: ApiError) -> None:
+    def fail(self, error: ApiError) -> None:
         """One error event as the stream's last."""
-        event = b"data: " + _encode(error.body()) + b"\n\n"
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        self._cycle.write(b"data: " + _encode(error.body()) + b"\n\n", more=False)
 
-    async def refuse(self, error: ApiError, request_id: str) -> None:
+    def refuse(self, error: ApiError, request_id: str) -> None:
         """An error instead of an answer."""
-        await self.plain(error.status, error_headers(error, request_id), _encode(error.body()))
+        self.plain(error.status, error_headers(error, request_id), _encode(error.body()))
+
+    def _begin(self, status: int, headers: Headers) -> None:
+        self.opened = True
+        if not self._cycle.disconnected:
+            self._cycle.start(status, headers)
 
 
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
-_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 def error_headers(error: ApiError, request_id: str) -> Headers:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -137,23 +138,41 @@ class Cycle:
 
     async def send(self, message: Any) -> None:
         """The ASGI `send`; returns once the client's side has room for more."""
+        await self.drain()
+        if message["type"] == "http.response.start":
+            self.start(message["status"], message["headers"])
+        else:
+            self.write(message["body"], more=message.get("more_body", False))
+
+    async def drain(self) -> None:
+        """Waits until the client's side has room."""
         flow = self._protocol.flow
         if flow.write_paused and not self.disconnected:
             await flow.drain()
-        if self.disconnected:
-            return
-        if self.response_complete:
-            raise RuntimeError(f"{message['type']} after the answer was complete")
-        if self.response_started:
-            self._send_body(message["body"], message.get("more_body", False))
-        else:
-            self._head = self._render_head(message["status"], message["headers"])
-            self.response_started = True
 
-    def _render_head(self, status: int, headers: Any) -> bytes:
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The answer's head."""
+        if self.response_started:
+            raise RuntimeError("the answer has begun already")
+        self._head = self._render_head(status, headers)
+        self.response_started = True
+
+    def write(self, body: bytes, *, more: bool) -> bool:
+        """A piece of the body, the last one without `more`; false when the client's side is full.
+
+        What is written after the client has gone is dropped.
+        """
+        if self.disconnected:
+            return True
+        if self.response_complete or not self.response_started:
+            raise RuntimeError("a body before its head, or after its end")
+        self._send_body(body, more)
+        return not self._protocol.flow.write_paused
+
+    def _render_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         lines = [STATUS_LINE[status]]
-        headers = [*self._protocol.server_state.default_headers, *headers]
-        for name, value in headers:
+        every = [*self._protocol.server_state.default_headers, *headers]
+        for name, value in every:
             if name == b"content-length":
                 self._chunked = False
                 self._left = int(value)
@@ -167,7 +186,7 @@ class Cycle:
             extra += 1
         lines.append(b"\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != len(headers) + extra:
+        if head.count(b"\n") != len(every) + extra:
             raise RuntimeError("a header's value holds a line break")
         return head
 

@@ -41,6 +41,16 @@ class Origin(msgspec.Struct, frozen=True):
         return (host if self.port == usual else f"{host}:{self.port}").encode()
 
 
+class Sink(Protocol):
+    """What takes a body piece by piece."""
+
+    def write(self, piece: bytes) -> bool:
+        """Takes one piece; false when no more should come before `drain` returns."""
+
+    async def drain(self) -> None:
+        """Waits for room."""
+
+
 class Reply(Protocol):
     """An answer whose head is in."""
 
@@ -53,6 +63,9 @@ class Reply(Protocol):
 
     async def read(self) -> bytes:
         """The next piece as it arrived; b"" at the end. Raises UpstreamError."""
+
+    async def pump(self, sink: Sink) -> None:
+        """Gives `sink` each piece as it arrives, until the end. Raises UpstreamError."""
 
     def abort(self) -> None:
         """Gives the connection up at once if the body is not finished. May be called again."""

@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.transport.base import Headers, Origin
+from gateway.transport.base import Headers, Origin, Sink
 from gateway.types import Timeouts
 
 MAX_HEAD = 65_536
@@ -48,7 +48,9 @@ class LeanReply:
     __slots__ = (
         "_connection",
         "_error",
+        "_full",
         "_pieces",
+        "_sink",
         "_size",
         "_waiter",
         "done",
@@ -66,7 +68,9 @@ class LeanReply:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._error: UpstreamError | None = None
+        self._sink: Sink | None = None
+        self._full = False
+        self._error: Exception | None = None
 
     async def read(self) -> bytes:
         """The next piece as it arrived; b"" at the end. Raises UpstreamError when it breaks off."""
@@ -75,20 +79,30 @@ class LeanReply:
                 return b""
             if self._error is not None:
                 raise self._error
-            connection = self._connection
-            if connection is None:
-                raise UpstreamClosed("the answer was given up")
-            connection.wait("between")
-            self._waiter = connection.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        piece = self._pieces.popleft()
-        self._size -= len(piece)
-        if self._size < LOW_WATER and self._connection is not None:
-            self._connection.resume()
-        return piece
+            await self._more()
+        return self._taken()
+
+    async def pump(self, sink: Sink) -> None:
+        """Gives `sink` each piece as it arrives, until the end. Raises UpstreamError.
+
+        While there is room, pieces go straight from the parser to the sink: nothing is woken and
+        nothing waits for the event loop's next turn.
+        """
+        try:
+            while True:
+                while self._pieces:
+                    if not sink.write(self._taken()):
+                        await sink.drain()
+                if self.done:
+                    return
+                if self._error is not None:
+                    raise self._error
+                self._sink, self._full = sink, False
+                await self._more()
+                if self._full:
+                    await sink.drain()
+        finally:
+            self._sink = None
 
     def abort(self) -> None:
         """Closes the connection unless the whole body has arrived."""
@@ -98,6 +112,18 @@ class LeanReply:
 
     def feed(self, piece: bytes) -> bool:
         """Takes a piece of the body; false when too much waits unread."""
+        sink = self._sink
+        if sink is not None and self._connection is not None:
+            self._connection.wait("between")
+            try:
+                if not sink.write(piece):
+                    self._sink, self._full = None, True
+                    self._wake()
+            except Exception as error:  # noqa: BLE001 - raised in `pump`, whose caller made the sink
+                self._sink = None
+                self._error = error
+                self._wake()
+            return True
         self._pieces.append(piece)
         self._size += len(piece)
         self._wake()
@@ -114,6 +140,26 @@ class LeanReply:
         self._error = error
         self._connection = None
         self._wake()
+
+    async def _more(self) -> None:
+        """Waits until something has come: a piece, the end, or an error."""
+        connection = self._connection
+        if connection is None:
+            raise UpstreamClosed("the answer was given up")
+        connection.wait("between")
+        self._waiter = connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _taken(self) -> bytes:
+        """The oldest piece that waits; reading goes on when few are left."""
+        piece = self._pieces.popleft()
+        self._size -= len(piece)
+        if self._size < LOW_WATER and self._connection is not None:
+            self._connection.resume()
+        return piece
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

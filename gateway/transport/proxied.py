@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.transport.base import Headers, Origin
+from gateway.transport.base import Headers, Origin, Sink
 from gateway.types import Timeouts
 
 MAX_HEAD = 65_536
@@ -91,6 +91,12 @@ class AiohttpReply:
             raise UpstreamClosed(
                 f"{self._where} closed the connection before its answer was whole: {error}"
             ) from error
+
+    async def pump(self, sink: Sink) -> None:
+        """Gives `sink` each piece as it arrives, until the end. Raises UpstreamError."""
+        while piece := await self.read():
+            if not sink.write(piece):
+                await sink.drain()
 
     def abort(self) -> None:
         """Closes the connection unless the whole body has arrived."""

@@ -217,6 +217,90 @@ async def test_each_piece_is_handed_on_before_the_next_is_sent(transport: Transp
         assert await asyncio.wait_for(reply.read(), WAIT_S) == b""
 
 
+class Full:
+    """A sink that has room for a few pieces at a time."""
+
+    def __init__(self, room: int) -> None:
+        self.room = self.left = room
+        self.pieces: list[bytes] = []
+        self.drained = 0
+
+    def write(self, piece: bytes) -> bool:
+        self.pieces.append(piece)
+        self.left -= 1
+        assert self.left >= 0, "written to though it was full"
+        return self.left > 0
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0.001)
+        self.left = self.room
+        self.drained += 1
+
+
+@pytest.mark.parametrize("room", [1, 3, 1000])
+@pytest.mark.parametrize("apart", [False, True])
+async def test_pieces_are_pumped_in_order_and_only_while_there_is_room(
+    transport: Transport, room: int, apart: bool
+) -> None:
+    sent = [b"%d;" % number * 100 for number in range(50)]
+
+    async def handle(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED)
+        for piece in sent:
+            await connection.send(chunk(piece))
+            if apart:
+                await asyncio.sleep(0.0005)
+        await connection.send(b"0\r\n\r\n")
+        await connection.gone()
+
+    sink = Full(room)
+    async with peer(handle) as server:
+        reply = await ask(transport, server.origin)
+        await asyncio.wait_for(reply.pump(sink), WAIT_S)
+    assert b"".join(sink.pieces) == b"".join(sent)
+    assert sink.drained == len(sink.pieces) // room
+
+
+async def test_what_breaks_off_while_it_is_pumped_raises(
+    transport: Transport,
+) -> None:
+    async def handle(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + chunk(b"one"))
+
+    sink = Full(1000)
+    async with peer(handle) as server:
+        reply = await ask(transport, server.origin)
+        with pytest.raises(UpstreamClosed):
+            await asyncio.wait_for(reply.pump(sink), WAIT_S)
+    assert b"one".startswith(b"".join(sink.pieces))  # aiohttp drops what it holds when it fails
+
+
+async def test_a_sink_that_fails_ends_the_pump_with_its_error(transport: Transport) -> None:
+    more = asyncio.Event()
+
+    class Broken(Full):
+        def write(self, piece: bytes) -> bool:
+            more.set()
+            if piece == b"two":
+                raise ZeroDivisionError
+            return True
+
+    async def handle(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + chunk(b"one"))
+        await more.wait()
+        await connection.send(chunk(b"two"))
+        await connection.gone()
+
+    async with peer(handle) as server:
+        reply = await ask(transport, server.origin)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(reply.pump(Broken(9)), WAIT_S)
+        reply.abort()
+
+
 # ------------------------------------------------------------ connections
 
 
