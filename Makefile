@@ -13,8 +13,8 @@ help: ## what there is to make
 $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	@echo "==> the gateway's environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --require-hashes --only-binary :all: -r requirements/dev.lock
-	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --require-hashes --only-binary :all: -r requirements/dev.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Each of these scripts does nothing when what it makes is there and is of today's lock.
@@ -41,6 +41,7 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m gateway.config.schema --check
 	@$(BIN)/python -m gateway.config.docs --check
+	@$(BIN)/python -m gateway.cli.reference --check
 
 bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/results.json
 	@$(PYTHON) scripts/system.py nginx
@@ -49,6 +50,7 @@ bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/re
 schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew
 	@$(BIN)/python -m gateway.config.schema
 	@$(BIN)/python -m gateway.config.docs
+	@$(BIN)/python -m gateway.cli.reference
 
 lock: $(VENV)/.ready ## the dependencies locked anew, with hashes
 	@for extra in "gateway" "dev"; do \
