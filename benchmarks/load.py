@@ -30,7 +30,7 @@ def prompts(seed: int) -> Iterator[str]:
         yield f"{' '.join(words)} {number}"
 
 
-def request(model: str, text: str, key: str, stream: bool) -> bytes:
+def request(model: str, text: str, headers: str, stream: bool) -> bytes:
     """One chat completion as a client's SDK would send it."""
     body = {
         "model": model,
@@ -45,8 +45,7 @@ def request(model: str, text: str, key: str, stream: bool) -> bytes:
     raw = json.dumps(body).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\naccept: application/json\r\n"
-        f"content-type: application/json\r\nauthorization: Bearer {key}\r\n"
-        f"content-length: {len(raw)}\r\n\r\n"
+        f"content-type: application/json\r\n{headers}content-length: {len(raw)}\r\n\r\n"
     )
     return head.encode() + raw
 
@@ -121,19 +120,19 @@ async def connect(port: int) -> Client:
 
 
 async def closed_loop(
-    port: int, model: str, key: str, seconds: float, connections: int, distinct: bool
+    port: int, model: str, headers: str, seconds: float, connections: int, distinct: bool
 ) -> dict[str, float]:
     """As many requests as the system takes, each connection asking again when answered."""
     clients = [await connect(port) for _ in range(connections)]
     texts = prompts(1)
-    same = request(model, next(texts), key, False)
+    same = request(model, next(texts), headers, False)
     until = time.perf_counter() + seconds
     answered = failed = 0
 
     async def worker(client: Client) -> None:
         nonlocal answered, failed
         while time.perf_counter() < until:
-            raw = request(model, next(texts), key, False) if distinct else same
+            raw = request(model, next(texts), headers, False) if distinct else same
             if await client.ask(raw) == 200:
                 answered += 1
             else:
@@ -182,25 +181,25 @@ class Metronome:
 
 
 async def open_loop(
-    port: int, model: str, key: str, rate: float, seconds: float, distinct: bool
+    port: int, model: str, headers: str, rate: float, seconds: float, distinct: bool
 ) -> dict[str, float]:
     """Requests at a fixed rate, whatever the answers do; latencies in milliseconds."""
     idle: list[Client] = []
     took: list[float] = []
     texts = prompts(2)
-    same = request(model, next(texts), key, False)
+    same = request(model, next(texts), headers, False)
     failed = 0
 
     async def one(sent: float) -> None:
         nonlocal failed
         client = idle.pop() if idle else await connect(port)
-        raw = request(model, next(texts), key, False) if distinct else same
+        raw = request(model, next(texts), headers, False) if distinct else same
         if await client.ask(raw) != 200:
             failed += 1
         took.append(time.perf_counter() - sent)
         idle.append(client)
 
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     async with Metronome(1 / rate) as metronome:
         while len(tasks) < rate * seconds:
             for _ in range(await metronome.ticks()):
@@ -215,13 +214,13 @@ async def open_loop(
     }
 
 
-async def streams(port: int, model: str, key: str, count: int, rounds: int) -> dict[str, float]:
+async def streams(port: int, model: str, headers: str, count: int, rounds: int) -> dict[str, float]:
     """`count` streams at a time, `rounds` times; the number of events that arrived."""
     clients = [await connect(port) for _ in range(count)]
     texts = prompts(3)
     statuses: list[int] = []
     for _ in range(rounds):
-        raw = request(model, next(texts), key, True)
+        raw = request(model, next(texts), headers, True)
         statuses += await asyncio.gather(*(client.ask(raw) for client in clients))
     return {
         "requests": sum(status == 200 for status in statuses),
@@ -236,19 +235,20 @@ def main() -> None:
     parser.add_argument("kind", choices=["closed", "open", "streams"])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--key", default="none")
+    parser.add_argument("--header", action="append", default=[], help="sent with each request")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rate", type=float, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--distinct", action="store_true")
     o = parser.parse_args()
+    headers = "".join(f"{line}\r\n" for line in o.header)
     if o.kind == "closed":
-        job = closed_loop(o.port, o.model, o.key, o.seconds, o.connections, o.distinct)
+        job = closed_loop(o.port, o.model, headers, o.seconds, o.connections, o.distinct)
     elif o.kind == "open":
-        job = open_loop(o.port, o.model, o.key, o.rate, o.seconds, o.distinct)
+        job = open_loop(o.port, o.model, headers, o.rate, o.seconds, o.distinct)
     else:
-        job = streams(o.port, o.model, o.key, o.connections, o.rounds)
+        job = streams(o.port, o.model, headers, o.connections, o.rounds)
     print(json.dumps(uvloop.run(job)))
 
 

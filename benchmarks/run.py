@@ -7,14 +7,17 @@ times on a shared machine mean little, so nginx stands in the same run. Writes
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,10 +38,18 @@ def free_port() -> int:
         return port
 
 
+def load_command(kind: str, system: Running, model: str) -> list[str]:
+    """The load as a process on its own core."""
+    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.load", kind]
+    command += ["--port", str(system.port), "--model", model]
+    for line in (f"authorization: Bearer {system.key}", *system.headers):
+        command += ["--header", line]
+    return command
+
+
 def load(kind: str, system: Running, model: str, **options: float | bool) -> dict[str, float]:
     """One run of the load on its own core."""
-    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.load", kind]
-    command += ["--port", str(system.port), "--model", model, "--key", system.key]
+    command = load_command(kind, system, model)
     for name, value in options.items():
         if value is True:
             command.append(f"--{name}")
@@ -83,9 +94,8 @@ def added_ms(system: Running, direct: Running, rate: float, seconds: float) -> d
 
 def open_streams_mb(system: Running, count: int) -> float:
     """Resident megabytes while `count` streams are open."""
-    command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "benchmarks.load"]
-    command += ["streams", "--port", str(system.port), "--model", system.model]
-    command += ["--key", system.key, "--connections", str(count), "--rounds", "1"]
+    command = load_command("streams", system, system.model)
+    command += ["--connections", str(count), "--rounds", "1"]
     peak = 0.0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         while process.poll() is None:
@@ -137,18 +147,24 @@ SYSTEMS: dict[str, Callable[[int, int, int, Path], Any]] = {
 }
 
 
-def measure(names: list[str], seconds: float, say: Callable[[str], None]) -> Result:
-    """Everything, one system after the other."""
+TOGETHER = ("nginx", "switchboard", "vllm_router")
+"""Measured in turns, round after round: the machine's speed drifts by more than they differ."""
+
+
+def measure(names: list[str], seconds: float, rounds: int, say: Callable[[str], None]) -> Result:
+    """Every figure: medians of `rounds` turns for the quick systems, one turn for the slow."""
     result: Result = {"cpu_us_per_request": {}, "cpu_us_per_chunk": {}, "requests_per_s": {}}
+    together = [name for name in TOGETHER if name in names]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.chmod(folder, 0o755)  # noqa: S103 - nginx's worker runs as another user
         upstream = free_port()
         with systems.mock(upstream, LOAD_CORE, folder) as direct:
+            if together:
+                _measure_group(together, direct, folder, seconds, rounds, result, say)
             for name in names:
-                say(f"{name}: starting")
-                with SYSTEMS[name](free_port(), upstream, SUT_CORE, folder) as system:
-                    _measure_one(system, direct, seconds, result, say)
+                if name not in together:
+                    _measure_group([name], direct, folder, seconds, 1, result, say)
     result["decide_us"] = decide_us()
     result["machine"] = f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores"
     result["versions"] = {"python": platform.python_version(), **systems.VERSIONS}
@@ -156,29 +172,61 @@ def measure(names: list[str], seconds: float, say: Callable[[str], None]) -> Res
     return result
 
 
-def _measure_one(
-    system: Running, direct: Running, seconds: float, result: Result, say: Callable[[str], None]
+def _measure_group(
+    names: list[str],
+    direct: Running,
+    folder: Path,
+    seconds: float,
+    rounds: int,
+    result: Result,
+    say: Callable[[str], None],
 ) -> None:
-    name = system.name
+    """Starts the systems, measures them in turns, and stops them."""
+    seen: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        running = []
+        for name in names:
+            say(f"{name}: starting")
+            started = SYSTEMS[name](free_port(), direct.port, SUT_CORE, folder)
+            running.append(stack.enter_context(started))
+        for turn in range(rounds):
+            for system in running:
+                _one_turn(system, seconds, seen)
+            say(f"{', '.join(names)}: turn {turn + 1} of {rounds}")
+        for kind in ("cpu_us_per_request", "cpu_us_per_chunk", "requests_per_s"):
+            digits = 0 if kind == "requests_per_s" else 1
+            for (what, name), values in seen.items():
+                if what == kind:
+                    result[kind][name] = round(statistics.median(values), digits)
+                    say(f"{name}: {kind} {result[kind][name]:,}")
+        for system in running:
+            if system.name == "switchboard":
+                _measure_apart(system, direct, seconds, result, say)
+
+
+def _one_turn(system: Running, seconds: float, seen: dict[tuple[str, str], list[float]]) -> None:
     named = per_request(system, system.model, seconds, distinct=False)
-    result["cpu_us_per_request"][name] = round(named["cpu_us"], 1)
-    result["requests_per_s"][name] = round(named["rate"])
-    say(f"{name}: {named['cpu_us']:.1f} µs a request, {named['rate']:,.0f} requests/s")
-    if name in ("nginx", "switchboard"):
-        chunk = per_chunk(system, system.model, 50, 3)
-        result["cpu_us_per_chunk"][name] = round(chunk, 1)
-        say(f"{name}: {chunk:.1f} µs a chunk")
+    seen["cpu_us_per_request", system.name].append(named["cpu_us"])
+    seen["requests_per_s", system.name].append(named["rate"])
+    if system.name in TOGETHER:
+        seen["cpu_us_per_chunk", system.name].append(per_chunk(system, system.model, 50, 3))
     if system.auto is not None:
         auto = per_request(system, system.auto, seconds, distinct=True)
-        result["cpu_us_per_request"]["switchboard_auto"] = round(auto["cpu_us"], 1)
-        say(f"{name}: {auto['cpu_us']:.1f} µs a request with auto, every prompt different")
-        result["added_ms"] = {
-            key: round(value, 3)
-            for key, value in added_ms(system, direct, named["rate"] / 2, seconds).items()
-        }
-        result["ready_s"] = round(system.ready_s, 2)
-        result["rss_mb_2000_streams"] = round(open_streams_mb(system, 2000), 1)
-        say(f"{name}: {result['rss_mb_2000_streams']} MB with 2,000 open streams")
+        seen["cpu_us_per_request", f"{system.name}_auto"].append(auto["cpu_us"])
+
+
+def _measure_apart(
+    system: Running, direct: Running, seconds: float, result: Result, say: Callable[[str], None]
+) -> None:
+    """What only the gateway is asked: its latency, memory and start."""
+    rate = result["requests_per_s"][system.name] / 2
+    turns = [added_ms(system, direct, rate, seconds) for _ in range(3)]
+    result["added_ms"] = {
+        key: round(statistics.median(turn[key] for turn in turns), 3) for key in turns[0]
+    }
+    result["ready_s"] = round(system.ready_s, 2)
+    result["rss_mb_2000_streams"] = round(open_streams_mb(system, 2000), 1)
+    say(f"{system.name}: {result['added_ms']}, {result['rss_mb_2000_streams']} MB")
 
 
 def decide_us() -> float:
@@ -231,11 +279,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="comma-separated systems", default=",".join(SYSTEMS))
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="write results.json and results.md")
     options = parser.parse_args()
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    result = measure(options.only.split(","), options.seconds, say)
+    result = measure(options.only.split(","), options.seconds, options.rounds, say)
     print(table(result))
     if options.write:
         (ROOT / "benchmarks/results.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -25,6 +25,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 VERSIONS = {"vllm_router": "0.1.17", "litellm": "1.106.2", "portkey": "1.15.2"}
 
+LITELLM_KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
+"""It does not start without one, nor with a short one."""
+
 
 class Running(msgspec.Struct, frozen=True):
     """A started system: where it listens, what to ask it for, and its processes' group."""
@@ -36,6 +39,7 @@ class Running(msgspec.Struct, frozen=True):
     process: int
     auto: str | None = None
     ready_s: float = 0.0
+    headers: tuple[str, ...] = ()
 
     def pids(self) -> list[int]:
         """The system's processes, all of the group that it was started in."""
@@ -77,6 +81,7 @@ def started(
     auto: str | None = None,
     probe: str = "/health",
     env: Mapping[str, str] | None = None,
+    headers: tuple[str, ...] = (),
     folder: Path,
 ) -> Iterator[Running]:
     """The system from the moment that it answers until the block ends."""
@@ -94,7 +99,7 @@ def started(
     try:
         _wait(f"http://127.0.0.1:{port}{probe}", process, log)
         ready = time.perf_counter() - began
-        yield Running(name, port, model, key, process.pid, auto, ready)
+        yield Running(name, port, model, key, process.pid, auto, ready, headers)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -206,14 +211,19 @@ def litellm(port: int, upstream: int, core: int, folder: Path) -> object:
         port,
         core=core,
         model="mock",
+        key=LITELLM_KEY,
         probe="/health/liveliness",
         folder=folder,
-        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+        env={
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MASTER_KEY": LITELLM_KEY,
+        },
     )
 
 
 def portkey(port: int, upstream: int, core: int, folder: Path) -> object:
-    """Portkey's gateway on Node; the upstream comes by header."""
+    """Portkey's gateway on Node; each request's headers say where it goes."""
     home = ENVIRONMENTS / "portkey"
     script = home / "node_modules/@portkey-ai/gateway/build/start-server.js"
     if not script.exists():
@@ -222,7 +232,19 @@ def portkey(port: int, upstream: int, core: int, folder: Path) -> object:
         package = f"@portkey-ai/gateway@{VERSIONS['portkey']}"
         subprocess.run(["npm", "install", "--silent", package], cwd=home, check=True)
     command = ["node", str(script), f"--port={port}", "--headless"]
-    return started("portkey", command, port, core=core, model="mock", probe="/", folder=folder)
+    return started(
+        "portkey",
+        command,
+        port,
+        core=core,
+        model="mock",
+        probe="/",
+        headers=(
+            "x-portkey-provider: openai",
+            f"x-portkey-custom-host: http://127.0.0.1:{upstream}/v1",
+        ),
+        folder=folder,
+    )
 
 
 def python_environment(name: str, packages: Sequence[str]) -> Path:
