@@ -139,6 +139,8 @@ class _Keywords:
         self._sought = frozenset(self._by_word)
 
     def find(self, text: str) -> Recognition | None:
+        if not self._sought and not self._anywhere:
+            return None
         folded = _fold(text)
         words = self._sought.intersection(_WORDS.findall(folded))
         if not words and not self._anywhere:

@@ -6,8 +6,8 @@ is not in the table gets its row from its pieces, once, and is then remembered i
 strictly limited size.
 """
 
+import threading
 from collections.abc import Iterable
-from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from gateway.classify.softmax import Floats
 TABLE_BYTES = 128 << 20
 _CACHE_BYTES = 16 << 20
 _CACHE_WORDS = 4096
+_TEXT_WORDS = 2 * features.HALF + 1
 _CHUNK_BYTES = 64 << 20
 
 
@@ -39,13 +40,19 @@ class Reader:
     """Reads logits off a table; safe to share between threads."""
 
     def __init__(self, table: Table) -> None:
+        known, width = table.rows.shape
+        size = max(_TEXT_WORDS, min(_CACHE_WORDS, _CACHE_BYTES // (4 * width)))
         self._table = table
-        index = table.vocabulary.index
-        self._find = index.get
+        self._find = table.vocabulary.index.get
         # Looking pairs up as tuples saves making a string of each.
-        self._find_pair = {tuple(key.split(" ")): at for key, at in index.items() if " " in key}.get
-        size = min(_CACHE_WORDS, _CACHE_BYTES // (4 * table.rows.shape[1]))
-        self._unknown = lru_cache(maxsize=size)(self._compose)
+        self._find_pair = {
+            tuple(key.split(" ")): at for key, at in table.vocabulary.index.items() if " " in key
+        }.get
+        # Behind the table's rows stand those of unknown words, so that all are summed at once.
+        self._rows = np.concatenate([table.rows, np.zeros((size, width), np.float32)])
+        self._free = list(range(known, known + size))
+        self._unknown: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def read(self, text: str) -> tuple[Floats, float]:
         """Logits, [classes], and what to multiply them with; fresh, so the caller may change them.
@@ -59,17 +66,27 @@ class Reader:
             words, pairs = list(dict.fromkeys(words)), dict.fromkeys(pairs)
         found = list(map(self._find, words))
         known = [at for at in (*found, *map(self._find_pair, pairs)) if at is not None]
-        total: Floats = np.add.reduce(self._table.rows.take(known, axis=0), axis=0)
-        if None in found:
-            for word, at in zip(words, found, strict=True):
-                if at is None:
-                    total += self._unknown(word)
+        with self._lock:
+            if None in found:
+                known += self._places([w for w, at in zip(words, found, strict=True) if at is None])
+            total: Floats = np.add.reduce(self._rows.take(known, axis=0), axis=0)
         square = float(total[-1])
         return total[:-1], square**-0.5 if square > 0.0 else 0.0
 
-    def _compose(self, word: str) -> Floats:
-        vocabulary, rows = self._table.vocabulary, self._table.rows
-        return _composed(features.vector(word, vocabulary), rows)
+    def _places(self, words: list[str]) -> list[int]:
+        """Where the rows of unknown words stand; the oldest make room for new ones.
+
+        There is room for more than the longest text has, so that none of its own words is put out
+        before it is read.
+        """
+        return [self._unknown.get(word) or self._remember(word) for word in words]
+
+    def _remember(self, word: str) -> int:
+        oldest = next(iter(self._unknown), "")
+        at = self._free.pop() if self._free else self._unknown.pop(oldest)
+        self._rows[at] = _composed(features.vector(word, self._table.vocabulary), self._table.rows)
+        self._unknown[word] = at
+        return at
 
 
 def fold(rows: Sparse, coefficients: Floats, vocabulary: Vocabulary) -> Table:

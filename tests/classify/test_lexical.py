@@ -102,3 +102,17 @@ def test_an_example_without_words_is_harmless() -> None:
 def test_no_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="no examples"):
         fit_lexical([])
+
+
+def test_however_many_unknown_words_went_by_a_text_reads_the_same() -> None:
+    classifier = fit_lexical([("pay the invoice", "money"), ("book a hotel", "travel")])
+    texts = ["paying invoices twice", "hotels and bookings " + "far " * 3]
+    before = [classifier.predict(text) for text in texts]
+    for start in range(0, 9000, 300):
+        classifier.predict(
+            " ".join(
+                f"hotelx{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}"
+                for n in range(start, start + 300)
+            )
+        )
+    assert [classifier.predict(text) for text in texts] == before
