@@ -1,8 +1,9 @@
 """Which route a request belongs to, in order: named, header rule, keyword or pattern, classifier.
 
-What is read is the user's last turn. A turn that says too little by itself ("shorter, please") is
-not confident, and then the turn before it is read, and so on: so a conversation keeps its route
-until the user turns to something else, with nothing to remember between requests.
+What is read is the user's last turn, and of every turn the certain rules come first. A turn that
+says too little by itself ("shorter, please") is not confident, and then the turn before it is read,
+and so on: so a conversation keeps its route until the user turns to something else, with nothing to
+remember between requests.
 """
 
 import asyncio
@@ -92,22 +93,23 @@ class Recogniser:
 
     async def _learned(self, request: Request) -> Recognition:
         default = self._snapshot.default_route
-        classifier = self._classifier
-        if classifier is None or not request.turns:
-            return Recognition(default, "default", 0.0, "there is no text to classify")
         first: Prediction | None = None
-        for turn in request.turns:
-            prediction = await self._predict(classifier, turn)
-            if prediction.confidence >= classifier.threshold:
-                by: Source = "classifier" if first is None else "conversation"
-                return Recognition(prediction.label, by, prediction.confidence)
-            if first is None:
-                first = prediction
-            certain = self._rules.recognise("auto", request.headers, turn)
+        for place, turn in enumerate(request.turns):
+            # The last turn has been read for rules already.
+            certain = self._rules.recognise("auto", request.headers, turn) if place else None
             if certain is not None:
                 return Recognition(certain.route, "conversation", 1.0, certain.detail)
-        assert first is not None
-        detail = f"{first.label} at {first.confidence:.2f} is below {classifier.threshold:.2f}"
+            if self._classifier is None:
+                continue
+            prediction = await self._predict(self._classifier, turn)
+            if prediction.confidence >= self._classifier.threshold:
+                by: Source = "conversation" if place else "classifier"
+                return Recognition(prediction.label, by, prediction.confidence)
+            first = first or prediction
+        if first is None or self._classifier is None:
+            return Recognition(default, "default", 0.0, "there is no text to classify")
+        threshold = self._classifier.threshold
+        detail = f"{first.label} at {first.confidence:.2f} is below {threshold:.2f}"
         return Recognition(default, "default", first.confidence, detail)
 
     async def _predict(self, classifier: Classifier, text: str) -> Prediction:

@@ -227,6 +227,8 @@ async def test_a_classifier_that_waits_is_called_off_the_event_loop(blocking: bo
         (["into French", "mend this loop", "shorter, please"], "code", "conversation"),
         (["into French", "shorter, please", "what of the clause?"], "contracts", "keyword"),
         (["the clause, please", "shorter, please"], "contracts", "conversation"),
+        (["this clause into French", "shorter"], "contracts", "conversation"),
+        (["§ into French", "shorter", "into French", "shorter"], "translation", "conversation"),
         (["hello", "shorter, please"], "general", "default"),
     ],
 )
@@ -241,6 +243,20 @@ async def test_an_earlier_turn_that_is_sure_is_the_last_to_be_read() -> None:
     classifier = Told(KNOWN)
     await recognised(request("shorter", "into French", "mend this loop"), classifier)
     assert classifier.asked == ["shorter", "into French"]
+
+
+async def test_an_earlier_turn_that_a_rule_decides_never_asks_the_classifier() -> None:
+    sure = {**KNOWN, "this clause into French": ("translation", 0.9)}
+    classifier = Told(sure)
+    found = await recognised(request("shorter", "this clause into French"), classifier)
+    assert found.recognition == Recognition("contracts", "conversation", 1.0, "clause")
+    assert classifier.asked == ["shorter"]
+
+
+async def test_without_a_classifier_a_conversation_keeps_what_rules_said() -> None:
+    alone = Recogniser(snapshot(), None)
+    found = await alone.recognise(request("shorter", "and this", "the clause", "translate it"))
+    assert found.recognition == Recognition("contracts", "conversation", 1.0, "clause")
 
 
 async def test_an_earlier_turns_confidence_and_detail_are_told() -> None:
