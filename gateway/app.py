@@ -15,13 +15,12 @@ import httpx
 import msgspec
 import uvicorn
 
-from gateway.backends.base import Backend, HttpBackend, api_url
+from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess, served_by
 from gateway.backends.vllm import AdapterKeeper
-from gateway.classify.base import Classifier
-from gateway.classify.encoder import Encoder, HttpEncoder
-from gateway.classify.fit import fit
+from gateway.classify.declared import declared_classifier
 from gateway.classify.recognise import Recogniser
+from gateway.classify.standing import StandingClassifier
 from gateway.config.load import load
 from gateway.errors import ConfigError
 from gateway.http.control import control_plane
@@ -47,6 +46,9 @@ KEYS_EVERY_S = 1.0
 
 DRAIN_S = 120.0
 """How long a replaced litellm process may still answer what it has begun."""
+
+ENCODER_EVERY_S = 1.0
+"""How often an encoder that is away is looked for."""
 
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
@@ -79,6 +81,7 @@ class Gateway:
         self._litellm: LitellmProcess | None = None
         self._besides: set[asyncio.Task[None]] = set()
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
+        self._standing: StandingClassifier | None = None
         self._keepers: list[AdapterKeeper] = []
         self._tending: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
@@ -162,7 +165,8 @@ class Gateway:
 
     async def _plane(self, snapshot: Snapshot) -> Plane:
         snapshot = await self._with_litellm(snapshot)
-        classifier = await asyncio.to_thread(self._classifier, snapshot)
+        classifier = await asyncio.to_thread(declared_classifier, snapshot, self._cache)
+        self._standing = classifier if isinstance(classifier, StandingClassifier) else None
         backends: dict[str, Backend] = {
             name: HttpBackend(declared, self._transport(declared.proxy))
             for name, declared in snapshot.backends.items()
@@ -208,16 +212,6 @@ class Gateway:
             transport = self._transports[proxy] = _new_transport(proxy)
         return transport
 
-    def _classifier(self, snapshot: Snapshot) -> Classifier | None:
-        examples = [
-            (text, route.name)
-            for route in snapshot.routes.values()
-            for text in route.match.examples
-        ]
-        if not examples:
-            return None
-        return fit(snapshot.server.classifier, examples, self._cache, _encoder(snapshot))
-
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Goes on beside serving; what goes wrong in it is logged."""
         task = asyncio.create_task(work)
@@ -226,7 +220,7 @@ class Gateway:
         task.add_done_callback(_log_failure)
 
     def _tend(self, snapshot: Snapshot) -> None:
-        """Looks after the adapters of every vLLM backend of the snapshot."""
+        """Looks after the adapters of every vLLM backend of the snapshot, and the encoder."""
         for task in self._tending:
             task.cancel()
         self._keepers = [
@@ -242,6 +236,10 @@ class Gateway:
             if backend.kind == "vllm"
         ]
         self._tending = [asyncio.create_task(keeper.run()) for keeper in self._keepers]
+        if self._standing is not None:
+            looking = asyncio.create_task(_look_for_encoder(self._standing))
+            looking.add_done_callback(_log_failure)
+            self._tending.append(looking)
 
     async def _follow_keys(self) -> None:
         while True:
@@ -271,20 +269,10 @@ def _new_transport(proxy: str | None) -> Transport:
     return AiohttpTransport(proxy=proxy)
 
 
-def _encoder(snapshot: Snapshot) -> Encoder | None:
-    """What turns texts into vectors, where the classifier is by embedding."""
-    server = snapshot.server
-    if server.classifier == "lexical":
-        return None
-    if server.encoder is not None:
-        from gateway.classify.bert import BertEncoder  # needs the extra `embedding`
-
-        return BertEncoder(Path(server.encoder))
-    target = snapshot.targets[server.encoder_target or ""]
-    backend = snapshot.backends[target.backend]
-    key = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
-    client = httpx.Client(headers=key, timeout=backend.timeouts.first_byte, trust_env=False)
-    return HttpEncoder(client, api_url(backend, target.replicas[0]), target.served)
+async def _look_for_encoder(classifier: StandingClassifier) -> None:
+    while True:
+        await asyncio.sleep(ENCODER_EVERY_S)
+        await asyncio.to_thread(classifier.look)
 
 
 async def _stop_later(process: LitellmProcess) -> None:

@@ -182,6 +182,11 @@ class Backend(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Backend({self.name!r}, {self.kind})"
 
+    def api_url(self, replica: str) -> str:
+        """The base URL of a replica's API: providers' is as SDKs take it, others' lacks /v1."""
+        url = replica.rstrip("/")
+        return url if self.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
+
 
 class Adapter(msgspec.Struct, frozen=True):
     """A LoRA of one vLLM backend's model. `path` is as the replica sees it."""

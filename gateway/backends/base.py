@@ -48,12 +48,6 @@ class HttpBackend:
         )
 
 
-def api_url(declared: Declared, url: str) -> str:
-    """The base URL of a replica's API: providers declare it as SDKs take it, others without /v1."""
-    url = url.rstrip("/")
-    return url if declared.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
-
-
 def _api_base(declared: Declared, url: str) -> tuple[Origin, bytes]:
     """Where to connect, and what stands before each call's path."""
     origin = Origin.parse(url)

@@ -10,9 +10,15 @@ import numpy as np
 from gateway.classify.softmax import Floats
 from gateway.errors import SwitchboardError
 
+_REFUSED = frozenset({400, 413, 422})
+
 
 class EncoderError(SwitchboardError):
     """The encoder's files cannot be used, or its server did not give vectors."""
+
+
+class TextRefused(EncoderError):
+    """The encoder's server is there, but does not take these texts (one is too long, perhaps)."""
 
 
 class Encoder(Protocol):
@@ -43,7 +49,8 @@ class HttpEncoder:
     """Any server with OpenAI's `POST {base_url}/embeddings`, asked in batches.
 
     `client` carries timeouts and headers and stays the caller's to close. `dim` is learned by one
-    request when the encoder is made. Every failure is an EncoderError that names the URL.
+    request when the encoder is made. Every failure is an EncoderError that names the URL; status
+    400, 413 and 422 are TextRefused.
     """
 
     def __init__(self, client: httpx.Client, base_url: str, model: str, batch: int = 64) -> None:
@@ -72,10 +79,14 @@ class HttpEncoder:
             response = self._client.post(self._url, json=body).raise_for_status()
             answer = msgspec.json.decode(response.content, type=_Answer)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
-            raise EncoderError(
-                f"{self._url}: no vectors from model '{self._model}': {error}"
-            ) from error
+            kind = TextRefused if _refuses(error) else EncoderError
+            raise kind(f"{self._url}: no vectors from model '{self._model}': {error}") from error
         items = sorted(answer.data, key=lambda item: item.index)
         if [item.index for item in items] != list(range(len(texts))):
             raise EncoderError(f"{self._url}: {len(items)} vectors for {len(texts)} texts")
         return [item.embedding for item in items]
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether another text may well be taken."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _REFUSED

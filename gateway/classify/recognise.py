@@ -12,6 +12,7 @@ import difflib
 import msgspec
 
 from gateway.classify.base import Classifier, Prediction
+from gateway.classify.encoder import EncoderError, TextRefused
 from gateway.classify.rules import Rules
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.types import Recognition, Request, Snapshot, Source
@@ -92,25 +93,41 @@ class Recogniser:
         return request.policy
 
     async def _learned(self, request: Request) -> Recognition:
-        default = self._snapshot.default_route
-        first: Prediction | None = None
+        """By the latest turn that a rule or the classifier is sure of; else the default route."""
+        unsure: Recognition | None = None
         for place, turn in enumerate(request.turns):
             # The last turn has been read for rules already.
             certain = self._rules.recognise("auto", request.headers, turn) if place else None
             if certain is not None:
                 return Recognition(certain.route, "conversation", 1.0, certain.detail)
-            if self._classifier is None:
-                continue
-            prediction = await self._predict(self._classifier, turn)
-            if prediction.confidence >= self._classifier.threshold:
+            found = await self._classified(turn)
+            if found.by == "classifier":
                 by: Source = "conversation" if place else "classifier"
-                return Recognition(prediction.label, by, prediction.confidence)
-            first = first or prediction
-        if first is None or self._classifier is None:
-            return Recognition(default, "default", 0.0, "there is no text to classify")
-        threshold = self._classifier.threshold
-        detail = f"{first.label} at {first.confidence:.2f} is below {threshold:.2f}"
-        return Recognition(default, "default", first.confidence, detail)
+                return Recognition(found.route, by, found.confidence)
+            unsure = unsure or found
+        return unsure or self._default("there is no text to classify")
+
+    async def _classified(self, text: str) -> Recognition:
+        """By the classifier, or the default route where it is not sure, is away, or is none."""
+        classifier = self._classifier
+        if classifier is None:
+            return self._default("no route has examples to classify by")
+        try:
+            prediction = await self._predict(classifier, text)
+        except TextRefused:
+            return self._default("the encoder does not take the text")
+        except EncoderError:
+            # Said in the log, with the reason, when it went away.
+            return self._default("the encoder is away")
+        confidence, threshold = prediction.confidence, classifier.threshold
+        if confidence >= threshold:
+            return Recognition(prediction.label, "classifier", confidence)
+        return self._default(
+            f"{prediction.label} at {confidence:.2f} is below {threshold:.2f}", confidence
+        )
+
+    def _default(self, why: str, confidence: float = 0.0) -> Recognition:
+        return Recognition(self._snapshot.default_route, "default", confidence, why)
 
     async def _predict(self, classifier: Classifier, text: str) -> Prediction:
         if classifier.blocking:

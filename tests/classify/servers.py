@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
 
 
 @contextmanager
-def embeddings(answer: Answer) -> Iterator[str]:
+def embeddings(answer: Answer, port: int = 0) -> Iterator[str]:
     """Serve `POST /v1/embeddings` by `answer` (of the parsed body); gives the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -27,7 +28,7 @@ def embeddings(answer: Answer) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -42,3 +43,8 @@ def vectors(body: dict[str, Any]) -> tuple[int, bytes]:
     rows = [[len(text), text.count(" "), 1.0] for text in body["input"]]
     data = [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)]
     return 200, json.dumps({"object": "list", "data": data[::-1], "model": body["model"]}).encode()
+
+
+def port_of(url: str) -> int:
+    """Where the server of a base URL listens, so that another may take its place."""
+    return urlsplit(url).port or 0

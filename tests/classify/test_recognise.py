@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from gateway.classify.base import Prediction
+from gateway.classify.encoder import EncoderError, TextRefused
 from gateway.classify.recognise import Recognised, Recogniser
 from gateway.errors import ApiError, BadRequest, Forbidden, NotFound
 from gateway.types import (
@@ -272,6 +273,38 @@ async def test_nothing_is_remembered_between_requests() -> None:
     await one.recognise(request("mend this loop"))
     assert await one.recognise(request("shorter", "into French")) == first
     assert (await one.recognise(request("shorter"))).recognition.by == "default"
+
+
+# ---------------------------------------------------------------- an encoder that is away
+
+
+class Failing(Told):
+    """A classifier whose encoder raises `error` for every text."""
+
+    def __init__(self, error: EncoderError) -> None:
+        super().__init__({})
+        self._error = error
+
+    def predict(self, text: str) -> Prediction:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (EncoderError("http://here: refused"), "the encoder is away"),
+        (TextRefused("http://here: too long"), "the encoder does not take the text"),
+    ],
+)
+async def test_without_an_encoder_rules_and_the_default_remain(
+    error: EncoderError, detail: str
+) -> None:
+    async def found(*turns: str) -> Recognition:
+        return (await recognised(request(*turns), Failing(error))).recognition
+
+    assert await found("into French") == Recognition("general", "default", 0.0, detail)
+    assert (await found("this clause")).by == "keyword"
+    assert (await found("shorter", "this clause")).route == "contracts"
 
 
 # ---------------------------------------------------------------- what is refused
