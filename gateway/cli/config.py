@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.opening import print_problems
 from gateway.config.load import Loaded, load
 from gateway.errors import ConfigError, Problem
 
@@ -92,14 +93,7 @@ def _report(loaded: Loaded | None, problems: tuple[Problem, ...]) -> dict[str, o
 
 def _print(directory: Path, loaded: Loaded | None, problems: tuple[Problem, ...]) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    for problem in problems:
-        colour = "red" if problem.severity == "error" else "yellow"
-        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
-        key = f" [cyan]{escape(problem.key)}[/cyan]" if problem.key else ""
-        console.print(f"[bold]{escape(place)}[/bold]{key}")
-        console.print(f"  [{colour}]{problem.severity}:[/{colour}] {escape(problem.message)}")
-        if problem.mend:
-            console.print(f"  [green]mend:[/green] {escape(problem.mend)}")
+    print_problems(console, problems)
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     counted = f"{errors} {_plural('error', errors)}, {warnings} {_plural('warning', warnings)}"

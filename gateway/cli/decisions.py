@@ -1,7 +1,6 @@
 """`switchboard explain` and `policy show`: why a request went where it did, what a policy wants."""
 
 import asyncio
-import os
 import re
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,8 +10,8 @@ import typer
 from rich.console import Console
 
 from gateway.cli.explain import render, to_json
-from gateway.config.load import load
-from gateway.errors import ApiError
+from gateway.cli.opening import StoreOption, fail, opened, snapshot_of
+from gateway.errors import SwitchboardError
 from gateway.types import Caller, Decision, Endpoint, Recognition, Snapshot
 
 Config = Annotated[
@@ -36,24 +35,22 @@ def register(app: typer.Typer) -> None:
         route: Annotated[
             str, typer.Option(metavar="NAME", help="As if the request named this route.")
         ] = "auto",
-        store: Annotated[
-            str | None, typer.Option(metavar="URL", help="The store's URL instead of the file's.")
-        ] = None,
+        store: StoreOption = None,
         as_json: AsJson = False,
     ) -> None:
         """Show every candidate with quality, cost, seconds, net value and verdict.
 
-        A text is decided on with the prices and priors of the files; an id shows what was decided.
+        A text is recognised and decided on as the files say, with their prices and priors; an id
+        shows what was decided.
         """
-        snapshot = load(config, os.environ).snapshot
-        try:
-            if AN_ID.match(what):
-                decision, recognition = _kept(what, store or snapshot.server.store)
-            else:
+        snapshot = snapshot_of(config)
+        if AN_ID.match(what):
+            decision, recognition = _kept(what, store, config)
+        else:
+            try:
                 decision, recognition = asyncio.run(_decided(snapshot, what, route))
-        except ApiError as error:
-            Console(stderr=True).print(f"[red]{error.message}[/red]", highlight=False)
-            raise typer.Exit(1) from None
+            except SwitchboardError as error:
+                fail(str(error))
         if as_json:
             print(msgspec.json.encode(to_json(decision, recognition, snapshot)).decode())
         else:
@@ -74,7 +71,7 @@ def register(app: typer.Typer) -> None:
         """Say a policy's trade-off in words and figures."""
         from gateway.policy.words import describe
 
-        snapshot = load(config, os.environ).snapshot
+        snapshot = snapshot_of(config)
         policy = snapshot.policies.get(name)
         if policy is None:
             _missing("policy", name, list(snapshot.policies))
@@ -93,21 +90,19 @@ def _missing(kind: str, name: str, known: list[str]) -> NoReturn:
 
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"
-    Console(stderr=True).print(f"[red]there is no {kind} '{name}'{hint}[/red]", highlight=False)
-    raise typer.Exit(1)
+    fail(f"there is no {kind} '{name}'{hint}")
 
 
 async def _decided(snapshot: Snapshot, text: str, model: str) -> tuple[Decision, Recognition]:
     """The decision on a text by the files alone: nothing is sent and nothing is measured yet."""
-    from gateway.classify.lexical import fit_lexical
+    from gateway.classify.declared import declared_classifier
     from gateway.classify.recognise import Recogniser
     from gateway.http.parse import parse
     from gateway.policy.decide import decide
     from gateway.policy.live import Live
     from gateway.types import Question
 
-    examples = [(e, r.name) for r in snapshot.routes.values() for e in r.match.examples]
-    recogniser = Recogniser(snapshot, fit_lexical(examples) if examples else None)
+    recogniser = Recogniser(snapshot, declared_classifier(snapshot))
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     raw = msgspec.json.encode(body)
     request = parse(Endpoint.CHAT, raw, id="explain", headers={}, caller=Caller())
@@ -122,18 +117,14 @@ async def _decided(snapshot: Snapshot, text: str, model: str) -> tuple[Decision,
     return decide(question, snapshot, Live(), draw=1.0 - 1e-12), seen.recognition
 
 
-def _kept(id: str, store_url: str) -> tuple[Decision, Recognition | None]:
-    from gateway.errors import NotFound
+def _kept(id: str, store: str | None, config: Path) -> tuple[Decision, Recognition | None]:
     from gateway.store.reader import Reader
-    from gateway.store.store import Store
 
-    store = Store.open(store_url)
-    try:
-        row = Reader(store).find(id)
-    finally:
-        store.close()
+    with opened(store, config) as found:
+        row = Reader(found).find(id)
+        name = found.name
     if row is None or row["decision"] is None:
-        raise NotFound(f"there is no decision '{id}' in {store_url}")
+        fail(f"there is no decision '{id}' in {name}")
     recognition = row["recognition"]
     return (
         msgspec.convert(row["decision"], Decision),

@@ -1,10 +1,10 @@
-"""What commands on the store have in common: finding it, reading times, saying what went wrong."""
+"""What commands have in common: the files, the store, reading times, saying what went wrong."""
 
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.errors import SwitchboardError
-from gateway.types import Server
+from gateway.errors import ConfigError, Problem, SwitchboardError
+from gateway.types import Server, Snapshot
 
 if TYPE_CHECKING:
     from gateway.store.store import Store
@@ -50,6 +50,29 @@ def opened(store: str | None, config: Path, *, new: bool = False) -> Iterator["S
             found.close()
     except SwitchboardError as error:
         fail(str(error))
+
+
+def snapshot_of(config: Path) -> Snapshot:
+    """The configuration in a directory, or what is wrong with it in red, with exit code 1."""
+    from gateway.config.load import load
+
+    try:
+        return load(config, os.environ).snapshot
+    except ConfigError as error:
+        print_problems(Console(stderr=True, soft_wrap=True, highlight=False), error.problems)
+        raise typer.Exit(1) from None
+
+
+def print_problems(console: Console, problems: Iterable[Problem]) -> None:
+    """Each with its place and key, what is wrong, and the mend."""
+    for problem in problems:
+        colour = "red" if problem.severity == "error" else "yellow"
+        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
+        key = f" [cyan]{escape(problem.key)}[/cyan]" if problem.key else ""
+        console.print(f"[bold]{escape(place)}[/bold]{key}")
+        console.print(f"  [{colour}]{problem.severity}:[/{colour}] {escape(problem.message)}")
+        if problem.mend:
+            console.print(f"  [green]mend:[/green] {escape(problem.mend)}")
 
 
 def fail(message: str) -> NoReturn:

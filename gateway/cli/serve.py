@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gateway.cli.opening import StoreOption, print_problems
 from gateway.errors import ConfigError
 
 
@@ -29,9 +30,7 @@ def register(app: typer.Typer) -> None:
                 metavar="HOST:PORT", help="Instead of the file's address; port 0 takes a free one."
             ),
         ] = None,
-        store: Annotated[
-            str | None, typer.Option(metavar="URL", help="The store's URL instead of the file's.")
-        ] = None,
+        store: StoreOption = None,
         watch: Annotated[
             bool, typer.Option(help="Serve changed files as soon as they are right.")
         ] = False,
@@ -43,14 +42,12 @@ def register(app: typer.Typer) -> None:
 
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
         logging.getLogger("switchboard").setLevel(logging.INFO)
-        console = Console(stderr=True)
         try:
             say = functools.partial(print, file=sys.stderr, flush=True)
             job = run(config, os.environ, listen=listen, store_url=store, watch=watch, say=say)
             uvloop.run(job)
         except ConfigError as error:
-            for problem in error.problems:
-                console.print(f"[red]{problem}[/red]", highlight=False, soft_wrap=True)
+            print_problems(Console(stderr=True, soft_wrap=True, highlight=False), error.problems)
             raise typer.Exit(1) from None
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(130)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.store.store import Store
+from tests.classify.servers import embeddings, vectors
 from tests.cli.running import Ran, switchboard
-from tests.config.trees import BALANCED, FILES, write
+from tests.config.trees import BALANCED, ENV, FILES, GATEWAY, write
 from tests.store.world import keep, record, url
 
 CLAUSE = "What does this clause mean?"
@@ -62,7 +64,7 @@ def test_a_text_that_nothing_recognises_goes_the_default_way(home: Path) -> None
 def test_a_configuration_without_examples_has_no_classifier(tmp_path: Path) -> None:
     files = {name: text for name, text in FILES.items() if "contract" not in name}
     ran = switchboard("explain", "anything", home=write(tmp_path, files))
-    assert "the default route: there is no text to classify" in ran.out
+    assert "the default route: no route has examples to classify by" in ran.out
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,63 @@ def test_a_route_that_is_not_there_fails_with_what_may_be_meant(
     assert told in ran.said
 
 
+# ---------------------------------------------------------------- the declared classifier
+
+ENCODED = "classifier: {kind: embedding, target: encoders/small}\n"
+ENCODERS = """\
+  encoders:
+    kind: openai
+    internal: true
+    url: {url}
+    models:
+      small:
+        id: minilm
+        price: {{input: 0 usd/Mtok, output: 0 usd/Mtok}}
+        capabilities: {{endpoints: [embeddings]}}
+"""
+
+
+def embedding(home: Path, server: str) -> Path:
+    """The same configuration with an embedding classifier, whose encoder is at `server`."""
+    text = GATEWAY + ENCODERS.format(url=server) + ENCODED
+    return write(home, {"gateway.yaml": text})
+
+
+def test_the_declared_classifier_is_the_one_asked(home: Path) -> None:
+    asked: list[str] = []
+
+    def answer(body: dict[str, Any]) -> tuple[int, bytes]:
+        asked.extend(body["input"])
+        return vectors(body)
+
+    with embeddings(answer) as server:
+        ran = switchboard("explain", "Who wrote Hamlet?", home=embedding(home, server))
+    assert ran.code == 0
+    assert asked[-1] == "Who wrote Hamlet?"
+
+
+def test_an_encoder_that_is_away_is_told(home: Path) -> None:
+    with embeddings(vectors) as server:
+        pass
+    ran = switchboard("explain", "Who wrote Hamlet?", home=embedding(home, server))
+    assert ran.code == 0
+    assert ran.out.startswith("route   general  the default route: the encoder is away")
+
+
+# ---------------------------------------------------------------- a wrong configuration
+
+
+@pytest.mark.parametrize(
+    "words", [["explain", CLAUSE], ["explain", "req_1"], ["policy", "show", "balanced"]]
+)
+def test_a_wrong_configuration_is_told_as_validate_tells_it(home: Path, words: list[str]) -> None:
+    write(home, {"gateway.yaml": GATEWAY.replace("default_route", "default_rout")})
+    ran = switchboard(*words, home=home)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err
+    assert switchboard("validate", home=home).out.startswith(ran.err)
+
+
 # ---------------------------------------------------------------- explain a request
 
 
@@ -143,6 +202,22 @@ def test_an_unknown_id_fails_and_says_where_it_looked(kept: Path) -> None:
     ran = switchboard("explain", "req_nothing", home=kept)
     assert (ran.code, ran.out) == (1, "")
     assert "there is no decision 'req_nothing' in sqlite:///switchboard.db" in ran.said
+
+
+def test_the_environment_may_name_the_store(kept: Path, tmp_path: Path) -> None:
+    home = write(tmp_path / "other")
+    named = switchboard("explain", "req_000001", "--store", url(kept), home=home)
+    env = {**ENV, "SWITCHBOARD_STORE": url(kept)}
+    assert named.code == 0
+    assert switchboard("explain", "req_000001", home=home, env=env) == named
+
+
+def test_a_store_that_is_not_there_is_not_made(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    ran = switchboard("explain", "req_000001", home=home)
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no store sqlite:///switchboard.db" in ran.said
+    assert sorted(home.rglob("*")) == before
 
 
 # ---------------------------------------------------------------- policy show

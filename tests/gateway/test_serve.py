@@ -61,11 +61,11 @@ class Running:
 
 @asynccontextmanager
 async def serving(home: Path, *more: str) -> AsyncIterator[Running]:
+    store = f"sqlite:///{home}/switchboard.db"
     process = await asyncio.create_subprocess_exec(
-        *(SWITCHBOARD, "serve", "--config", str(home), "--listen", "127.0.0.1:0"),
-        *("--store", f"sqlite:///{home}/switchboard.db", *more),
+        *(SWITCHBOARD, "serve", "--config", str(home), "--listen", "127.0.0.1:0", *more),
         stderr=PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "SWITCHBOARD_STORE": store},
     )
     try:
         yield Running(process)
@@ -131,7 +131,7 @@ async def test_a_wrong_configuration_is_refused_with_its_place(tmp_path: Path) -
         ROUTE.format(name="general").replace("openai/mini", "openai/mni")
     )
     async with serving(tmp_path) as running:
-        await running.says(r"general\.yaml:(\d+).*did you mean `openai/mini`")
+        await running.says(r"general\.yaml:(\d+)[\s\S]*did you mean `openai/mini`")
         assert await asyncio.wait_for(running.process.wait(), 20) == 1
 
 
