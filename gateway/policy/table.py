@@ -150,6 +150,11 @@ def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Ro
     """The row of a target, or why it can never be one."""
     if not target.replicas:
         return RuledOut(target.name, "fact", "its backend has no replica")
+    if not target.priced:
+        # Not free: nobody knows what it costs.
+        return RuledOut(
+            target.name, "fact", "its price is not known; declare one, or wait for litellm's"
+        )
     return Row(route, target, candidate, quality)
 
 

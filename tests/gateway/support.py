@@ -151,10 +151,16 @@ async def serving(
     if key:
         token = Keys(store).create("test", **key_options).secret
     await gateway.start()
-    limits = configuration.server
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    async with listening(gateway, "127.0.0.1", 0, limits) as port:
-        base = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=20) as client:
-            yield Served(gateway, port, client, token)
+    async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
+        async with serving_client(gateway, port, token) as served:
+            yield served
     await gateway.stop()
+
+
+@asynccontextmanager
+async def serving_client(gateway: Gateway, port: int, key: str | None) -> AsyncIterator[Served]:
+    """A client of a gateway that listens."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    base = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=20) as client:
+        yield Served(gateway, port, client, key)

@@ -1,5 +1,6 @@
 """What `decide` does in single cases; its laws are in test_laws.py."""
 
+import msgspec
 import pytest
 
 from gateway.policy.decide import Decider, decide
@@ -132,6 +133,17 @@ def test_a_target_without_replica_is_ruled_out() -> None:
     assert decision.ranked == ()
     assert "no replica" in decision.ruled_out[0].reason
     assert "no replica" in ask(config, question(only="a/b")).ruled_out[0].reason
+
+
+def test_a_target_whose_price_nobody_knows_is_not_taken_for_a_free_one() -> None:
+    free = target("a/unpriced", input_price=0.0, output_price=0.0)
+    unpriced = msgspec.structs.replace(free, priced=False)
+    config = snapshot(
+        [route([("a/unpriced", 0.9), ("a/b", 0.9)])], [unpriced, target("a/b")], policy()
+    )
+    decision = ask(config)
+    assert targets(decision) == ["a/b"]
+    assert "price is not known" in decision.ruled_out[0].reason
 
 
 @pytest.mark.parametrize(
