@@ -17,6 +17,9 @@ from gateway.classify.rules import Rules
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.types import Recognition, Request, Snapshot, Source
 
+CLASSIFIED_CHARS = 4000
+"""Characters from a turn's beginning that the classifier reads: what it is about shows there."""
+
 
 class Recognised(msgspec.Struct, frozen=True):
     """The route, the policy to choose by, and the single target that was named, if one was."""
@@ -130,6 +133,7 @@ class Recogniser:
         return Recognition(self._snapshot.default_route, "default", confidence, why)
 
     async def _predict(self, classifier: Classifier, text: str) -> Prediction:
+        text = text[:CLASSIFIED_CHARS]
         if classifier.blocking:
             return await asyncio.to_thread(classifier.predict, text)
         return classifier.predict(text)

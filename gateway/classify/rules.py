@@ -61,7 +61,7 @@ class Rules:
         found = self._headers.find(headers)
         if found is not None:
             return found
-        read = _read(text)
+        read = read_of(text)
         found = self._keywords.find(read)
         if found is not None:
             return found
@@ -181,9 +181,13 @@ def _fold(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
 
-def _read(text: str) -> str:
-    """The part of a long text that is read: its beginning and its end, whole words only."""
+def read_of(text: str) -> str:
+    """The part of a long text that is read: its beginning and its end, whole words only.
+
+    Of what it gives it gives all: who keeps no more than that loses nothing.
+    """
     if len(text) <= READ_CHARS:
         return text
-    head, tail = text[: READ_CHARS // 2], text[-READ_CHARS // 2 :]
+    # With the line break between them no longer than what is read whole.
+    head, tail = text[: READ_CHARS // 2 - 1], text[-READ_CHARS // 2 :]
     return f"{head.rpartition(' ')[0] or head}\n{tail.partition(' ')[2] or tail}"

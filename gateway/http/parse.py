@@ -10,14 +10,12 @@ from typing import Any
 
 import msgspec
 
+from gateway.classify.rules import read_of
 from gateway.errors import BadRequest
 from gateway.types import Caller, Endpoint, Needs, Request
 
 MAX_TURNS = 6
 """How many of the user's turns, from the last one back, are kept for recognising the route."""
-
-MAX_TEXT = 4000
-"""Characters of one turn that classifiers read."""
 
 BYTES_PER_TOKEN = 4
 """English text has about four bytes a token in the usual vocabularies; only an estimate."""
@@ -210,7 +208,7 @@ def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
     turns: tuple[str, ...] = ()
     vision = audio = False
     if isinstance(response.input, str):
-        turns = (response.input[:MAX_TEXT],)
+        turns = (read_of(response.input),)
     elif response.input is not None:
         turns, vision, audio = _read_messages(response.input)
     text_format = response.text.format if response.text is not None else None
@@ -255,7 +253,7 @@ def _read_messages(messages: Iterable[_Message]) -> tuple[tuple[str, ...], bool,
         content = message.content
         if isinstance(content, str):
             if message.role == "user":
-                turns.append(content[:MAX_TEXT])
+                turns.append(content)
         elif content is not None:
             texts = []
             for part in content:
@@ -266,12 +264,12 @@ def _read_messages(messages: Iterable[_Message]) -> tuple[tuple[str, ...], bool,
                 elif "audio" in part.type:
                     audio = True
             if texts and message.role == "user":
-                turns.append("\n".join(texts)[:MAX_TEXT])
-    return tuple(turns[: -MAX_TURNS - 1 : -1]), vision, audio
+                turns.append("\n".join(texts))
+    return tuple(map(read_of, turns[: -MAX_TURNS - 1 : -1])), vision, audio
 
 
 def _texts(value: str | list[Any]) -> tuple[str, ...]:
     """The first text of a prompt or an embedding's input; token ids hold none."""
     if isinstance(value, str):
-        return (value[:MAX_TEXT],)
-    return tuple(text[:MAX_TEXT] for text in value[:1] if isinstance(text, str))
+        return (read_of(value),)
+    return tuple(read_of(text) for text in value[:1] if isinstance(text, str))

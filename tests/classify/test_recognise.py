@@ -8,7 +8,7 @@ import pytest
 
 from gateway.classify.base import Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
-from gateway.classify.recognise import Recognised, Recogniser
+from gateway.classify.recognise import CLASSIFIED_CHARS, Recognised, Recogniser
 from gateway.errors import ApiError, BadRequest, Forbidden, NotFound
 from gateway.types import (
     Caller,
@@ -171,6 +171,14 @@ async def test_a_route_says_its_policy_and_a_header_another() -> None:
     assert (await recognised(request("", model="contracts"))).policy == "balanced"
     found = await recognised(request("", model="contracts", policy="best"))
     assert (found.policy, found.recognition.route) == ("best", "contracts")
+
+
+async def test_of_a_long_turn_rules_read_the_end_and_the_classifier_the_beginning() -> None:
+    classifier = Told(KNOWN)
+    words = "word " * 4000
+    assert (await recognised(request(words), classifier)).recognition.by == "default"
+    assert classifier.asked == [words[:CLASSIFIED_CHARS]]
+    assert (await recognised(request(words + "the clause"))).recognition.by == "keyword"
 
 
 # ---------------------------------------------------------------- how sure

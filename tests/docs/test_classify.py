@@ -5,9 +5,10 @@ import re
 import msgspec
 
 from gateway.classify.lexical import fit_lexical
-from gateway.classify.recognise import Recogniser
+from gateway.classify.recognise import CLASSIFIED_CHARS, Recogniser
+from gateway.classify.rules import READ_CHARS
 from gateway.config.load import load
-from gateway.http.parse import MAX_TEXT, MAX_TURNS, parse
+from gateway.http.parse import MAX_TURNS, parse
 from gateway.types import Caller, Endpoint, Recognition
 from tests.docs.pages import ROOT, page
 
@@ -35,6 +36,7 @@ async def test_the_turn_that_says_too_little_keeps_the_route() -> None:
 
 
 def test_the_figures_are_those_of_the_code() -> None:
-    assert f"first\n{MAX_TEXT:,} characters" in TEXT
+    assert f"the classifier reads the first {CLASSIFIED_CHARS:,} characters" in TEXT
+    assert f"and the end, {READ_CHARS:,} characters in all" in TEXT
     assert MAX_TURNS == 6
     assert "six turns in all" in TEXT

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.classify.rules import READ_CHARS
 from gateway.errors import BadRequest
 from gateway.http.parse import MAX_TURNS, parse
 from gateway.types import Caller, Endpoint, Request
@@ -43,6 +44,36 @@ def test_only_what_the_user_said_is_a_turn() -> None:
         {"role": "tool", "content": "42", "tool_call_id": "x"},
     ]
     assert read({"model": "auto", "messages": messages}).turns == ("first",)
+
+
+LONG = "word " * 20_000
+CUT: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT: {"messages": [{"role": "user", "content": f"begin {LONG}end"}]},
+    Endpoint.COMPLETIONS: {"prompt": f"begin {LONG}end"},
+    Endpoint.EMBEDDINGS: {"input": [f"begin {LONG}end"]},
+    Endpoint.RESPONSES: {"input": f"begin {LONG}end"},
+}
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_of_a_long_turn_the_beginning_and_the_end_are_kept(endpoint: Endpoint) -> None:
+    (turn,) = read({"model": "auto", **CUT[endpoint]}, endpoint).turns
+    assert READ_CHARS - 20 < len(turn) <= READ_CHARS
+    assert turn.startswith("begin word ")
+    assert turn.endswith(" word end")
+    assert set(turn.split()) == {"begin", "word", "end"}
+
+
+def test_the_parts_of_a_long_turn_are_cut_as_one() -> None:
+    parts = [{"type": "text", "text": text} for text in ("begin", LONG, LONG, "end")]
+    (turn,) = read(chat(parts)).turns
+    assert len(turn) <= READ_CHARS
+    assert (turn[:5], turn[-3:]) == ("begin", "end")
+
+
+def test_a_turn_that_rules_read_whole_is_kept_whole() -> None:
+    text = "x" * READ_CHARS
+    assert read(chat(text)).turns == (text,)
 
 
 def test_parts_tell_text_from_pictures_and_sounds() -> None:
