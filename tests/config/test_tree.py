@@ -8,6 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from demo import tasks
+from gateway.classify.lexical import fit_lexical
 from gateway.config.init import starting_files, write
 from gateway.config.load import load
 from gateway.types import Snapshot
@@ -79,6 +80,25 @@ def test_no_example_is_a_prompt_that_the_demo_tests_with(snapshot: Snapshot) -> 
     for route in snapshot.routes.values():
         assert len(route.match.examples) >= 10
         assert tested.isdisjoint(route.match.examples)
+
+
+EVERYDAY = ("please", "thanks", "thank", "hello", "hi", "again", "want", "not", "great")
+
+
+@pytest.mark.parametrize("word", EVERYDAY)
+def test_an_everyday_word_speaks_for_no_route(snapshot: Snapshot, word: str) -> None:
+    """One that stands in a single route's examples draws every polite turn to it."""
+    said = re.compile(rf"\b{word}\b", re.IGNORECASE)
+    routes = {
+        route.name
+        for route in snapshot.routes.values()
+        if any(said.search(example) for example in route.match.examples)
+    }
+    assert len(routes) != 1
+    classifier = fit_lexical(
+        [(text, route.name) for route in snapshot.routes.values() for text in route.match.examples]
+    )
+    assert classifier.predict(word).confidence < classifier.threshold
 
 
 def test_the_environment_says_where_the_backends_are() -> None:
