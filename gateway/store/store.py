@@ -1,6 +1,8 @@
 """Opens the store: SQLite or PostgreSQL by one schema, brought up to date on the way."""
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,12 +126,26 @@ def _sqlite(url: URL, busy_s: float) -> Engine:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {round(busy_s * 1000)}")
         cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _into_wal(cursor, busy_s)
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         cursor.close()
 
     return engine
+
+
+def _into_wal(cursor: Any, busy_s: float) -> None:
+    """Waits for others as long as any statement may: of itself this one does not wait at all."""
+    until = time.monotonic() + busy_s
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _bring_up_to_date(engine: Engine, name: str) -> None:
