@@ -1,0 +1,1 @@
+"""The adapters: checked, mixed, stored, placed, kept present."""
