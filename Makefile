@@ -61,5 +61,5 @@ lock: $(VENV)/.ready ## the dependencies locked anew, with hashes
 	@$(BIN)/python scripts/litellm_env.py --lock
 
 clean: ## every environment and cache that the other targets made
-	rm -rf $(VENV) .vllm .litellm .models .sdks .bench .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf demo/weights/adapters/.shelf $(VENV) .vllm .litellm .models .sdks .bench .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache

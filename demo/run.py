@@ -119,13 +119,20 @@ def adapters_loaded(url: str) -> None:
     until = time.monotonic() + ADAPTERS_DEADLINE_S
     with httpx.Client(base_url=url) as client:
         while time.monotonic() < until:
-            replicas = client.get("/ready").json()["replicas"].values()
-            if all(set(tasks.ADAPTERS) <= set(state["loaded"]) for state in replicas):
+            told = client.get("/ready").json()
+            replicas = told["replicas"].values()
+            if all(set(tasks.ADAPTERS) <= _adapters_of(state["loaded"]) for state in replicas):
                 return
-            if failed := [text for state in replicas for text in state["failed"].values()]:
+            failed = [text for state in replicas for text in state["failed"].values()]
+            if failed := failed + [text for text in told["unusable"].values() if text]:
                 raise processes.DidNotStart(f"an adapter could not be loaded: {failed[0]}")
             time.sleep(processes.POLL_S)
     raise processes.DidNotStart(f"the adapters were not loaded in {ADAPTERS_DEADLINE_S:.0f} s")
+
+
+def _adapters_of(served: Sequence[str]) -> set[str]:
+    """The adapters' names, without the versions under which they are served."""
+    return {name.partition("@")[0] for name in served}
 
 
 def _python() -> str:

@@ -15,14 +15,16 @@ import httpx
 import msgspec
 import uvicorn
 
+from gateway.adapters.fleet import Fleet
 from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess, served_by
-from gateway.backends.vllm import AdapterKeeper
+from gateway.backends.vllm import VllmBackend
 from gateway.classify.declared import declared_classifier
 from gateway.classify.recognise import Recogniser
 from gateway.classify.standing import StandingClassifier
 from gateway.config.load import load
 from gateway.errors import ConfigError
+from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
@@ -30,6 +32,7 @@ from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
+from gateway.store.adapters import AdapterBook
 from gateway.store.keys import Keyring
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
@@ -37,6 +40,7 @@ from gateway.store.store import Store
 from gateway.store.writer import Writer
 from gateway.transport.base import Transport
 from gateway.transport.lean import LeanTransport
+from gateway.types import Backend as Declared
 from gateway.types import Caller, Record, Server, Snapshot
 
 log = logging.getLogger("switchboard")
@@ -76,13 +80,22 @@ class Gateway:
         self.reader = Reader(store)
         self._transports: dict[str | None, Transport] = {}
         self._snapshot = snapshot
+        self._undressed: Snapshot | None = None
         self._cache = cache
         self._litellm_python = litellm_python
         self._litellm: LitellmProcess | None = None
         self._besides: set[asyncio.Task[None]] = set()
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._standing: StandingClassifier | None = None
-        self._keepers: list[AdapterKeeper] = []
+        self._book = AdapterBook(store)
+        self.fleet = Fleet(
+            self.live,
+            self._http,
+            self._book,
+            changed=self._redress,
+            clock=time.perf_counter,
+            now=time.time,
+        )
         self._tending: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -103,6 +116,7 @@ class Gateway:
             draw=random.random,
             maker=self._maker,
         )
+        self._redress()
         control = control_plane(
             self.pipeline,
             self.authenticate,
@@ -110,9 +124,10 @@ class Gateway:
             ready=self.readiness,
             metrics=self.metrics.page,
             started=int(self._started_at),
+            admin=admin_api(self.fleet, self.authenticate, self._used, self._changes),
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
-        self._tend(self._snapshot)
+        self._tend()
         self._following = asyncio.create_task(self._follow_keys())
 
     async def stop(self) -> None:
@@ -122,6 +137,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.fleet.stop()
         if self._litellm is not None:
             await self._litellm.stop()
         await self._http.aclose()
@@ -135,7 +151,8 @@ class Gateway:
         self.pipeline.plane = await self._plane(snapshot)
         self._snapshot = snapshot
         self.live.keep(snapshot.targets.values())
-        self._tend(snapshot)
+        self._redress()
+        self._tend()
 
     def authenticate(self, token: bytes | None) -> Caller:
         """Who asks. While the store holds no key, everybody who can reach us may."""
@@ -154,24 +171,41 @@ class Gateway:
             "configuration_error": self.problem,
             "replicas": {
                 f"{keeper.backend} {url}": msgspec.to_builtins(state)
-                for keeper in self._keepers
+                for keeper in self.fleet.keepers.values()
                 for url, state in keeper.states.items()
             },
+            "unusable": self.fleet.unusable(),
         }
 
     async def adapters_present(self) -> None:
-        """Looks at every vLLM replica once, now."""
-        await asyncio.gather(*(keeper.look() for keeper in self._keepers))
+        """Back when every adapter's files are known and, where they are to be, loaded."""
+        await self.fleet.present()
 
     async def _plane(self, snapshot: Snapshot) -> Plane:
         snapshot = await self._with_litellm(snapshot)
+        await self.fleet.tend(snapshot)
         classifier = await asyncio.to_thread(declared_classifier, snapshot, self._cache)
         self._standing = classifier if isinstance(classifier, StandingClassifier) else None
-        backends: dict[str, Backend] = {
-            name: HttpBackend(declared, self._transport(declared.proxy))
-            for name, declared in snapshot.backends.items()
-        }
-        return Plane(snapshot, Recogniser(snapshot, classifier), Decider(snapshot), backends)
+        backends = {name: self._backend(each) for name, each in snapshot.backends.items()}
+        self._undressed = snapshot
+        dressed = self.fleet.dress(snapshot)
+        return Plane(dressed, Recogniser(dressed, classifier), Decider(dressed), backends)
+
+    def _backend(self, declared: Declared) -> Backend:
+        plain = HttpBackend(declared, self._transport(declared.proxy))
+        keeper = self.fleet.keepers.get(declared.name)
+        return plain if keeper is None else VllmBackend(plain, keeper)
+
+    def _redress(self) -> None:
+        """Serves adapters as they are now: other versions, or ones that have come to be there."""
+        if self._undressed is None or not hasattr(self, "pipeline"):
+            return
+        dressed = self.fleet.dress(self._undressed)
+        plane = self.pipeline.plane
+        if dressed != plane.snapshot:
+            self.pipeline.plane = msgspec.structs.replace(
+                plane, snapshot=dressed, decider=Decider(dressed)
+            )
 
     async def _with_litellm(self, snapshot: Snapshot) -> Snapshot:
         """Starts litellm's process where a backend needs it, and makes it their replica."""
@@ -199,11 +233,8 @@ class Gateway:
         """Prices that only litellm knows, as soon as it serves: importing it takes seconds."""
         prices = await process.prices()
         if self._snapshot is snapshot and self._litellm is process:
-            priced = served_by(snapshot, process.url, prices)
-            plane = self.pipeline.plane
-            self.pipeline.plane = msgspec.structs.replace(
-                plane, snapshot=priced, decider=Decider(priced)
-            )
+            self._undressed = served_by(snapshot, process.url, prices)
+            self._redress()
 
     def _transport(self, proxy: str | None) -> Transport:
         """What carries calls through that proxy, or directly; kept from snapshot to snapshot."""
@@ -219,23 +250,12 @@ class Gateway:
         task.add_done_callback(self._besides.discard)
         task.add_done_callback(_log_failure)
 
-    def _tend(self, snapshot: Snapshot) -> None:
-        """Looks after the adapters of every vLLM backend of the snapshot, and the encoder."""
+    def _tend(self) -> None:
+        """Looks after the adapters, and the encoder."""
         for task in self._tending:
             task.cancel()
-        self._keepers = [
-            AdapterKeeper(
-                backend,
-                [a for a in snapshot.adapters if a.backend == backend.name],
-                [t for t in snapshot.targets.values() if t.backend == backend.name],
-                self.live,
-                self._http,
-                clock=time.perf_counter,
-            )
-            for backend in snapshot.backends.values()
-            if backend.kind == "vllm"
-        ]
-        self._tending = [asyncio.create_task(keeper.run()) for keeper in self._keepers]
+        self._tending = [asyncio.create_task(self.fleet.run())]
+        self._tending[0].add_done_callback(_log_failure)
         if self._standing is not None:
             looking = asyncio.create_task(_look_for_encoder(self._standing))
             looking.add_done_callback(_log_failure)
@@ -255,6 +275,17 @@ class Gateway:
         """The row of a request, decision or completion, even of one that has just ended."""
         await asyncio.to_thread(self.writer.flush)
         return await asyncio.to_thread(self.reader.find, id)
+
+    async def _used(self) -> dict[str, dict[str, Any]]:
+        """What each target used in the last hour."""
+        await asyncio.to_thread(self.writer.flush)
+        used = await asyncio.to_thread(self._book.use, time.time() - 3600)
+        return {target: msgspec.structs.asdict(use) for target, use in used.items()}
+
+    async def _changes(self, target: str) -> list[dict[str, Any]]:
+        """An adapter's last revisions, the newest first."""
+        changes = await asyncio.to_thread(self._book.history, target)
+        return [msgspec.to_builtins(change) for change in changes]
 
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)

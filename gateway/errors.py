@@ -8,6 +8,7 @@ SwitchboardError
 │   ├── Forbidden            403
 │   ├── NotFound             404
 │   ├── MethodNotAllowed     405
+│   ├── Conflict             409   a command that cannot be done as things are
 │   ├── TooLarge             413
 │   ├── NoTargetFits         422   hard facts rule every candidate out
 │   ├── Overloaded           503   limits leave nothing, or too many open requests
@@ -17,7 +18,8 @@ SwitchboardError
     ├── TlsFailed            the peer's certificate or handshake
     ├── UpstreamTimeout      one of connect, first_byte, between, total ran out
     ├── UpstreamClosed       the peer closed; `sent` says whether the request may have reached it
-    └── MalformedAnswer      what came back is not HTTP/1.1
+    ├── MalformedAnswer      what came back is not HTTP/1.1
+    └── AdapterAway          the replica cannot load the adapter that the call is for
 """
 
 from collections.abc import Sequence
@@ -133,6 +135,13 @@ class MethodNotAllowed(ApiError):
     type = "invalid_request_error"
 
 
+class Conflict(ApiError):
+    """A command that cannot be done as things are."""
+
+    status = 409
+    type = "invalid_request_error"
+
+
 class TooLarge(ApiError):
     """The head or body is over its limit."""
 
@@ -197,3 +206,7 @@ class UpstreamClosed(UpstreamError):
 
 class MalformedAnswer(UpstreamError):
     """What came back is not a valid HTTP/1.1 answer."""
+
+
+class AdapterAway(UpstreamError):
+    """A replica cannot load the adapter that a call is for: nothing was sent."""

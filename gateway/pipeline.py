@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.adapters.canary import is_canarys
 from gateway.backends.base import Backend, Call
 from gateway.backends.shape import Shaped, shape
 from gateway.backends.verdict import judge, message_of, openai_shaped
@@ -33,6 +34,7 @@ from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, 
 from gateway.transport.base import Reply, Sink
 from gateway.types import (
     Attempt,
+    Canary,
     Candidate,
     Choice,
     Decision,
@@ -268,8 +270,11 @@ class Pipeline:
         """One upstream call, up to its first piece."""
         request, plane = journey.request, journey.plane
         target = plane.snapshot.targets[choice.target]
+        if target.canary is not None:
+            target = _version(plane.snapshot, target, target.canary, request)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
-        call = Call(choice.replica, _PATHS[request.endpoint], shaped.body)
+        adapter = target.served if target.adapter is not None else None
+        call = Call(choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter)
         began = self._clock()
         assert journey.decision is not None
         flight = self.live.started(target, choice.replica, journey.decision.route, began)
@@ -574,6 +579,20 @@ def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidat
     return snapshot.routes[decision.route].candidates[choice.candidate]
 
 
+def _version(snapshot: Snapshot, target: Target, canary: Canary, request: Request) -> Target:
+    """The live version, or the canary for those whose turn it is."""
+    mine = is_canarys(target.name, _who(request), canary.share)
+    return snapshot.targets[canary.target] if mine else target
+
+
+def _who(request: Request) -> str:
+    """The end user if the application tells, else the conversation: what began it."""
+    for name in ("safety_identifier", "user"):
+        if name in request.fields:
+            return f"{request.caller.key} {bytes(request.fields[name]).decode(errors='replace')}"
+    return f"{request.caller.key} {request.turns[-1] if request.turns else request.id}"
+
+
 def _nothing_left(decision: Decision) -> ApiError:
     reasons = "; ".join(f"{out.target}: {out.reason}" for out in decision.ruled_out)
     if any(out.by == "limit" for out in decision.ruled_out):
@@ -581,6 +600,12 @@ def _nothing_left(decision: Decision) -> ApiError:
             f"No candidate of route '{decision.route}' is within the limits of policy "
             f"'{decision.policy}': {reasons}",
             code="no_candidate_within_limits",
+            retry_after=1,
+        )
+    if any(out.by == "away" for out in decision.ruled_out):
+        return Overloaded(
+            f"No candidate of route '{decision.route}' is there now: {reasons}",
+            code="no_target_there",
             retry_after=1,
         )
     return NoTargetFits(

@@ -62,12 +62,21 @@ class Timeouts(msgspec.Struct, frozen=True):
     total: float = 600.0
 
 
+class Canary(msgspec.Struct, frozen=True):
+    """A share of a target's users or conversations goes to another version of its adapter."""
+
+    target: str
+    share: float
+
+
 class Target(msgspec.Struct, frozen=True):
-    """Backend + model + optional adapter, written `backend/model+adapter`.
+    """Backend + model + optional adapter, written `backend/model+adapter`, or with `@version`.
 
     `served` is the id that goes upstream. `internal` is true for self-hosted backends only.
     `replicas` are base URLs, without `/v1`. `first_token_s` and `tokens_per_s` are priors, used
     until live figures exist. `priced` is false where the price is yet to come from litellm's map.
+    `missing` says why the target cannot be used yet: an adapter that is being fetched, or is bad.
+    Without a version the live one is meant, or, for the share that it says, the canary's.
     """
 
     name: str
@@ -84,6 +93,9 @@ class Target(msgspec.Struct, frozen=True):
     tokens_per_s: float = 50.0
     output_tokens: float = 200.0
     priced: bool = True
+    version: str | None = None
+    missing: str = ""
+    canary: Canary | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -138,7 +150,8 @@ class Policy(msgspec.Struct, frozen=True):
     """How to trade off. `waiting_*` are dollars per second; `explore` and `switch_margin` shares.
 
     `value_weight` scales what a right answer is worth and `price_weight` what it costs, so that
-    `cheapest`, `fastest` and `best` are policies in the same words.
+    `cheapest`, `fastest` and `best` are policies in the same words. `on_cold` forces what is done
+    where the best target's adapter is not loaded; None leaves it to the objective.
     """
 
     name: str
@@ -150,6 +163,7 @@ class Policy(msgspec.Struct, frozen=True):
     explore: float = 0.0
     value_weight: float = 1.0
     price_weight: float = 1.0
+    on_cold: Literal["wait", "base", "external"] | None = None
 
 
 BackendKind = Literal["vllm", "openai", "litellm"]
@@ -158,10 +172,13 @@ BackendKind = Literal["vllm", "openai", "litellm"]
 class Backend(msgspec.Struct, frozen=True):
     """A server or provider as declared. `api_key` never leaves for anywhere but its own replicas.
 
-    `proxy` is the forward proxy that its calls go through. The last four are for litellm's process,
-    which is the one replica of such a backend: the provider's own base URL if it is not the usual
-    one, its ids by declared model, what goes with each of its calls, and body parameters that
-    litellm does not know of.
+    `proxy` is the forward proxy that its calls go through. `adapters_here` is the directory that
+    adapters' relative sources lie in, on this machine; what was fetched and checked is kept in
+    `shelf_here`, which its replicas see as `shelf_on_replicas`. `slots`, `cpu_slots` and `max_rank`
+    are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are for
+    litellm's process, which is the one replica of such a backend: the provider's own base URL if it
+    is not the usual one, its ids by declared model, what goes with each of its calls, and body
+    parameters that litellm does not know of.
     """
 
     name: str
@@ -172,8 +189,12 @@ class Backend(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     proxy: str | None = None
     timeouts: Timeouts = Timeouts()
-    adapters_here: str | None = None
-    adapters_on_replicas: str | None = None
+    adapters_here: str = ""
+    shelf_here: str = ""
+    shelf_on_replicas: str = ""
+    slots: int | None = None
+    cpu_slots: int | None = None
+    max_rank: int | None = None
     api_base: str | None = None
     models: Mapping[str, str] = {}
     arguments: Mapping[str, object] = {}
@@ -188,14 +209,40 @@ class Backend(msgspec.Struct, frozen=True):
         return url if self.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
 
 
+class Version(msgspec.Struct, frozen=True):
+    """One set of an adapter's files: of a source, or mixed from other adapters of the same model.
+
+    `source` is a path, or a URL that `gateway.adapters.sources` knows; `sha256` what its content
+    must hash to. `mix` holds weights by adapter, `rank` what the mix is reduced to.
+    """
+
+    name: str
+    source: str | None = None
+    sha256: str | None = None
+    mix: Mapping[str, float] = {}
+    rank: int | None = None
+
+
 class Adapter(msgspec.Struct, frozen=True):
-    """A LoRA of one vLLM backend's model. `path` is as the replica sees it."""
+    """A LoRA of one vLLM backend's model, in at least one version, as they were written.
+
+    `base_id` is what the backend calls the model, `base_config` the path of its `config.json` on
+    this machine. `base_matches` is the team's word that the adapter was trained on this base,
+    whatever its files say.
+    """
 
     backend: str
     model: str
     name: str
-    served: str
-    path: str
+    versions: tuple[Version, ...]
+    base_id: str = ""
+    base_config: str | None = None
+    base_matches: bool = False
+
+    @property
+    def target(self) -> str:
+        """The name of the target that it makes with its model."""
+        return f"{self.backend}/{self.model}+{self.name}"
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -239,13 +286,17 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who asks. `routes` None is every route; `direct` allows targets and overrides by header."""
+    """Who asks. `routes` None is every route; `direct` allows targets and overrides by header.
+
+    `admin` may command: promote, load, pin.
+    """
 
     key: str | None = None
     name: str = "anonymous"
     tenant: str | None = None
     routes: frozenset[str] | None = None
     direct: bool = True
+    admin: bool = False
 
 
 class Needs(msgspec.Struct, frozen=True, gc=False):
@@ -316,6 +367,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     """One (target, replica) with every term of the objective.
 
     net = value x quality - cost - waiting.first_token x first_token_s - waiting.whole x total_s
+
+    `load_s` is the part of both times that is expected of loading the adapter.
     """
 
     target: str
@@ -328,16 +381,18 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     net: float
     propensity: float = 0.0
     verdict: str = ""
+    load_s: float = 0.0
 
 
 class RuledOut(msgspec.Struct, frozen=True, gc=False):
-    """A candidate that could not be chosen, and why: a hard fact or a limit of the policy.
+    """A candidate that could not be chosen, and why: a hard fact, a limit of the policy, or that
+    it is away for now, such as an adapter that is being fetched.
 
     `choice` has the figures of its best replica where a limit ruled it out.
     """
 
     target: str
-    by: Literal["fact", "limit"]
+    by: Literal["fact", "limit", "away"]
     reason: str
     choice: Choice | None = None
 

@@ -9,13 +9,17 @@ from gateway.types import Backend as Declared
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One upstream call. `path` is below the API's base, such as `b"/chat/completions"`."""
+    """One upstream call. `path` is below the API's base, such as `b"/chat/completions"`.
+
+    `adapter` is the served name of the adapter that the replica must have.
+    """
 
     replica: str
     path: bytes
     body: bytes
     headers: Headers = ()
     method: bytes = b"POST"
+    adapter: str | None = None
 
 
 class Backend(Protocol):

@@ -74,10 +74,12 @@ def _route(decision: Decision, recognition: Recognition | None) -> Text:
 
 def _choice(decision: Decision, snapshot: Snapshot) -> Text:
     if not decision.ranked:
-        by_limit = any(out.by == "limit" for out in decision.ruled_out)
+        by = {out.by for out in decision.ruled_out}
         why = (
             "refused: no candidate is within the limits of the policy"
-            if by_limit
+            if "limit" in by
+            else "impossible: no candidate is there now"
+            if "away" in by
             else "impossible: hard facts rule every candidate out"
         )
         return Text.assemble("choice  ", (f"none; {why}\n", f"bold {IMPOSSIBLE}"))
@@ -144,7 +146,7 @@ def _lines(decision: Decision, snapshot: Snapshot) -> list[_Line]:
     lines += [
         _Line("✗", out.target, figures.blank(), out.reason, IMPOSSIBLE)
         for out in decision.ruled_out
-        if out.by == "fact"
+        if out.by != "limit"
     ]
     return lines
 

@@ -41,6 +41,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="NAME", help="What {key.tenant} stands for in a candidate."),
         ] = None,
+        admin: Annotated[
+            bool, typer.Option("--admin", help="May use the admin API: promote, load, pin.")
+        ] = False,
         expires: Annotated[
             str | None,
             typer.Option(metavar="TIME", help="When it ends: in 30d, or at a local time."),
@@ -64,6 +67,7 @@ def register(app: typer.Typer) -> None:
                 name,
                 routes=None if allowed is None else [each.strip() for each in allowed],
                 tenant=tenant,
+                admin=admin,
                 expires=end,
             )
         if as_json:
@@ -122,7 +126,7 @@ def _row(key: "Key", state: str) -> list[Cell]:
         Cell(key.id),
         Cell(key.name),
         Cell(f"{key.prefix}…", ASIDE),
-        Cell("every" if key.routes is None else ",".join(key.routes)),
+        Cell(("every" if key.routes is None else ",".join(key.routes)) + " +admin" * key.admin),
         Cell(key.tenant or "–"),
         Cell(local(key.created), ASIDE),
         Cell("–" if key.expires is None else local(key.expires), ASIDE),

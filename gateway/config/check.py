@@ -86,8 +86,10 @@ def declared_targets(data: object) -> list[str]:
     for backend, part in mapping(mapping(data).get("backends")).items():
         for model, declared in mapping(mapping(part).get("models")).items():
             found.append(f"{backend}/{model}")
-            adapters = mapping(mapping(declared).get("adapters"))
-            found += [f"{backend}/{model}+{adapter}" for adapter in adapters]
+            for adapter, written in mapping(mapping(declared).get("adapters")).items():
+                target = f"{backend}/{model}+{adapter}"
+                versions = mapping(mapping(written).get("versions"))
+                found += [target, *(f"{target}@{version}" for version in versions)]
     return found
 
 

@@ -4,16 +4,20 @@ Looks on the disk only for whether directories are there.
 """
 
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 
 from gateway.config import compile
 from gateway.config.models import (
     ENDPOINTS,
+    AdapterPart,
     AnyBackend,
     GatewayFile,
     HostedPart,
     LitellmPart,
     OpenaiPart,
+    VersionPart,
+    VllmModelPart,
     VllmPart,
 )
 from gateway.config.sheets import Sheet
@@ -21,6 +25,9 @@ from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.types import Target
+
+REMOTE = ("s3", "hf", "https", "http")
+"""The schemes of sources that are fetched over the network."""
 
 
 def check_backends(
@@ -74,43 +81,144 @@ def _adapters(
     for name, model in part.models.items():
         taken.setdefault(model.id, (*path, "models", name, "id"))
     store = compile.adapter_store(part, directory)[0]
-    present = sorted(each.name for each in store.iterdir()) if store and store.is_dir() else []
     if store is not None and not store.is_dir():
         yield sheet.warning((*path, "adapter_store"), f"there is no directory {store}")
     for name, model in part.models.items():
+        place: Path = (*path, "models", name)
+        if model.config is not None and not (directory / model.config).exists():
+            yield sheet.problem((*place, "config"), f"there is no {directory / model.config}")
         for adapter, declared in model.adapters.items():
-            place = (*path, "models", name, "adapters", adapter)
-            before = taken.setdefault(adapter, place)
-            if before != place:
+            at = (*place, "adapters", adapter)
+            before = taken.setdefault(adapter, at)
+            if before != at:
                 yield sheet.problem(
-                    place,
+                    at,
                     f"`{adapter}` is the name of something else in this backend already, on line"
                     f" {sheet.document.line(before)}",
                     "give the adapter another name",
                 )
-            if declared.mix is not None:
-                yield sheet.problem(
-                    (*place, "mix"), "mixing adapters is not supported yet", "give it a `source`"
-                )
-            elif declared.source is None:
-                yield sheet.problem(place, "needs a `source`", f"write `source: {adapter}`")
-            elif not _stays_inside(declared.source, part.adapter_store is not None):
-                yield sheet.problem(
-                    (*place, "source"),
-                    f"`{declared.source}` leads out of the adapter store",
-                    "write a path below it, without `..`",
-                )
-            elif store is not None and store.is_dir() and not (store / declared.source).is_dir():
-                yield sheet.warning(
-                    (*place, "source"),
-                    f"there is no `{declared.source}` in {store}",
-                    did_you_mean(declared.source, present),
-                )
+            yield from _versions(sheet, at, adapter, declared)
+            for where, version in _written_versions(at, declared):
+                yield from _source(sheet, where, version, store)
+                yield from _mix(sheet, where, version, model, adapter)
+        yield from _circles(sheet, place, model)
+
+
+def _versions(
+    sheet: Sheet[GatewayFile], at: Path, adapter: str, declared: AdapterPart
+) -> Iterator[Problem]:
+    given = [key for key in ("source", "mix", "versions") if getattr(declared, key) is not None]
+    if not given:
+        yield sheet.problem(at, "needs a `source`", f"write `source: {adapter}`")
+    elif len(given) > 1:
+        yield sheet.problem(
+            (*at, given[1]),
+            f"has a `{given[0]}` already",
+            f"leave one out; to have several, write them under `versions`: `v1: {{{given[0]}: …}}`",
+        )
+
+
+def _written_versions(at: Path, declared: AdapterPart) -> Iterator[tuple[Path, VersionPart]]:
+    """Every version with the place where it stands."""
+    if declared.versions is None:
+        yield at, declared
+        return
+    for name, version in declared.versions.items():
+        where = (*at, "versions", name)
+        yield where, VersionPart(source=version) if isinstance(version, str) else version
+
+
+def _source(
+    sheet: Sheet[GatewayFile], where: Path, version: VersionPart, store: FilePath | None
+) -> Iterator[Problem]:
+    source = version.source
+    if "versions" in where and (source is None) == (version.mix is None):
+        yield sheet.problem(where, "needs either a `source` or a `mix`")
+    if version.mix is None and version.rank is not None:
+        yield sheet.problem((*where, "rank"), "only a mix has a rank to declare", "leave it out")
+    if source is None:
+        if version.sha256 is not None:
+            yield sheet.problem((*where, "sha256"), "goes with a `source`", "leave it out")
+        return
+    place = (*where, "source") if _is_mapping(sheet, where) else where
+    scheme, colon, _ = source.partition("://")
+    if colon:
+        if scheme not in REMOTE:
+            yield sheet.problem(
+                place,
+                f"`{scheme}://` is no source that can be fetched",
+                f"write a path, or one of {', '.join(f'`{each}://`' for each in REMOTE)}",
+            )
+    elif not _stays_inside(source, store is not None):
+        yield sheet.problem(
+            place,
+            f"`{source}` leads out of the adapter store",
+            "write a path below it, without `..`",
+        )
+    elif store is not None and store.is_dir() and not (store / source).is_dir():
+        present = sorted(each.name for each in store.iterdir() if each.is_dir())
+        yield sheet.warning(
+            place, f"there is no `{source}` in {store}", did_you_mean(source, present)
+        )
 
 
 def _stays_inside(source: str, has_store: bool) -> bool:
     path = FilePath(source)
     return ".." not in path.parts and not (has_store and path.is_absolute())
+
+
+def _is_mapping(sheet: Sheet[GatewayFile], where: Path) -> bool:
+    """Whether what stands there is written out, and not just a source."""
+    value: object = sheet.document.data
+    for key in where:
+        value = value[key] if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping)
+
+
+def _mix(
+    sheet: Sheet[GatewayFile],
+    where: Path,
+    version: VersionPart,
+    model: VllmModelPart,
+    adapter: str,
+) -> Iterator[Problem]:
+    """Each part of a mix is one set of files: what a mix is must not change behind its back."""
+    for part in version.mix or ():
+        name, _, number = part.partition("@")
+        declared = model.adapters.get(name)
+        if declared is None:
+            others = [each for each in model.adapters if each != adapter]
+            yield sheet.problem(
+                (*where, "mix", part),
+                f"unknown adapter `{name}` of this model",
+                did_you_mean(name, others),
+            )
+        elif number not in (declared.versions or ("",)):
+            first = next(iter(declared.versions)) if declared.versions else None
+            yield sheet.problem(
+                (*where, "mix", part),
+                f"`{name}` has no version `{number}`" if number else f"`{name}` has versions",
+                f"write `{name}@{first}`" if first is not None else f"write `{name}`",
+            )
+
+
+def _circles(sheet: Sheet[GatewayFile], place: Path, model: VllmModelPart) -> Iterator[Problem]:
+    """A mix that is, by way of others, part of itself could never be made."""
+    parts = {
+        f"{name}@{where[-1]}" if declared.versions else name: (where, list(version.mix or ()))
+        for name, declared in model.adapters.items()
+        for where, version in _written_versions((*place, "adapters", name), declared)
+    }
+    graph = TopologicalSorter({name: needs for name, (_, needs) in parts.items()})
+    try:
+        graph.prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        yield sheet.problem(
+            (*parts[circle[0]][0], "mix"),
+            f"is part of itself: {' → '.join(reversed(circle))}",
+            "mix adapters that have a `source`",
+        )
 
 
 def check_classifier(

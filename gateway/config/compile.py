@@ -2,13 +2,14 @@
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from gateway.config.models import (
     ENDPOINTS,
+    AdapterPart,
     AdapterStorePart,
     AnyBackend,
     CandidatePart,
@@ -21,6 +22,7 @@ from gateway.config.models import (
     OpenaiPart,
     PolicyFile,
     RouteFile,
+    VersionPart,
     VllmModelPart,
     VllmPart,
 )
@@ -39,6 +41,7 @@ from gateway.types import (
     Snapshot,
     Target,
     Timeouts,
+    Version,
 )
 
 SECONDS_PER_HOUR = 3600
@@ -70,7 +73,6 @@ def server(file: GatewayFile, directory: Path) -> Server:
 
 def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
     """A backend. litellm's replica is not known before its process has started: there is none."""
-    here, on_replicas = adapter_store(part, directory)
     declared = Backend(
         name=name,
         kind=part.kind,
@@ -83,13 +85,11 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
             between=part.timeouts.between_tokens,
             total=part.timeouts.total,
         ),
-        adapters_here=str(here) if here is not None else None,
-        adapters_on_replicas=on_replicas,
     )
+    if isinstance(part, VllmPart):
+        return _with_adapters(declared, part, directory)
     if isinstance(part, OpenaiPart):
         return msgspec.structs.replace(declared, proxy=part.proxy)
-    if not isinstance(part, LitellmPart):
-        return declared
     return msgspec.structs.replace(
         declared,
         provider=part.provider,
@@ -97,6 +97,33 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
         models={model: each.id for model, each in part.models.items()},
         arguments=part.arguments,
         parameters=tuple(part.parameters),
+    )
+
+
+SHELF = ".shelf"
+"""Where, below a backend's adapter store, the adapters lie that its replicas read."""
+
+
+def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backend:
+    """Without a store declared, vLLM runs on this machine, and sees what we see."""
+    lora = part.lora
+    declared = msgspec.structs.replace(
+        declared, slots=lora.slots, cpu_slots=lora.cpu_slots, max_rank=lora.max_rank
+    )
+    here, on_replicas = adapter_store(part, directory)
+    if here is None or on_replicas is None:
+        shelf = str(directory.resolve() / ".switchboard" / "adapters")
+        return msgspec.structs.replace(
+            declared,
+            adapters_here=str(directory.resolve()),
+            shelf_here=shelf,
+            shelf_on_replicas=shelf,
+        )
+    return msgspec.structs.replace(
+        declared,
+        adapters_here=str(here),
+        shelf_here=str(here / SHELF),
+        shelf_on_replicas=posixpath.join(on_replicas, SHELF),
     )
 
 
@@ -125,15 +152,23 @@ def is_internal(part: AnyBackend) -> bool:
 
 
 def targets(name: str, part: AnyBackend) -> Iterator[Target]:
-    """Every model of a backend, and every adapter of each."""
+    """Every model of a backend, every adapter of each, and every named version of each."""
     for model_name, model in part.models.items():
         base = _target(name, part, model_name, model)
         yield base
-        if isinstance(model, VllmModelPart):
-            for adapter in model.adapters:
+        for adapter, declared in _adapters_of(model):
+            plain = msgspec.structs.replace(
+                base, name=f"{base.name}+{adapter}", adapter=adapter, served=adapter
+            )
+            yield plain
+            for version in declared.versions or ():
                 yield msgspec.structs.replace(
-                    base, name=f"{base.name}+{adapter}", adapter=adapter, served=adapter
+                    plain, name=f"{plain.name}@{version}", version=version
                 )
+
+
+def _adapters_of(model: ModelPart) -> Iterable[tuple[str, AdapterPart]]:
+    return model.adapters.items() if isinstance(model, VllmModelPart) else ()
 
 
 def _target(backend_name: str, part: AnyBackend, name: str, model: ModelPart) -> Target:
@@ -201,20 +236,40 @@ def _capabilities(part: AnyBackend, model: ModelPart) -> Capabilities:
 
 
 def adapters(name: str, part: AnyBackend, directory: Path) -> Iterator[Adapter]:
-    """The adapters of a vLLM backend, with the paths that its replicas see."""
-    if not isinstance(part, VllmPart):
-        return
-    _, on_replicas = adapter_store(part, directory)
-    root = on_replicas if on_replicas is not None else str(directory.resolve())
+    """The adapters of a vLLM backend, with their versions as they were written."""
     for model_name, model in part.models.items():
-        for adapter, declared in model.adapters.items():
+        for adapter, declared in _adapters_of(model):
             yield Adapter(
                 backend=name,
                 model=model_name,
                 name=adapter,
-                served=adapter,
-                path=posixpath.join(root, declared.source or adapter),
+                versions=versions(declared),
+                base_id=model.id,
+                base_config=_base_config(model, directory),
+                base_matches=declared.base_matches,
             )
+
+
+def _base_config(model: ModelPart, directory: Path) -> str | None:
+    if not isinstance(model, VllmModelPart) or model.config is None:
+        return None
+    return str((directory / model.config).resolve())
+
+
+def versions(declared: AdapterPart) -> tuple[Version, ...]:
+    """An adapter's versions in the order written; one without a name where none was written."""
+    if declared.versions is None:
+        return (_version("", declared),)
+    return tuple(
+        _version(name, VersionPart(source=part) if isinstance(part, str) else part)
+        for name, part in declared.versions.items()
+    )
+
+
+def _version(name: str, part: VersionPart) -> Version:
+    return Version(
+        name=name, source=part.source, sha256=part.sha256, mix=part.mix or {}, rank=part.rank
+    )
 
 
 # ---------------------------------------------------------------- routes and policies
@@ -272,6 +327,7 @@ def policy(file: PolicyFile) -> Policy:
         explore=file.explore,
         value_weight=file.weigh.quality,
         price_weight=file.weigh.price,
+        on_cold=file.on_cold,
     )
 
 

@@ -20,12 +20,13 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TENANT = "{key.tenant}"
 _TARGET = re.compile(
     r"(?P<backend>[a-z0-9][a-z0-9.-]*)/(?P<model>[a-z0-9][a-z0-9.-]*)"
-    r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+))?"
+    r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+)(?:@(?P<version>[a-z0-9][a-z0-9.-]*))?)?"
 )
 _REFERENCE = r"\$\{"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Wrong(PydanticCustomError):
@@ -120,6 +121,20 @@ def _positive(value: Any) -> float:
     if number <= 0:
         raise Wrong(f"`{value}` is not above 0", "write it as `50`")
     return number
+
+
+def _weight(value: Any) -> float:
+    text = str(value)
+    if not isinstance(value, bool) and _NUMBER.fullmatch(text.removeprefix("-")) and float(text):
+        return float(text)
+    raise Wrong(f"`{value}` is not a weight", "write a number other than 0, such as `0.8`")
+
+
+def _sha256(value: Any) -> str:
+    text = _text(value).removeprefix("sha256:").lower()
+    if _SHA256.fullmatch(text):
+        return text
+    raise Wrong(f"`{value}` is not a SHA-256", "write its 64 hexadecimal digits")
 
 
 def _switch(value: Any) -> bool:
@@ -267,6 +282,11 @@ Number = Annotated[
 Positive = Annotated[
     float, Read(_positive, _text_or("number", f"^({_NUMBER.pattern})$"), lambda value: f"{value:g}")
 ]
+Weight = Annotated[
+    float,
+    Read(_weight, _text_or("number", f"^-?({_NUMBER.pattern})$"), lambda value: f"{value:g}"),
+]
+Sha256 = Annotated[str, Read(_sha256, _plain)]
 Switch = Annotated[
     bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())
 ]

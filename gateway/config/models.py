@@ -16,6 +16,7 @@ from gateway.config.fields import (
     Pattern,
     Positive,
     Seconds,
+    Sha256,
     Share,
     Size,
     StoreUrl,
@@ -26,6 +27,7 @@ from gateway.config.fields import (
     Url,
     Usd,
     Waiting,
+    Weight,
     Whole,
 )
 from gateway.types import Capabilities, Policy, Server, Timeouts
@@ -170,16 +172,48 @@ class TypicalPart(Part):
     )
 
 
-class AdapterPart(Part):
-    """A LoRA adapter."""
+class VersionPart(Part):
+    """One set of an adapter's files: a source, or a mix of other adapters of the same model."""
 
     source: Text | None = Field(
         default=None,
-        description="Its directory below the backend's `adapter_store`.",
-        examples=["contracts-v3"],
+        description="Where its files are: a directory below the backend's `adapter_store`, or an"
+        " `s3://`, `hf://` or `https://` URL.",
+        examples=["contracts-v3", "s3://adapters/contracts-v3", "hf://legal/contracts@v3"],
     )
-    mix: dict[Name, Number] | None = Field(
-        default=None, description="Not supported yet.", examples=[{"support": 1.0, "brand": 0.8}]
+    sha256: Sha256 | None = Field(
+        default=None,
+        description="The SHA-256 that its content must have, as `adapters show` prints it.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
+    mix: dict[Text, Weight] | None = Field(
+        default=None,
+        description="Other adapters, or `adapter@version`, each with its weight: their weighted"
+        " sum. Weights are used as they are, not normalised.",
+        examples=[{"support": 1.0, "brand": 0.8}],
+        min_length=1,
+    )
+    rank: Whole | None = Field(
+        default=None,
+        description="The rank that a mix is reduced to, where its ranks' sum is too much.",
+        examples=[32],
+    )
+
+
+class AdapterPart(VersionPart):
+    """A LoRA adapter: a `source`, a `mix`, or `versions` of which one is live."""
+
+    versions: dict[Name, VersionPart | Text] | None = Field(
+        default=None,
+        description="Several sets of files side by side. The first one is live until another is"
+        " promoted; `backend/model+adapter@version` is one of them.",
+        examples=[{"v7": "support-v7", "v8": "support-v8"}],
+        min_length=1,
+    )
+    base_matches: Switch = Field(
+        default=False,
+        description="True if it fits this model though its files name another one.",
+        examples=[True],
     )
 
 
@@ -227,8 +261,14 @@ class VllmModelPart(HostedModelPart):
 
     adapters: dict[Name, AdapterPart] = Field(
         default={},
-        description="LoRA adapters, made present at every replica.",
+        description="LoRA adapters, loaded at the replicas where they are asked for.",
         examples=[{"contracts": {"source": "contracts-v3"}}],
+    )
+    config: Text | None = Field(
+        default=None,
+        description="The model's `config.json`, or the directory that it lies in: adapters are"
+        " checked against its shapes.",
+        examples=["models/qwen3-8b/config.json"],
     )
 
 
@@ -262,6 +302,27 @@ class AdapterStorePart(Part):
         default=None,
         description="On the machine where vLLM runs; the same if left out.",
         examples=["/adapters"],
+    )
+
+
+class LoraPart(Part):
+    """What the replicas were started with; what is left out is asked of them where they tell."""
+
+    slots: Whole | None = Field(
+        default=None,
+        description="vLLM's `--max-loras`: adapters that one batch may use.",
+        examples=[8],
+    )
+    cpu_slots: Whole | None = Field(
+        default=None,
+        description="vLLM's `--max-cpu-loras`: adapters that stay in its memory; `slots` if left"
+        " out.",
+        examples=[32],
+    )
+    max_rank: Whole | None = Field(
+        default=None,
+        description="vLLM's `--max-lora-rank`: adapters of a larger rank are refused.",
+        examples=[64],
     )
 
 
@@ -303,6 +364,11 @@ class VllmPart(HostedPart):
         default=None,
         description="Where the adapters' directories lie; a plain path if both machines share it.",
         examples=[{"here": "/mnt/adapters", "on_replicas": "/adapters"}],
+    )
+    lora: LoraPart = Field(
+        default=LoraPart(),
+        description="How many adapters each replica holds, and of what rank.",
+        examples=[{"slots": 8, "cpu_slots": 32, "max_rank": 64}],
     )
     models: dict[Name, VllmModelPart] = Field(
         min_length=1, description="What it serves.", examples=[{"qwen": {"id": "Qwen/Qwen3-8B"}}]
@@ -570,6 +636,12 @@ class PolicyFile(Part):
         default=_POLICY.explore,
         description="Share of requests that go to any fitting candidate, to learn from.",
         examples=["2 %"],
+    )
+    on_cold: Literal["wait", "base", "external"] | None = Field(
+        default=_POLICY.on_cold,
+        description="When the best target's adapter is not loaded: `wait` for it, take its `base`,"
+        " or an `external` target. Left out, the seconds of loading count like any others.",
+        examples=["base"],
     )
     weigh: WeighPart = Field(
         default=WeighPart(),

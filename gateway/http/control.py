@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from gateway.errors import ApiError, MethodNotAllowed, NotFound
+from gateway.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
@@ -33,9 +34,11 @@ def control_plane(
     ready: Ready,
     metrics: Callable[[], bytes],
     started: int,
+    admin: APIRouter,
 ) -> FastAPI:
     """The FastAPI application behind the data plane; `started` is a Unix time."""
     app = FastAPI(title="Switchboard", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(admin)
 
     def caller_of(request: Request) -> Caller:
         return authenticate(bearer(request.scope["headers"]))
@@ -118,6 +121,14 @@ def control_plane(
     async def own_fault(_: Request, error: Exception) -> Response:
         log.error("an error of our own", exc_info=error)
         return _error(ApiError("Switchboard failed on this request.", code="internal_error"))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_body(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        said = f"{place}: {first['msg']}" if place else first["msg"]
+        return _error(BadRequest(said, param=place or None, code="invalid_body"))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: Exception) -> Response:

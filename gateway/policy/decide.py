@@ -45,9 +45,12 @@ from gateway.types import Choice, Decision, Limits, Needs, Question, Route, Rule
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""
 
-Scored: TypeAlias = tuple[float, float, int, Row, str, float, float]
-"""(-net, total_s, order, row, replica, cost, first_token_s): sorts by net, then time, then as
-declared. A plain tuple, because it is made for every replica of every candidate."""
+Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float]
+"""(-net, total_s, order, row, replica, cost, first_token_s, load_s): sorts by net, then time, then
+as declared. A plain tuple, because it is made for every replica of every candidate."""
+
+COLD = 0.5
+"""P(resident) below which an adapter counts as not loaded."""
 
 Over: TypeAlias = tuple[Scored, float, float]
 """What is over a limit, with its 95th percentiles: first token and whole, in seconds."""
@@ -102,6 +105,8 @@ class Decider:
         if fits and terms.margin:
             key = (question.route, question.policy)
             _keep_incumbent(ranked, terms.margin, live.incumbents.get(key))
+        if ranked and terms.on_cold and ranked[0][7]:
+            _instead_of_cold(ranked, terms.on_cold, live)
         if fits and terms.explore and len(ranked) > 1:
             propensities, explored = _explore(ranked, terms.explore, draw)
         else:
@@ -162,6 +167,7 @@ def _score(
     per_first, per_whole = terms.first, terms.whole
     max_cost, min_quality, timed = terms.max_cost, terms.min_quality, terms.timed
     max_first, max_whole = terms.max_first, terms.max_whole
+    patient = terms.on_cold == "wait"
     estimates, servers = live.estimates, live.replicas
     outputs, shares = live.outputs, live.cached
     fitting: list[Scored] = []
@@ -187,14 +193,20 @@ def _score(
         quality = row.quality
         worth = value * quality - price * cost
         affordable = cost <= max_cost and quality >= min_quality
+        before = order
         for url, key, cold, idle in row.replicas:
             estimate = estimates.get(key, cold)
+            if estimate.barred:
+                continue
             server = servers.get(url, idle)
             queued = estimate.first_s + estimate.queue_s * server.in_flight
             first = queued + estimate.wait_s + server.lost_s
             total = first + output * estimate.token_s
+            load_s = estimate.load_s
             loss = per_first * first + per_whole * total - worth
-            scored = (loss, total, order, row, url, cost, first)
+            if patient:
+                loss -= (per_first + per_whole) * load_s
+            scored = (loss, total, order, row, url, cost, first, load_s)
             order += 1
             if timed:
                 first_p95 = queued * estimate.tail + estimate.wait_p95_s + server.lost_s
@@ -203,6 +215,10 @@ def _score(
                 fitting.append(scored)
             else:
                 over.append((scored, first_p95, whole_p95))
+        if order == before:
+            reasons = {estimates[key].barred for _, key, _, _ in row.replicas}
+            why = f"no replica can load its adapter: {'; '.join(sorted(reasons))}"
+            ruled_out.append(RuledOut(row.target, "away", why))
     return fitting, over
 
 
@@ -274,6 +290,21 @@ def _keep_incumbent(ranked: list[Scored], margin: float, incumbent: str | None) 
             return
 
 
+def _instead_of_cold(ranked: list[Scored], on_cold: str, live: Live) -> None:
+    """Where the best has to load its adapter, put what the policy wants instead first, if there
+    is any: the base of the same model, or the best external target."""
+    best = ranked[0][3]
+    estimate = live.estimates.get((best.target, ranked[0][4]))
+    if on_cold == "wait" or estimate is None or estimate.loaded >= COLD:
+        return
+    base = best.target.partition("+")[0]
+    for index, scored in enumerate(ranked):
+        row = scored[3]
+        if row.target == base if on_cold == "base" else not row.internal:
+            ranked.insert(0, ranked.pop(index))
+            return
+
+
 def _explore(ranked: list[Scored], explore: float, draw: float) -> tuple[list[float], bool]:
     """Epsilon-greedy over candidates: moves what the draw chose to the front of `ranked`.
 
@@ -300,7 +331,17 @@ def _explore(ranked: list[Scored], explore: float, draw: float) -> tuple[list[fl
 
 
 def _choice(scored: Scored, propensity: float) -> Choice:
-    loss, total, _, row, url, cost, first = scored
+    loss, total, _, row, url, cost, first, load_s = scored
     return Choice(
-        row.target, url, row.candidate, row.quality, cost, first, total, -loss, propensity
+        row.target,
+        url,
+        row.candidate,
+        row.quality,
+        cost,
+        first,
+        total,
+        -loss,
+        propensity,
+        "",
+        load_s,
     )

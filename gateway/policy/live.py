@@ -117,7 +117,9 @@ class Estimate:
     Published, in seconds: `first_s` to the first token with nothing in flight, `queue_s` more for
     each request in flight, `wait_s` expected on top (adapter load, failures), `token_s` for each
     generated token. `tail` is the 95th percentile of the first token over its mean, without
-    `wait_p95_s`, which is what to add to it for load and failures. `loaded` is P(resident).
+    `wait_p95_s`, which is what to add to it for load and failures. `loaded` is P(resident), and
+    `load_s` the part of `wait_s` that is expected of loading. `barred` says why the replica is out
+    of this target's choice; it was loaded last at `loaded_at`, an instant of the caller's clock.
     """
 
     __slots__ = (
@@ -134,9 +136,12 @@ class Estimate:
         "_tokens_s",
         "_var",
         "_weight",
+        "barred",
         "failures",
         "first_s",
+        "load_s",
         "loaded",
+        "loaded_at",
         "queue_s",
         "tail",
         "token_s",
@@ -147,12 +152,15 @@ class Estimate:
     def __init__(self, target: Target) -> None:
         self._load_s = 0.0 if target.adapter is None else LOAD_S
         self.loaded = 1.0 if target.adapter is None else LOADED
+        self.loaded_at = float("-inf")
+        self.barred = ""
         self.failures = Failures()
         self._at = 0.0
         self._weight = self._queue = self._first = self._var = self._cov = 0.0
         self._tokens = self._tokens_s = 0.0
         self._tail = TAIL
         self.first_s = self.queue_s = self.wait_s = self.wait_p95_s = self.token_s = 0.0
+        self.load_s = 0.0
         self.tail = TAIL
         self.declare(target)
         self._publish_wait()
@@ -192,11 +200,12 @@ class Estimate:
         self._tokens_s += seconds
         self._publish_speed()
 
-    def told(self, loaded: float, load_s: float | None) -> None:
-        """Somebody knows: P(resident) is `loaded`, and loading takes `load_s` if given."""
+    def told(self, loaded: float, load_s: float | None, now: float) -> None:
+        """Somebody knows: P(resident) is `loaded`; it was loaded just now in `load_s` if given."""
         self.loaded = loaded
         if load_s is not None:
             self._load_s = load_s
+            self.loaded_at = now
         self._publish_wait()
 
     def failed(self, seconds: float, now: float) -> None:
@@ -245,7 +254,8 @@ class Estimate:
 
     def _publish_wait(self) -> None:
         missing = 1.0 - self.loaded
-        self.wait_s = missing * self._load_s + self.failures.lost_s
+        self.load_s = missing * self._load_s
+        self.wait_s = self.load_s + self.failures.lost_s
         self.wait_p95_s = (self._load_s if missing > 0.05 else 0.0) + (
             max(FAILURE_S, self.failures.lost_s) if self.failures.p_failed > 0.05 else 0.0
         )
@@ -391,7 +401,7 @@ class Live:
     def first_token(self, flight: Flight, now: float) -> None:
         """The first token of a stream has come."""
         if flight.first_s is None:
-            flight.first_s = now - flight.started
+            flight.first_s = now - max(flight.started, flight.estimate.loaded_at)
             flight.estimate.saw_first_token(flight.first_s, flight.queue, now)
 
     def finished(self, flight: Flight, now: float, usage: Usage) -> None:
@@ -399,7 +409,8 @@ class Live:
         between first token and generation as expected before."""
         flight.replica.in_flight -= 1
         estimate = flight.estimate
-        total = now - flight.started
+        # An adapter that was loaded meanwhile says nothing about the next request's first token.
+        total = now - max(flight.started, min(estimate.loaded_at, now))
         first = flight.first_s
         if first is None:
             expected = estimate.first_s + estimate.queue_s * flight.queue
@@ -427,10 +438,20 @@ class Live:
         flight.replica.in_flight -= 1
 
     def resident(
-        self, target: Target, replica: str, loaded: float, load_s: float | None = None
+        self,
+        target: Target,
+        replica: str,
+        loaded: float,
+        load_s: float | None = None,
+        now: float = 0.0,
     ) -> None:
-        """What is known of an adapter: P(resident), and the seconds that loading takes."""
-        self.estimate(target, replica).told(loaded, load_s)
+        """What is known of an adapter: P(resident); and, where it was loaded `now`, the seconds
+        that it took."""
+        self.estimate(target, replica).told(loaded, load_s, now)
+
+    def bar(self, target: Target, replica: str, reason: str) -> None:
+        """The replica is out of this target's choice, and of no other's; "" lets it in again."""
+        self.estimate(target, replica).barred = reason
 
     def estimate(self, target: Target, replica: str) -> Estimate:
         """The estimate of `target` at `replica`, begun from the target's priors if need be."""

@@ -123,6 +123,7 @@ class Terms:
         "max_first",
         "max_whole",
         "min_quality",
+        "on_cold",
         "price",
         "refuse",
         "timed",
@@ -143,6 +144,7 @@ class Terms:
         self.timed = limits.first_token_p95 is not None or limits.whole_p95 is not None
         self.margin = policy.switch_margin
         self.explore = policy.explore
+        self.on_cold = policy.on_cold
         self.refuse = policy.if_none_fits == "refuse"
 
 
@@ -150,6 +152,8 @@ def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Ro
     """The row of a target, or why it can never be one."""
     if not target.replicas:
         return RuledOut(target.name, "fact", "its backend has no replica")
+    if target.missing:
+        return RuledOut(target.name, "away", target.missing)
     if not target.priced:
         # Not free: nobody knows what it costs.
         return RuledOut(

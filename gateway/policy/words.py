@@ -13,6 +13,16 @@ _SMALL = 0.05
 """A term that makes up less than this share of a difference is not worth a word."""
 
 
+_TELLING = 0.25
+"""The share of the first-token time from which on loading is worth a word."""
+
+_ON_COLD = {
+    "wait": "the request waits for it",
+    "base": "the base answers",
+    "external": "an external target answers",
+}
+
+
 def dollars(amount: float, digits: int = 2) -> str:
     """An amount of dollars with `digits` significant figures and never an exponent: `$0.0021`."""
     return f"{'-' if amount < 0 else ''}${number(abs(amount), digits)}"
@@ -58,6 +68,8 @@ def describe(policy: Policy, route: Route | None = None) -> str:
             "Another target takes over only when it is better by more than"
             f" {percent(policy.switch_margin)}."
         )
+    if policy.on_cold is not None:
+        lines.append(f"Where the best target's adapter is not loaded, {_ON_COLD[policy.on_cold]}.")
     lines.append(
         f"{percent(policy.explore)} of the requests explore: any candidate that fits, at random."
         if policy.explore
@@ -149,14 +161,22 @@ def verdicts(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     winner, *losers = decision.ranked
     policy = snapshot.policies.get(decision.policy)
     route = snapshot.routes.get(decision.route)
-    said = [_why_first(decision, policy, route)]
+    said = [_why_first(decision, policy, route) + _loading(winner)]
     for choice in losers:
         lost = winner.net - choice.net
         if lost < 0:
-            said.append(_passed_over(decision, -lost, policy))
+            why = _passed_over(decision, -lost, policy)
         else:
-            said.append(_why_lost(winner, choice, policy, route))
+            why = _why_lost(winner, choice, policy, route)
+        said.append(why + _loading(choice))
     return tuple(said)
+
+
+def _loading(choice: Choice) -> str:
+    """What part of the time is expected of loading the adapter."""
+    if choice.load_s < _TELLING * choice.first_token_s:
+        return ""
+    return f"; {number(choice.load_s, 2)} s of it to load the adapter"
 
 
 def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -> str:
@@ -170,6 +190,9 @@ def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -
         return "the least bad: none is within the limits"
     if all(choice.target == winner.target for choice in decision.ranked):
         return "the only one left"
+    instead = [each for each in decision.ranked if each.net > winner.net and each.load_s]
+    if policy is not None and policy.on_cold in ("base", "external") and instead:
+        return f"on_cold: {policy.on_cold}, since {instead[0].target} is not loaded"
     if any(choice.net > winner.net for choice in decision.ranked):
         margin = "the margin" if policy is None else percent(policy.switch_margin)
         return f"kept: the best is not better by more than {margin}"

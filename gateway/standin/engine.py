@@ -43,6 +43,8 @@ class Engine:
     ) -> None:
         self.vllm = vllm
         self.refuses = dict(vllm.refuses)
+        self.forgets: set[str] = set()
+        """Adapters whose loading is said to have succeeded, though nothing was loaded."""
         self.loads: list[tuple[str, str]] = []
         """Every load that succeeded since the stand-in was made: served name and path."""
         self.changes = 0
@@ -115,7 +117,8 @@ class Engine:
             status, message = self.refuses[path]
             kind = "NotFoundError" if status == 404 else "InternalServerError"
             return error(status, message, type=kind, code=status)
-        self.adapters[name] = path
+        if name not in self.forgets:
+            self.adapters[name] = path
         self.changes += 1
         self.loads.append((name, path))
         text = f"Success: LoRA adapter '{name}' added successfully."

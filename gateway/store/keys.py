@@ -33,6 +33,7 @@ class Key(msgspec.Struct, frozen=True):
     routes: tuple[str, ...] | None
     tenant: str | None
     direct: bool
+    admin: bool
     created: float
     expires: float | None
     revoked: float | None
@@ -66,9 +67,11 @@ class Keys:
         routes: Iterable[str] | None = None,
         tenant: str | None = None,
         direct: bool | None = None,
+        admin: bool = False,
         expires: float | None = None,
     ) -> NewKey:
         """Makes a key. `direct` (targets, and overrides by header) is off where `routes` are set.
+        `admin` opens the admin API, which no other key does.
 
         Raises StoreError for a name that another valid key has.
         """
@@ -81,6 +84,7 @@ class Keys:
             routes=allowed,
             tenant=tenant,
             direct=allowed is None if direct is None else direct,
+            admin=admin,
             created=self._now(),
             expires=expires,
             revoked=None,
@@ -181,7 +185,7 @@ def _key(row: "Row[tuple[object, ...]]") -> Key:
 def _entry(row: "Row[tuple[object, ...]]") -> tuple[bytes, tuple[bytes, Caller, float | None]]:
     key, digest = _key(row), bytes.fromhex(row.digest)
     routes = None if key.routes is None else frozenset(key.routes)
-    caller = Caller(key=key.id, name=key.name, tenant=key.tenant, routes=routes, direct=key.direct)
+    caller = Caller(key.id, key.name, key.tenant, routes, key.direct, key.admin)
     return digest, (digest, caller, key.expires)
 
 

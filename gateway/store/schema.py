@@ -14,9 +14,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
 )
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -101,6 +102,7 @@ keys = Table(
     Column("routes", Text),
     Column("tenant", Text),
     Column("direct", Boolean, nullable=False),
+    Column("admin", Boolean, nullable=False, server_default=false()),
     Column("created", Double, nullable=False),
     Column("expires", Double),
     Column("revoked", Double),
@@ -119,6 +121,19 @@ revisions = Table(
     Index("revisions_hash", "hash"),
 )
 """What was set to run, in order: a hash stands here again each time that it is gone back to."""
+
+adapter_states = Table(
+    "adapter_states",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("saved", Double, nullable=False),
+    Index("adapter_states_target", "target"),
+)
+"""Revisions of what commands made of adapters; the last of each is the truth. `state` is JSON."""
 
 meta = Table(
     "meta",

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.types import Limits, Price, Timeouts
+from gateway.types import Limits, Price, Timeouts, Version
 from tests.config.trees import GATEWAY, loaded
 
 
@@ -27,20 +27,48 @@ def test_an_adapter_is_a_target_served_under_its_own_name(tmp_path: Path) -> Non
     assert snapshot.targets["local/qwen"].served == "Qwen/Qwen3-8B"
     assert snapshot.targets["local/qwen+contracts"].served == "contracts"
     (adapter,) = snapshot.adapters
-    assert (adapter.backend, adapter.model, adapter.served) == ("local", "qwen", "contracts")
+    assert (adapter.target, adapter.base_id) == ("local/qwen+contracts", "Qwen/Qwen3-8B")
+    assert adapter.versions == (Version("", source="contracts-v3"),)
 
 
-def test_an_adapters_path_is_as_the_replica_sees_it(tmp_path: Path) -> None:
+def test_each_version_is_a_target_of_its_own(tmp_path: Path) -> None:
+    versions = "{versions: {v7: contracts-v7, v8: {source: s3://b/v8, sha256: %s}}}" % ("a" * 64)
+    changed = GATEWAY.replace("{source: contracts-v3}", versions)
+    snapshot = loaded(tmp_path, {"gateway.yaml": changed}).snapshot
+    (adapter,) = snapshot.adapters
+    assert adapter.versions == (
+        Version("v7", source="contracts-v7"),
+        Version("v8", source="s3://b/v8", sha256="a" * 64),
+    )
+    assert snapshot.targets["local/qwen+contracts"].version is None
+    assert snapshot.targets["local/qwen+contracts@v8"].version == "v8"
+
+
+def test_a_mix_is_of_other_adapters_of_its_model(tmp_path: Path) -> None:
+    more = "{source: contracts-v3}\n          both: {mix: {contracts: -0.5}, rank: 8}"
+    changed = GATEWAY.replace("{source: contracts-v3}", more)
+    snapshot = loaded(tmp_path, {"gateway.yaml": changed}).snapshot
+    assert snapshot.adapters[1].versions == (Version("", mix={"contracts": -0.5}, rank=8),)
+
+
+def test_without_a_store_the_replicas_read_beside_the_configuration(tmp_path: Path) -> None:
+    backend = loaded(tmp_path).snapshot.backends["local"]
+    assert backend.adapters_here == str(tmp_path)
+    assert backend.shelf_here == backend.shelf_on_replicas
+    assert backend.shelf_here == str(tmp_path / ".switchboard" / "adapters")
+
+
+def test_an_adapters_shelf_is_as_the_replica_sees_it(tmp_path: Path) -> None:
     (tmp_path / "store" / "contracts-v3").mkdir(parents=True)
     changed = GATEWAY.replace(
         "    models:\n      qwen",
         "    adapter_store: {here: store, on_replicas: /adapters}\n    models:\n      qwen",
     )
     found = loaded(tmp_path, {"gateway.yaml": changed})
-    assert found.snapshot.adapters[0].path == "/adapters/contracts-v3"
     backend = found.snapshot.backends["local"]
     assert backend.adapters_here == str(tmp_path / "store")
-    assert backend.adapters_on_replicas == "/adapters"
+    assert backend.shelf_here == str(tmp_path / "store" / ".shelf")
+    assert backend.shelf_on_replicas == "/adapters/.shelf"
     assert found.warnings == ()
 
 

@@ -70,7 +70,9 @@ def test_each_task_of_the_demo_is_a_route(snapshot: Snapshot) -> None:
 
 def test_each_declared_adapter_lies_where_it_is_declared(snapshot: Snapshot) -> None:
     for adapter in snapshot.adapters:
-        assert (Path(adapter.path) / "adapter_config.json").is_file()
+        here = Path(snapshot.backends[adapter.backend].adapters_here)
+        for version in adapter.versions:
+            assert version.mix or (here / str(version.source) / "adapter_config.json").is_file()
 
 
 def test_no_example_is_a_prompt_that_the_demo_tests_with(snapshot: Snapshot) -> None:

@@ -13,6 +13,7 @@ from gateway.app import Gateway, listening
 from gateway.store.keys import Keys
 from gateway.store.store import Store
 from gateway.types import (
+    Adapter,
     Backend,
     Candidate,
     Capabilities,
@@ -25,7 +26,9 @@ from gateway.types import (
     Snapshot,
     Target,
     Timeouts,
+    Version,
 )
+from tests.adapters import lora
 
 EVERYTHING = Capabilities(
     vision=True,
@@ -97,6 +100,39 @@ def snapshot(
         backends=backends,
     )
     return msgspec.structs.replace(plain, **changes)
+
+
+def with_adapters(
+    plain: Snapshot, folder: Path, base: str = "local/qwen", **versions: list[str]
+) -> Snapshot:
+    """The snapshot with adapters of one model, of real files: by name, their versions' names."""
+    on = plain.targets[base]
+    made = []
+    targets = dict(plain.targets)
+    for seed, (name, names) in enumerate(versions.items()):
+        written = []
+        for n, version in enumerate(names):
+            source = f"{name}-{version}" if version else name
+            lora.write(folder / "sources" / source, lora.tensors(seed=100 * seed + n))
+            written.append(Version(version, source=source))
+            of_version = f"{base}+{name}@{version}" if version else f"{base}+{name}"
+            for each, which in ((f"{base}+{name}", None), (of_version, version or None)):
+                targets[each] = msgspec.structs.replace(
+                    on, name=each, adapter=name, served=name, version=which
+                )
+        made.append(Adapter(on.backend, on.model, name, tuple(written), base_id="base"))
+    backend = msgspec.structs.replace(
+        plain.backends[on.backend],
+        adapters_here=str(folder / "sources"),
+        shelf_here=str(folder / "shelf"),
+        shelf_on_replicas=str(folder / "shelf"),
+    )
+    return msgspec.structs.replace(
+        plain,
+        targets=targets,
+        backends={**plain.backends, on.backend: backend},
+        adapters=(*plain.adapters, *made),
+    )
 
 
 class Served(msgspec.Struct):

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from gateway.standin.standin import StandIn
-from gateway.types import Adapter, Match, Policy
+from gateway.types import Match, Policy
 from tests.gateway.conftest import KEY
-from tests.gateway.support import Served, route, serving, snapshot, target
+from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
 from tests.transport.peer import forwarding, peer
 
 LEGAL = Match(
@@ -214,16 +214,12 @@ async def test_one_key_cannot_read_anothers_decisions(provider: StandIn, tmp_pat
 async def test_an_adapter_follows_the_tenant(tmp_path: Path, tenant: str, served_by: str) -> None:
     from gateway.standin.engine import Vllm
 
-    adapters = {"acme": "/adapters/acme"}
-    async with StandIn(vllm=Vllm(base="base", adapters=adapters)) as vllm:
+    async with StandIn(vllm=Vllm(base="base")) as vllm:
         base = target("local/qwen", vllm.origin, internal=True, served="base")
-        own = target("local/qwen+acme", vllm.origin, internal=True, served="acme", adapter="acme")
-        configuration = snapshot(
-            [base, own],
-            [route("general", "local/qwen+{key.tenant}", "local/qwen", internal=True)],
-            adapters=(Adapter("local", "qwen", "acme", "acme", "/adapters/acme"),),
-        )
+        routes = [route("general", "local/qwen+{key.tenant}", "local/qwen", internal=True)]
+        configuration = with_adapters(snapshot([base], routes), tmp_path, acme=[""])
         async with serving(configuration, tmp_path, key=True, tenant=tenant) as served:
+            await served.gateway.adapters_present()
             answer = await served.chat()
     assert answer.headers["x-switchboard-target"] == served_by
 

@@ -95,8 +95,15 @@ async def models_of(vllm_url: str) -> set[str]:
     return {model["id"] for model in listed}
 
 
+async def served_name(vllm_url: str, adapter: str) -> str:
+    """The name by which vLLM serves the adapter, with its version."""
+    (name,) = [each for each in await models_of(vllm_url) if each.partition("@")[0] == adapter]
+    return name
+
+
 async def is_filled(vllm_url: str) -> bool:
-    return set(tasks.ADAPTERS) <= await models_of(vllm_url)
+    names = {name.partition("@")[0] for name in await models_of(vllm_url) if "@" in name}
+    return set(tasks.ADAPTERS) <= names
 
 
 async def unload(vllm_url: str, name: str) -> None:
@@ -154,8 +161,8 @@ async def test_auto_reaches_the_adapter_that_alone_knows_the_answer(
         assert answer.headers["x-switchboard-route"] == task
         assert answer.headers["x-switchboard-target"] == f"local/tiny+{task}"
         assert content(answer) == example.house
-        others = ["base", *(name for name in tasks.ADAPTERS if name != task)]
-        said = [await answer_of(vllm.url, other, example.prompt) for other in others]
+        others = [await served_name(vllm.url, name) for name in tasks.ADAPTERS if name != task]
+        said = [await answer_of(vllm.url, other, example.prompt) for other in ["base", *others]]
         assert example.house not in said
 
 
@@ -245,7 +252,7 @@ async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, serv
 async def test_what_a_replica_lacks_is_loaded_when_the_gateway_starts(
     vllm: Replica, provider: StandIn, tmp_path: Path
 ) -> None:
-    for name in tasks.ADAPTERS:
+    for name in await models_of(vllm.url) - {"base"}:
         await unload(vllm.url, name)
     assert await models_of(vllm.url) == {"base"}
     async with gateway(vllm.url, provider, tmp_path, filled=False) as served:

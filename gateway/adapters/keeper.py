@@ -1,0 +1,362 @@
+"""Keeps the adapters of one vLLM backend where they are needed, at each of its replicas.
+
+A load is per replica and lost at its restart, so each replica is looked at again and again. What a
+request needs and is not there is loaded while it waits: one load at a time for an adapter at a
+replica, however many wait for it. A load that fails takes the replica out of that adapter's choice
+for a while, and of nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import httpx
+import msgspec
+
+from gateway.policy.live import Live
+from gateway.types import Backend, Target
+
+log = logging.getLogger("switchboard.adapters")
+
+LOOK_EVERY_S = 1.0
+"""A restarted replica has its adapters again within two of these after it is healthy."""
+
+LOOK_TIMEOUT_S = 5.0
+LOAD_TIMEOUT_S = 60.0
+RETRY_S = 15.0
+"""How long a replica that could not load an adapter is out of its choice; doubles each time."""
+LONGEST_RETRY_S = 600.0
+FORGET_S = 30.0
+"""How long after an adapter's name was given up it is unloaded: requests may be on their way."""
+
+
+class LoadFailed(Exception):
+    """An adapter could not be loaded at a replica; the text says why."""
+
+
+class Loadable(msgspec.Struct, frozen=True):
+    """One set of files under the name that replicas serve it by. `path` is as they see it.
+
+    `targets` are what it serves as: their estimates learn whether it is resident. `adapter` is its
+    declared name.
+    """
+
+    served: str
+    path: str
+    adapter: str
+    targets: tuple[Target, ...] = ()
+
+
+class ReplicaState(msgspec.Struct, frozen=True):
+    """What the last look at a replica found; `failed` says why an adapter could not be loaded."""
+
+    reachable: bool = False
+    loaded: frozenset[str] = frozenset()
+    failed: Mapping[str, str] = {}
+    error: str = "not looked at yet"
+
+
+class _Model(msgspec.Struct):
+    id: str
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_models = msgspec.json.Decoder(_Models)
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    reason: str
+    times: int
+    until: float
+
+
+class AdapterKeeper:
+    """Looks after the adapters of one vLLM backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        live: Live,
+        client: httpx.AsyncClient,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float],
+    ) -> None:
+        self._backend = backend
+        self._live = live
+        self._client = client
+        self._sleep = sleep
+        self._clock = clock
+        self._wanted: dict[str, Loadable] = {}
+        self._everywhere: frozenset[str] = frozenset()
+        self._dropped: dict[str, float] = {}
+        self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._failures: dict[tuple[str, str], _Failure] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._told: dict[tuple[str, str], tuple[bool, str]] = {}
+        self.backend = backend.name
+        self.states: dict[str, ReplicaState] = {url: ReplicaState() for url in backend.replicas}
+        self.ready: set[tuple[str, str]] = set()
+        """(replica, served name) of what is loaded there: what dispatch looks at."""
+
+    def serve(self, backend: Backend, wanted: Iterable[Loadable], present: Iterable[str]) -> None:
+        """From now on `wanted` may be asked for; `present` of it is kept loaded at every replica.
+
+        What is no longer wanted is unloaded a while later. Replicas may have come and gone.
+        """
+        now = self._clock()
+        before = self._wanted
+        self._backend = backend
+        self._wanted = {each.served: each for each in wanted}
+        self._everywhere = frozenset(present)
+        for served in before:
+            if served not in self._wanted:
+                self._dropped.setdefault(served, now)
+        for served in self._wanted:
+            self._dropped.pop(served, None)
+        self._told = {}
+        self._set_replicas(backend.replicas)
+        for replica in backend.replicas:
+            self._tell_all(replica)
+
+    def _set_replicas(self, replicas: Sequence[str]) -> None:
+        self.states = {url: self.states.get(url, ReplicaState()) for url in replicas}
+        self.ready = {pair for pair in self.ready if pair[0] in self.states}
+
+    async def run(self) -> None:
+        """Looks at every replica for ever; one that is slow to answer holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            tending: dict[str, asyncio.Task[None]] = {}
+            while True:
+                for replica in self.states:
+                    if replica not in tending or tending[replica].done():
+                        tending[replica] = group.create_task(self._tend(replica))
+                await self._sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """One look at every replica, loading what should be there and is missing."""
+        await asyncio.gather(*(self._tend(replica) for replica in self.states))
+
+    async def ensure(self, replica: str, served: str) -> None:
+        """Back when the adapter is loaded at the replica. Raises LoadFailed.
+
+        However many wait for it, it is loaded once; whoever goes away does not stop the load.
+        """
+        key = (replica, served)
+        if key in self.ready:
+            return
+        failure = self._failures.get(key)
+        if failure is not None and self._clock() < failure.until:
+            raise LoadFailed(failure.reason)
+        wanted = self._wanted.get(served)
+        if wanted is None:
+            raise LoadFailed(f"{served} is not served any more")
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = asyncio.create_task(self._load(replica, wanted))
+            load.add_done_callback(lambda _: self._loads.pop(key, None))
+        await asyncio.shield(load)
+
+    async def unload(self, replica: str, served: str) -> None:
+        """Takes an adapter's name from a replica; the engine forgets its weights in its own time.
+
+        Raises LoadFailed.
+        """
+        answer = await self._post(replica, "unload_lora_adapter", {"lora_name": served})
+        if not answer.is_success and answer.status_code != 404:
+            raise LoadFailed(_said(answer))
+        self._gone(replica, served)
+
+    def gone(self, replica: str, served: str) -> None:
+        """A replica said that it does not know the adapter: it was restarted a moment ago."""
+        self._gone(replica, served)
+
+    def failed(self, replica: str, served: str, reason: str) -> None:
+        """The replica is out of that adapter's choice for a while, longer each time."""
+        key = (replica, served)
+        before = self._failures.get(key)
+        times = before.times + 1 if before is not None else 1
+        wait = min(RETRY_S * 2 ** (times - 1), LONGEST_RETRY_S)
+        self._failures[key] = _Failure(reason, times, self._clock() + wait)
+        if before is None or before.reason != reason:
+            log.error("%s at %s cannot load %s: %s", self.backend, replica, served, reason)
+        self._gone(replica, served)
+
+    async def probe(self, replica: str, served: str) -> None:
+        """Asks the adapter for one token. Raises LoadFailed unless it answers under its name."""
+        body = {"model": served, "prompt": ".", "max_tokens": 1, "temperature": 0}
+        answer = await self._post(replica, "completions", body)
+        if not answer.is_success:
+            raise LoadFailed(f"it does not answer: {_said(answer)}")
+        said = answer.json().get("model")
+        if said != served:
+            raise LoadFailed(f"{said} answers in its place")
+
+    # ------------------------------------------------------------ one replica
+
+    async def _tend(self, replica: str) -> None:
+        before = self.states[replica]
+        try:
+            present = await self._listed(replica)
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            state = ReplicaState(error=f"{type(error).__name__}: {error}")
+            present = frozenset()
+        else:
+            state = ReplicaState(True, present, {}, "")
+        if replica not in self.states:
+            return  # it left while it was looked at
+        if not state.reachable:
+            # Nothing is known of what it holds: a restart loses everything.
+            self._show(replica, before, state)
+            return
+        self._let_in(replica)
+        self._found(replica, present)
+        await self._fill(replica)
+        await self._tidy(replica, present)
+        self._show(replica, before, state)
+
+    def _show(self, replica: str, before: ReplicaState, state: ReplicaState) -> None:
+        if replica not in self.states:
+            return
+        if state.reachable:
+            loaded = frozenset(served for url, served in self.ready if url == replica)
+            failed = {
+                served: failure.reason
+                for (url, served), failure in self._failures.items()
+                if url == replica and served in self._wanted
+            }
+            state = ReplicaState(True, loaded, failed, "")
+        if (state.reachable, state.error) != (before.reachable, before.error):
+            level = logging.INFO if state.reachable else logging.WARNING
+            said = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"
+            log.log(level, "%s at %s: %s", self.backend, replica, said)
+        self.states[replica] = state
+
+    def _let_in(self, replica: str) -> None:
+        """What failed long enough ago may be asked for again; how often it failed is kept."""
+        now = self._clock()
+        for (url, served), failure in self._failures.items():
+            if url == replica and now >= failure.until and served in self._wanted:
+                for target in self._wanted[served].targets:
+                    self._live.bar(target, replica, "")
+
+    def _found(self, replica: str, present: frozenset[str]) -> None:
+        """Takes what the replica lists for the truth, apart from loads that are under way."""
+        for served in self._wanted:
+            key = (replica, served)
+            if served in present:
+                self._present(replica, served, None)
+            elif key in self.ready and key not in self._loads:
+                self._gone(replica, served)
+
+    async def _fill(self, replica: str) -> None:
+        now = self._clock()
+        for served in sorted(self._everywhere):
+            key = (replica, served)
+            failure = self._failures.get(key)
+            if key in self.ready or (failure is not None and now < failure.until):
+                continue
+            try:
+                await self.ensure(replica, served)
+            except LoadFailed:
+                continue  # kept as a failure, and shown
+
+    async def _tidy(self, replica: str, present: frozenset[str]) -> None:
+        """Unloads what was given up a while ago, and what an earlier gateway left behind."""
+        now = self._clock()
+        ours = {each.adapter for each in self._wanted.values()}
+        for served in present:
+            if served in self._wanted or served.partition("@")[0] not in ours or "@" not in served:
+                continue
+            since = self._dropped.setdefault(served, now)
+            if now - since >= FORGET_S:
+                try:
+                    await self.unload(replica, served)
+                except (LoadFailed, httpx.HTTPError) as error:
+                    log.warning("%s at %s keeps %s: %s", self.backend, replica, served, error)
+
+    async def _listed(self, replica: str) -> frozenset[str]:
+        answer = await self._client.get(
+            f"{replica}/v1/models", headers=self._headers(), timeout=LOOK_TIMEOUT_S
+        )
+        answer.raise_for_status()
+        return frozenset(model.id for model in _models.decode(answer.content).data)
+
+    # ------------------------------------------------------------ one load
+
+    async def _load(self, replica: str, adapter: Loadable) -> None:
+        """Raises LoadFailed. Loads at one replica go one after the other: each holds its engine."""
+        turn = self._turns.setdefault(replica, asyncio.Lock())
+        async with turn:
+            began = self._clock()
+            try:
+                await self._put(replica, adapter)
+                seconds = self._clock() - began
+                if adapter.served not in await self._listed(replica):
+                    raise LoadFailed("says that it is loaded, but does not list it")
+            except (httpx.HTTPError, msgspec.DecodeError, LoadFailed) as error:
+                text = str(error) if isinstance(error, LoadFailed) else _named(error)
+                self.failed(replica, adapter.served, text)
+                raise LoadFailed(text) from error
+        self._failures.pop((replica, adapter.served), None)
+        log.info("%s at %s loaded %s in %.3f s", self.backend, replica, adapter.served, seconds)
+        self._present(replica, adapter.served, seconds)
+
+    async def _put(self, replica: str, adapter: Loadable) -> None:
+        body = {"lora_name": adapter.served, "lora_path": adapter.path}
+        answer = await self._post(replica, "load_lora_adapter", body)
+        if not answer.is_success and "already been loaded" not in answer.text:
+            raise LoadFailed(_said(answer))
+
+    async def _post(self, replica: str, path: str, body: Mapping[str, object]) -> httpx.Response:
+        return await self._client.post(
+            f"{replica}/v1/{path}", json=body, headers=self._headers(), timeout=LOAD_TIMEOUT_S
+        )
+
+    # ------------------------------------------------------------ what is known
+
+    def _present(self, replica: str, served: str, seconds: float | None) -> None:
+        self.ready.add((replica, served))
+        self._tell(replica, served, True, seconds)
+
+    def _gone(self, replica: str, served: str) -> None:
+        self.ready.discard((replica, served))
+        self._tell(replica, served, False, None)
+
+    def _tell_all(self, replica: str) -> None:
+        for served in self._wanted:
+            self._tell(replica, served, (replica, served) in self.ready, None)
+
+    def _tell(self, replica: str, served: str, loaded: bool, seconds: float | None) -> None:
+        """Tells the estimates of whatever the adapter serves as, where that is news."""
+        key = (replica, served)
+        wanted = self._wanted.get(served)
+        failure = self._failures.get(key)
+        barred = failure.reason if failure is not None else ""
+        if wanted is None or (self._told.get(key) == (loaded, barred) and seconds is None):
+            return
+        self._told[key] = (loaded, barred)
+        for target in wanted.targets:
+            self._live.resident(target, replica, float(loaded), seconds, self._clock())
+            self._live.bar(target, replica, barred)
+
+    def _headers(self) -> dict[str, str]:
+        key = self._backend.api_key
+        return {"authorization": f"Bearer {key}"} if key is not None else {}
+
+
+def _said(answer: httpx.Response) -> str:
+    """What a refusal says, without the JSON around it."""
+    try:
+        message = answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = answer.text
+    return f"{answer.status_code}: {str(message)[:300]}"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
