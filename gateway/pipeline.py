@@ -270,7 +270,7 @@ class Pipeline:
         """One upstream call, up to its first piece."""
         request, plane = journey.request, journey.plane
         target = plane.snapshot.targets[choice.target]
-        if target.canary is not None:
+        if target.canary is not None and reason == "first":
             target = _version(plane.snapshot, target, target.canary, request)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
         adapter = target.served if target.adapter is not None else None

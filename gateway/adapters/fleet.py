@@ -112,10 +112,16 @@ class Fleet:
         """Judges canaries and follows what other gateways change, for ever."""
         while True:
             await asyncio.sleep(ROUND_S)
-            if await self._follow():
-                self._learnt()
-            for target in list(self._adapters):
-                await self._judge(target)
+            try:
+                await self._round()
+            except Exception:  # a store that is away for a while must not end it for good
+                log.exception("canaries could not be judged; tried again in %g s", ROUND_S)
+
+    async def _round(self) -> None:
+        if await self._follow():
+            self._learnt()
+        for target in list(self._adapters):
+            await self._judge(target)
 
     async def stop(self) -> None:
         """Ends everything that goes on beside serving."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.standin.answer import Whole, error, refuse
+from gateway.standin.behaviour import Fault
 from gateway.standin.reading import json_object
 from gateway.standin.wire import Seen
 
@@ -43,6 +44,8 @@ class Engine:
     ) -> None:
         self.vllm = vllm
         self.refuses = dict(vllm.refuses)
+        self.breaks: dict[str, Fault] = {}
+        """What strikes every request for an adapter, by its served name."""
         self.forgets: set[str] = set()
         """Adapters whose loading is said to have succeeded, though nothing was loaded."""
         self.loads: list[tuple[str, str]] = []

@@ -15,6 +15,7 @@ from gateway.standin.api import ANY, Answered, Api
 from gateway.standin.behaviour import Behaviour, Fault
 from gateway.standin.delivery import Delivery
 from gateway.standin.engine import Engine, Vllm, in_vllms_words
+from gateway.standin.reading import json_object
 from gateway.standin.wire import Connection, Exchange, Seen
 
 INFERENCE = frozenset(
@@ -190,7 +191,7 @@ class StandIn:
             answered = await self._answered(seen)
         except Refused as refused:
             answered = Answered(self._refusal(seen, refused.answer), Behaviour())
-        fault = self.fault or scripted or answered.behaviour.fault
+        fault = self.fault or scripted or self._broken(seen) or answered.behaviour.fault
         delivery = Delivery(
             exchange, answered, fault, self._headers(), clock=self._clock, sleep=self._sleep
         )
@@ -203,6 +204,12 @@ class StandIn:
             self._count(answered)
         finally:
             self._leave()
+
+    def _broken(self, seen: Seen) -> Fault | None:
+        """What strikes every request for one adapter."""
+        if self.engine is None or not self.engine.breaks or seen.path not in INFERENCE:
+            return None
+        return self.engine.breaks.get(str(json_object(seen.body).get("model")))
 
     def _scripted(self, path: str) -> Fault | None:
         for index, (wanted, fault) in enumerate(self._script):

@@ -85,7 +85,7 @@ class AdapterBook:
             attempts.c.outcome != "abandoned",
         )
         with self._store.read() as connection:
-            return _summed(connection.execute(query).tuples())
+            return _summed((row.outcome, row.total_s) for row in connection.execute(query))
 
     def use(self, since: float) -> dict[str, Use]:
         """What each target's attempts used since an instant, by target."""

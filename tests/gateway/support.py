@@ -103,7 +103,7 @@ def snapshot(
 
 
 def with_adapters(
-    plain: Snapshot, folder: Path, base: str = "local/qwen", **versions: list[str]
+    plain: Snapshot, folder: Path, *, base: str = "local/qwen", **versions: list[str]
 ) -> Snapshot:
     """The snapshot with adapters of one model, of real files: by name, their versions' names."""
     on = plain.targets[base]
