@@ -12,11 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.adapters import check, files, mix, shelf, sources
-from gateway.adapters.shelf import Entry, Shelf
+from gateway.adapters import check, files, manifest, mix, sources
+from gateway.adapters.manifest import Entry, directory_name
+from gateway.adapters.shelf import Shelf
 from gateway.types import Adapter, Backend, Version
 
 log = logging.getLogger("switchboard.adapters")
+
+MIXED = "mixed"
+"""The mark under which the shelf remembers what a recipe came to."""
 
 AT_ONCE = 4
 """Versions that are fetched, hashed or mixed at the same time."""
@@ -147,7 +151,7 @@ class Registry:
         except (
             Unusable,
             sources.SourceError,
-            shelf.ShelfError,
+            manifest.ShelfError,
             files.AdapterError,
             mix.MixError,
             OSError,
@@ -193,7 +197,11 @@ def _mixed(
     """In a thread: the mix, made once for the same parts, weights and rank."""
     place = Shelf(Path(backend.shelf_here))
     recipe = mix.recipe([(part.digest, weight) for part, weight in parts], version.rank)
-    entry = place.fetched(recipe)
+    digest = place.seen.get(recipe, MIXED)
+    try:
+        entry = place.touch(digest) if digest is not None else None
+    except manifest.ShelfError:
+        entry = None  # it was removed; it can be made again
     if entry is None:
         with place.staging() as folder:
             report = mix.mix(
@@ -203,9 +211,8 @@ def _mixed(
                 max_rank=backend.max_rank,
             )
             log.info("%s: %s", adapter.target, report)
-            entry = place.staged(folder / "mix")
-            place.keep(folder / "mix", entry)
-        place.remember(recipe, entry)
+            entry = place.put(folder / "mix", move=True)
+        place.remember(recipe, MIXED, entry.digest)
     return _checked(backend, adapter, version, place, entry)
 
 
@@ -229,7 +236,7 @@ def _checked(
     return Files(
         served=f"{adapter.name}@{label}",
         digest=entry.digest,
-        path=posixpath.join(backend.shelf_on_replicas, entry.folder),
+        path=posixpath.join(backend.shelf_on_replicas, directory_name(entry.digest)),
         rank=read.rank,
         size=entry.size,
         warnings=tuple(str(finding) for finding in findings),

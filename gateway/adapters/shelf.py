@@ -1,269 +1,310 @@
-"""The shelf: adapters' files by the hash of their content, never changed once they are there.
+"""Where adapters lie on this machine: each under the SHA-256 of its content, and never changed.
 
-A vLLM server that is asked for an adapter whose files are gone ends, base and all; one whose files
-changed answers otherwise without a word. So what replicas read is a copy of ours, in a directory
-named by its content, and it stays for as long as any replica may still need it.
+A vLLM server that evicted an adapter reads its files again when the adapter is next asked for: it
+answers otherwise if they have changed, and ends if they are gone. So what has been put on the shelf
+stays as it is under its digest, and goes only when no replica can need it.
 
-    <root>/sha256-<digest>/adapter_config.json, adapter_model.safetensors
-    <root>/index.json        what is known of files outside, so that they are not hashed again
-
-The digest is the SHA-256 of a manifest: each file's name, size and SHA-256, sorted by name.
+    <root>/sha256-<digest>/adapter_config.json, adapter_model.safetensors, …    read-only
+    <root>/sha256-<digest>/.manifest     names, sizes and hashes; its own SHA-256 is the digest
+    <root>/.index.json                   what has been hashed before
 """
 
 import contextlib
+import fcntl
 import hashlib
-import json
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
+from gateway.adapters.intake import (
+    Tell,
+    copy_of,
+    hash_of,
+    mark_of,
+    moved,
+    regular,
+    sealed,
+    sync,
+    taken_in,
+)
+from gateway.adapters.manifest import (
+    Damaged,
+    Entry,
+    File,
+    NotOnShelf,
+    WrongContent,
+    checked_digest,
+    directory_name,
+    entry_of,
+    is_digest,
+    manifest_of,
+)
+from gateway.adapters.seen import Seen
 
-TAKEN = (".json", ".safetensors")
-"""The kinds of file that are taken in. Nothing that runs code when it is read is among them."""
+MANIFEST = ".manifest"
+LEFTOVER_S = 86_400.0
+"""An unfinished directory that nothing was written to for this long has lost its process."""
 
-LARGEST_JSON = 64 * 1024 * 1024
-PIECE = 8 * 1024 * 1024
-PREFIX = "sha256-"
+RACY_S = 2.0
+"""A file changed this lately may change again without its times showing it."""
 
-
-class ShelfError(Exception):
-    """Files that cannot be put on the shelf; the text says why."""
-
-
-class File(msgspec.Struct, frozen=True):
-    """One file; `size` in bytes."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """What lies under one digest; `size` in bytes, `folder` below the shelf's root."""
-
-    digest: str
-    files: tuple[File, ...]
-
-    @property
-    def folder(self) -> str:
-        """The directory's name."""
-        return PREFIX + self.digest
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    """A file outside as it was when it was hashed."""
-
-    modified_ns: int
-    inode: int
-    file: File
-
-
-class _Index(msgspec.Struct):
-    """`files` by their path outside; `fetched` by source, or by what it was made of."""
-
-    files: dict[str, _Seen] = {}
-    fetched: dict[str, Entry] = {}
+_INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
 
 
 class Shelf:
-    """The shelf in one directory. Several processes may use it at the same time."""
+    """A directory of immutable adapters. Several processes may use one shelf at once.
 
-    def __init__(self, root: Path) -> None:
+    Every method blocks on the disk; call them off the event loop. `clock` gives Unix seconds.
+    """
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.root = root
+        self.seen = Seen(root / ".index.json")
+        self._clock = clock
 
-    def put(self, source: Path) -> Entry:
-        """Takes in a directory's files. Raises ShelfError, OSError.
+    def put(
+        self,
+        directory: Path,
+        *,
+        move: bool = False,
+        expected: str | None = None,
+        tell: Tell = lambda count: None,
+    ) -> Entry:
+        """Takes in a directory's adapter files; the same content is kept once.
 
-        Files that were seen before and have the same time, size and inode are not read again.
+        `move` takes the files themselves, for a directory made by `staging`. With `expected`,
+        nothing else is kept. Raises NotAnAdapter, WrongContent and OSError.
         """
-        names = _taken(source)
-        known = self._index().files
-        files = [_hashed(source / name, known) for name in names]
-        entry = Entry(digest_of(files), tuple(files))
-        if not self.path(entry.digest).is_dir():
-            with self.staging() as folder:
-                copied = [_copied(source / file.name, folder / file.name) for file in files]
-                # What lies here is what was hashed, also where the source changed meanwhile.
-                entry = Entry(digest_of(copied), tuple(copied))
-                self.keep(folder, entry)
-        self._remember(source, entry, known)
+        names = taken_in(directory)
+        if not move and (known := self._known(directory, names, expected)) is not None:
+            return known
+        with self.staging() as fresh:
+            if move:
+                files = [moved(directory / name, fresh / name) for name in names]
+            else:
+                files = self._copied(directory, names, fresh, tell)
+            raw = manifest_of(files)
+            entry = entry_of(raw, hashlib.sha256(raw).hexdigest())
+            if expected is not None and entry.digest != checked_digest(expected):
+                raise WrongContent(str(directory), expected, entry.digest)
+            _write(fresh / MANIFEST, raw)
+            self._keep(fresh, entry)
         return entry
-
-    def staged(self, folder: Path) -> Entry:
-        """What a directory's files would be on the shelf. Raises ShelfError, OSError."""
-        files = [_hashed(folder / name, {}) for name in _taken(folder)]
-        return Entry(digest_of(files), tuple(files))
-
-    def keep(self, folder: Path, entry: Entry) -> None:
-        """Moves a staged directory, whose files are those of `entry`, into its place."""
-        for file in entry.files:
-            (folder / file.name).chmod(0o444)
-        folder.chmod(0o755)
-        try:
-            folder.rename(self.path(entry.digest))
-        except OSError:
-            if not self.path(entry.digest).is_dir():
-                raise  # else another process put the same content there a moment ago
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """A directory on the shelf's disk to work in, gone afterwards unless it was kept."""
+        """A new directory beside the adapters, to prepare one in; it is gone afterwards."""
         self.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
+        fresh = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
         try:
-            yield folder
+            yield fresh
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(fresh)
 
     def path(self, digest: str) -> Path:
-        """Where a digest's files lie, if they are there."""
-        return self.root / (PREFIX + digest)
-
-    def has(self, digest: str) -> bool:
-        """Whether it is there."""
-        return self.path(digest).is_dir()
-
-    def entry(self, digest: str) -> Entry:
-        """What lies there, hashed anew: for who wants to be sure. Raises ShelfError, OSError."""
-        found = self.staged(self.path(digest))
-        if found.digest != digest:
-            raise ShelfError(
-                f"{self.path(digest)} is not what its name says: it was changed or is damaged"
-            )
+        """Where an adapter lies. Raises NotOnShelf."""
+        found = self.root / directory_name(digest)
+        if not found.is_dir():
+            raise NotOnShelf(f"{self.root}: has no adapter sha256:{digest}; fetch it first")
         return found
 
-    def digests(self) -> list[str]:
-        """Everything on the shelf."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            each.name.removeprefix(PREFIX)
-            for each in self.root.iterdir()
-            if each.name.startswith(PREFIX)
-        )
+    def entry(self, digest: str) -> Entry:
+        """What lies under a digest, by its manifest and the files' sizes; they are not hashed.
 
-    def clean(self, needed: Collection[str], *, now: float, older_than_s: float) -> list[str]:
-        """Removes what is not needed and was put there longer ago than that; what it was.
-
-        Left-over staging directories of that age go too.
+        Raises NotOnShelf and Damaged.
         """
-        gone = []
-        for digest in self.digests():
-            folder = self.path(digest)
-            if digest not in needed and now - folder.stat().st_mtime > older_than_s:
-                trash = self.root / f".staging-gone-{digest}"
-                folder.rename(trash)
-                shutil.rmtree(trash, ignore_errors=True)
-                gone.append(digest)
-        for left in self.root.glob(".staging-*"):
-            if now - left.stat().st_mtime > older_than_s:
-                shutil.rmtree(left, ignore_errors=True)
-        return gone
-
-    # ------------------------------------------------------------ what was seen before
-
-    def fetched(self, source: str, digest: str | None = None) -> Entry | None:
-        """What a source held when it was fetched, if it is still here, and is that digest."""
-        entry = self._index().fetched.get(source)
-        if entry is None or not self.has(entry.digest) or digest not in (None, entry.digest):
-            return None
+        directory = self.path(digest)
+        try:
+            entry = entry_of((directory / MANIFEST).read_bytes(), digest)
+            sizes = {file.name: (directory / file.name).stat().st_size for file in entry.files}
+        except FileNotFoundError as error:
+            raise Damaged(f"{error.filename}: is gone; remove the adapter, fetch it anew") from None
+        for file in entry.files:
+            if sizes[file.name] != file.size:
+                raise Damaged(
+                    f"{directory / file.name}: has {sizes[file.name]} bytes instead of "
+                    f"{file.size}; remove the adapter, fetch it anew"
+                )
         return entry
 
-    def remember(self, source: str, entry: Entry) -> None:
-        """For `fetched`."""
-        index = self._index()
-        self._write(_Index(index.files, index.fetched | {source: entry}))
+    def verify(self, digest: str) -> Entry:
+        """Reads and hashes all that lies under a digest. Raises NotOnShelf and Damaged."""
+        entry = self.entry(digest)
+        directory = self.path(digest)
+        unknown = {path.name for path in directory.iterdir()} - {MANIFEST}
+        unknown -= {file.name for file in entry.files}
+        if unknown:
+            raise Damaged(f"{directory}: {', '.join(sorted(unknown))} were put in by another hand")
+        for file in entry.files:
+            if hash_of(directory / file.name) != file.sha256:
+                raise Damaged(
+                    f"{directory / file.name}: its content has changed; remove the adapter, fetch "
+                    f"it anew"
+                )
+        return entry
 
-    def _index(self) -> _Index:
+    def entries(self) -> tuple[Entry, ...]:
+        """Every adapter, by digest. Raises Damaged for the first that is not whole."""
+        return tuple(self.entry(digest) for digest in self.digests())
+
+    def digests(self) -> tuple[str, ...]:
+        """The digests of all that lies here, damaged or whole, in order."""
+        if not self.root.is_dir():
+            return ()
+        names = (path.name.removeprefix("sha256-") for path in self.root.glob("sha256-*"))
+        return tuple(sorted(name for name in names if is_digest(name)))
+
+    def touch(self, digest: str) -> Entry:
+        """The adapter, as if it had been put in now: its time of grace begins anew.
+
+        Raises NotOnShelf and Damaged.
+        """
+        with self._locked():
+            entry = self.entry(digest)
+            self._touched(self.path(digest))
+        return entry
+
+    def remove(self, digest: str) -> None:
+        """Takes an adapter off the shelf at once. Raises NotOnShelf.
+
+        A vLLM server that may still read it ends when it does: see `clean`.
+        """
+        with self._locked():
+            gone = self._put_out(self.path(digest))
+        _discard(gone)
+
+    def clean(self, needed: Collection[str], older_than_s: float, now: float) -> tuple[str, ...]:
+        """Removes the adapters that are not needed and were last put in before `older_than_s`.
+
+        `needed` are the digests that any replica may still read, evicted ones among them. Raises
+        ShelfError, with nothing removed, if one of them is no digest. Returns what was removed.
+        """
+        kept = {checked_digest(digest) for digest in needed}
+        removed = []
+        for digest in self.digests():
+            if digest not in kept and self._out_if_older(digest, now - older_than_s):
+                removed.append(digest)
+        if self.root.is_dir():
+            self._tidy(now)
+            gone = set(removed)
+            with self._locked():
+                self.seen.prune(lambda name, value: _is_there(name) and value not in gone)
+        return tuple(removed)
+
+    def remember(self, name: str, mark: str, digest: str) -> None:
+        """That `name`, as long as it bears this mark, has this digest."""
+        with self._locked():
+            self.seen.add({name: (mark, digest)})
+
+    # ------------------------------------------------------------ steps
+
+    def _known(self, directory: Path, names: Sequence[str], expected: str | None) -> Entry | None:
+        """The entry of a directory that has not changed since it was hashed, if it is still here.
+
+        None too where it is not what is expected: it is then looked at in full.
+        """
+        files = []
+        for name in names:
+            path, status = regular(directory, name)
+            sha256 = self.seen.get(str(path), mark_of(status))
+            if sha256 is None:
+                return None
+            files.append(File(name, status.st_size, sha256))
+        digest = hashlib.sha256(manifest_of(files)).hexdigest()
+        if expected not in (None, digest):
+            return None
         try:
-            return msgspec.json.decode((self.root / "index.json").read_bytes(), type=_Index)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return _Index()
+            return self.touch(digest)
+        except (NotOnShelf, Damaged):
+            return None
 
-    def _write(self, index: _Index) -> None:
-        """Two writers at once lose one's news: what is lost is only hashed or fetched again."""
-        with self.staging() as folder:
-            (folder / "index.json").write_bytes(msgspec.json.encode(index))
-            (folder / "index.json").rename(self.root / "index.json")
+    def _copied(self, directory: Path, names: Sequence[str], into: Path, tell: Tell) -> list[File]:
+        """Copies of the files, and their hashes remembered for the next time."""
+        files, settled = [], {}
+        for name in names:
+            path, status = regular(directory, name)
+            copy_of(path, status, into / name, tell)
+            file = File(name, status.st_size, sealed(into / name))
+            files.append(file)
+            if self._clock() - max(status.st_mtime, status.st_ctime) > RACY_S:
+                settled[str(path)] = (mark_of(status), file.sha256)
+        with self._locked():
+            self.seen.add(settled)
+        return files
 
-    def _remember(self, source: Path, entry: Entry, known: dict[str, _Seen]) -> None:
-        seen = {
-            str((source / file.name).resolve()): _seen(source / file.name, file)
-            for file in entry.files
-        }
-        if all(known.get(path) == each for path, each in seen.items()):
-            return
-        index = self._index()
-        self._write(_Index(index.files | seen, index.fetched))
+    def _keep(self, fresh: Path, entry: Entry) -> None:
+        """Gives a whole directory its name, unless another process has put the same in."""
+        final = self.root / directory_name(entry.digest)
+        fresh.chmod(0o555)
+        sync(fresh)
+        damaged = None
+        with self._locked():
+            try:
+                self.entry(entry.digest)
+            except NotOnShelf:
+                fresh.rename(final)
+            except Damaged:
+                damaged = self._put_out(final)
+                fresh.rename(final)
+            self._touched(final)
+            sync(self.root)
+        if damaged is not None:
+            _discard(damaged)
+
+    def _touched(self, directory: Path) -> None:
+        """The directory's time is when it was last put in; what is in it has its own."""
+        now = self._clock()
+        os.utime(directory, (now, now))
+
+    def _out_if_older(self, digest: str, before: float) -> bool:
+        with self._locked():
+            directory = self.root / directory_name(digest)
+            if not directory.is_dir() or directory.stat().st_mtime >= before:
+                return False
+            gone = self._put_out(directory)
+        _discard(gone)
+        return True
+
+    def _put_out(self, directory: Path) -> Path:
+        """Out of sight in one step, so that nobody finds half of it."""
+        gone = Path(tempfile.mkdtemp(prefix=_OUTGOING, dir=self.root))
+        directory.rename(gone)
+        return gone
+
+    def _tidy(self, now: float) -> None:
+        """What processes that ended have left behind."""
+        for path in [*self.root.glob(f"{_INCOMING}*"), *self.root.glob(f"{_OUTGOING}*")]:
+            with contextlib.suppress(FileNotFoundError):
+                newest = max(each.lstat().st_mtime for each in [path, *path.rglob("*")])
+                if newest < now - LEFTOVER_S:
+                    _discard(path)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among all users of this shelf; held for renames, never for copies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
-def digest_of(files: Collection[File]) -> str:
-    """The digest of a directory with those files."""
-    manifest = sorted((file.name, file.size, file.sha256) for file in files)
-    return hashlib.sha256(json.dumps(manifest, separators=(",", ":")).encode()).hexdigest()
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o444)
+    sync(path)
 
 
-def _taken(folder: Path) -> list[str]:
-    """The names of the files that are taken in. Raises ShelfError for what must not be."""
-    if not folder.is_dir():
-        raise ShelfError(f"there is no directory {folder}")
-    names = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in TAKEN:
-            continue
-        if not path.resolve().is_relative_to(folder.resolve()) and not _own_link(path, folder):
-            raise ShelfError(f"{path} leads out of its directory to {path.resolve()}")
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ShelfError(f"{path} is not a file")
-        if path.suffix == ".json" and path.stat().st_size > LARGEST_JSON:
-            raise ShelfError(f"{path} is larger than {LARGEST_JSON:,} bytes")
-        names.append(path.name)
-    return names
+def _is_there(name: str) -> bool:
+    """Whether a remembered local file is still there; what is elsewhere may be."""
+    return not name.startswith("/") or Path(name).exists()
 
 
-def _own_link(path: Path, folder: Path) -> bool:
-    """Whether it is a link of the Hub's cache: snapshots/<revision>/file -> ../../blobs/<hash>."""
-    snapshots = folder.resolve().parent
-    blobs = snapshots.parent / "blobs"
-    return snapshots.name == "snapshots" and path.resolve().is_relative_to(blobs)
-
-
-def _seen(path: Path, file: File) -> _Seen:
-    status = path.stat()
-    return _Seen(status.st_mtime_ns, status.st_ino, file)
-
-
-def _hashed(path: Path, known: dict[str, _Seen]) -> File:
-    before = known.get(str(path.resolve()))
-    unchanged = before is not None and before == _seen(path, before.file)
-    if before is not None and unchanged and before.file.size == path.stat().st_size:
-        return before.file
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return File(path.name, size, digest.hexdigest())
-
-
-def _copied(source: Path, to: Path) -> File:
-    """Copies a file, hashing what is written."""
-    digest, size = hashlib.sha256(), 0
-    with source.open("rb") as read, to.open("xb") as written:
-        while piece := read.read(PIECE):
-            digest.update(piece)
-            written.write(piece)
-            size += len(piece)
-        written.flush()
-        os.fsync(written.fileno())
-    return File(source.name, size, digest.hexdigest())
+def _discard(directory: Path) -> None:
+    """Deletes a directory, read-only ones in it too; nothing happens if it is gone."""
+    with contextlib.suppress(FileNotFoundError):  # another process may be deleting it as well
+        for path, _, _ in os.walk(directory):
+            os.chmod(path, 0o700)
+        shutil.rmtree(directory)

@@ -21,10 +21,15 @@ from urllib.parse import urlsplit
 import httpx
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from gateway.adapters.shelf import PIECE, TAKEN, Entry, Shelf, ShelfError
+from gateway.adapters.manifest import SUFFIXES, Entry, ShelfError, WrongContent
+from gateway.adapters.shelf import Shelf
 
 Progress = Callable[[int, int | None], None]
 """Bytes that have come, of so many in all if that is known."""
+
+PIECE = 8 * 1024 * 1024
+FETCHED = "fetched"
+"""The mark under which the shelf remembers what a source held."""
 
 MOST_FILES = 1000
 MOST_BYTES = 32 * 2**30
@@ -55,23 +60,31 @@ def fetch(
     tell = progress or _silent
     try:
         if "://" not in source:
-            entry = _local(source, base, into, sha256)
-        else:
-            known = None if again else into.fetched(source, sha256)
-            entry = known or _remote(source, into, tell, sha256)
+            return into.put(base / source, expected=sha256)
+        known = None if again else _fetched(source, into, sha256)
+        return known or _remote(source, into, tell, sha256)
+    except WrongContent as error:
+        raise SourceError(
+            f"{source}: its content hashes to {error.found}, not to {error.expected} as declared; "
+            "if it was meant to change, write the new hash"
+        ) from error
     except ShelfError as error:
         raise SourceError(f"{source}: {error}") from error
-    return entry
 
 
 def _silent(done: int, total: int | None) -> None:
     """Nobody looks."""
 
 
-def _local(source: str, base: Path, into: Shelf, sha256: str | None) -> Entry:
-    entry = into.put(base / source)
-    _expected(source, entry, sha256)
-    return entry
+def _fetched(source: str, into: Shelf, sha256: str | None) -> Entry | None:
+    """What the source held when it was fetched, if that is still here and what is expected."""
+    digest = into.seen.get(source, FETCHED)
+    if digest is None or sha256 not in (None, digest):
+        return None
+    try:
+        return into.touch(digest)
+    except ShelfError:
+        return None
 
 
 def _remote(source: str, into: Shelf, progress: Progress, sha256: str | None) -> Entry:
@@ -85,19 +98,9 @@ def _remote(source: str, into: Shelf, progress: Progress, sha256: str | None) ->
             _directory(source, files, progress)
         else:
             raise SourceError(f"{source}: `{scheme}://` cannot be fetched")
-        entry = into.staged(files)
-        _expected(source, entry, sha256)
-        into.keep(files, entry)
-    into.remember(source, entry)
+        entry = into.put(files, move=True, expected=sha256)
+    into.remember(source, FETCHED, entry.digest)
     return entry
-
-
-def _expected(source: str, entry: Entry, sha256: str | None) -> None:
-    if sha256 is not None and entry.digest != sha256:
-        raise SourceError(
-            f"{source}: its content hashes to {entry.digest}, not to {sha256} as declared; "
-            "if it was meant to change, write the new hash"
-        )
 
 
 # ---------------------------------------------------------------- buckets and the Hub
@@ -110,12 +113,12 @@ def _directory(source: str, files: Path, progress: Progress) -> None:
         found = {
             path: detail
             for path, detail in filesystem.find(root, maxdepth=1, detail=True).items()
-            if path.endswith(TAKEN)
+            if path.endswith(SUFFIXES)
         }
     except Exception as error:  # each of these libraries has errors of its own
         raise SourceError(f"{source}: {_said(error)}") from error
     if not found:
-        raise SourceError(f"{source}: there is no {' or '.join(TAKEN)} file; is the path right?")
+        raise SourceError(f"{source}: there is no {' or '.join(SUFFIXES)} file; is the path right?")
     total = sum(detail["size"] or 0 for detail in found.values())
     if len(found) > MOST_FILES or total > MOST_BYTES:
         raise SourceError(f"{source}: {len(found)} files of {total:,} bytes are too much")
@@ -215,7 +218,7 @@ def _unpack(packed: Path, files: Path, *, zipped: bool) -> None:
         taken = [
             (PurePosixPath(name).name, open_)
             for name, open_ in members
-            if PurePosixPath(name).parent == home and name.endswith(TAKEN)
+            if PurePosixPath(name).parent == home and name.endswith(SUFFIXES)
         ]
         if len(taken) > MOST_FILES:
             raise SourceError(f"has {len(taken)} files, which is too many")
