@@ -366,9 +366,11 @@ class Question(msgspec.Struct, frozen=True, gc=False):
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """One (target, replica) with every term of the objective.
 
-    net = value x quality - cost - waiting.first_token x first_token_s - waiting.whole x total_s
+    net = value x quality - cost - waiting.first_token x (first_token_s + others_s)
+          - waiting.whole x (total_s + others_s)
 
-    `load_s` is the part of both times that is expected of loading the adapter.
+    `load_s` is the part of both times that is expected of loading the adapter, and `others_s` the
+    seconds that others lose by it; less `load_s` itself under `on_cold: wait`.
     """
 
     target: str
@@ -382,6 +384,7 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     propensity: float = 0.0
     verdict: str = ""
     load_s: float = 0.0
+    others_s: float = 0.0
 
 
 class RuledOut(msgspec.Struct, frozen=True, gc=False):

@@ -301,9 +301,13 @@ class Fleet:
         assert self._snapshot is not None
         for name, keeper in self.keepers.items():
             loadables = {each.served: each for each in self._loadables(name)}
-            keeper.serve(
-                self._snapshot.backends[name], loadables.values(), self._to_be_present(name)
-            )
+            pinned = [
+                files.served
+                for target, files in self._serving.items()
+                if self._state(target).pinned
+            ]
+            present = self._to_be_present(name)
+            keeper.serve(self._snapshot.backends[name], loadables.values(), present, pinned)
 
     def _loadables(self, backend: str) -> Iterator[Loadable]:
         """Everything that may be asked of a backend's replicas, with the targets that it serves."""

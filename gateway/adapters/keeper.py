@@ -8,11 +8,12 @@ for a while, and of nothing else.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 import httpx
 import msgspec
 
+from gateway.adapters.whereabouts import Whereabouts
 from gateway.policy.live import Live
 from gateway.types import Backend, Target
 
@@ -87,24 +88,30 @@ class AdapterKeeper:
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
-        self._live = live
+        self.whereabouts = Whereabouts(live)
         self._client = client
         self._sleep = sleep
         self._clock = clock
         self._wanted: dict[str, Loadable] = {}
-        self._everywhere: frozenset[str] = frozenset()
+        self._present: frozenset[str] = frozenset()
         self._dropped: dict[str, float] = {}
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._failures: dict[tuple[str, str], _Failure] = {}
         self._turns: dict[str, asyncio.Lock] = {}
-        self._told: dict[tuple[str, str], tuple[bool, str]] = {}
         self.backend = backend.name
         self.states: dict[str, ReplicaState] = {url: ReplicaState() for url in backend.replicas}
         self.ready: set[tuple[str, str]] = set()
         """(replica, served name) of what is loaded there: what dispatch looks at."""
 
-    def serve(self, backend: Backend, wanted: Iterable[Loadable], present: Iterable[str]) -> None:
-        """From now on `wanted` may be asked for; `present` of it is kept loaded at every replica.
+    def serve(
+        self,
+        backend: Backend,
+        wanted: Iterable[Loadable],
+        present: Iterable[str],
+        pinned: Collection[str] = (),
+    ) -> None:
+        """From now on `wanted` may be asked for; `present` of it is kept loaded at its homes, and
+        `pinned` of it in use there.
 
         What is no longer wanted is unloaded a while later. Replicas may have come and gone.
         """
@@ -112,26 +119,29 @@ class AdapterKeeper:
         before = self._wanted
         self._backend = backend
         self._wanted = {each.served: each for each in wanted}
-        self._everywhere = frozenset(present)
+        self._present = frozenset(present)
         for served in before:
             if served not in self._wanted:
                 self._dropped.setdefault(served, now)
         for served in self._wanted:
             self._dropped.pop(served, None)
-        self._told = {}
-        self._set_replicas(backend.replicas)
-        for replica in backend.replicas:
-            self._tell_all(replica)
-
-    def _set_replicas(self, replicas: Sequence[str]) -> None:
+        replicas = backend.replicas
         self.states = {url: self.states.get(url, ReplicaState()) for url in replicas}
         self.ready = {pair for pair in self.ready if pair[0] in self.states}
+        targets = {each.served: each.targets for each in self._wanted.values()}
+        slots = backend.cpu_slots or backend.slots
+        self.whereabouts.serve(replicas, slots, targets, pinned, now)
+
+    def used(self, replica: str, served: str) -> None:
+        """A request for the adapter is being sent to the replica."""
+        self.whereabouts.used(replica, served, self._clock())
 
     async def run(self) -> None:
         """Looks at every replica for ever; one that is slow to answer holds up no other."""
         async with asyncio.TaskGroup() as group:
             tending: dict[str, asyncio.Task[None]] = {}
             while True:
+                self.whereabouts.refresh(self._clock())
                 for replica in self.states:
                     if replica not in tending or tending[replica].done():
                         tending[replica] = group.create_task(self._tend(replica))
@@ -185,6 +195,7 @@ class AdapterKeeper:
         if before is None or before.reason != reason:
             log.error("%s at %s cannot load %s: %s", self.backend, replica, served, reason)
         self._gone(replica, served)
+        self.whereabouts.bar(replica, served, reason)
 
     async def probe(self, replica: str, served: str) -> None:
         """Asks the adapter for one token. Raises LoadFailed unless it answers under its name."""
@@ -216,6 +227,7 @@ class AdapterKeeper:
         self._let_in(replica)
         self._found(replica, present)
         await self._fill(replica)
+        await self._keep_pinned(replica)
         await self._tidy(replica, present)
         self._show(replica, before, state)
 
@@ -240,22 +252,21 @@ class AdapterKeeper:
         """What failed long enough ago may be asked for again; how often it failed is kept."""
         now = self._clock()
         for (url, served), failure in self._failures.items():
-            if url == replica and now >= failure.until and served in self._wanted:
-                for target in self._wanted[served].targets:
-                    self._live.bar(target, replica, "")
+            if url == replica and now >= failure.until:
+                self.whereabouts.bar(replica, served, "")
 
     def _found(self, replica: str, present: frozenset[str]) -> None:
         """Takes what the replica lists for the truth, apart from loads that are under way."""
         for served in self._wanted:
             key = (replica, served)
             if served in present:
-                self._present(replica, served, None)
+                self._loaded(replica, served, None)
             elif key in self.ready and key not in self._loads:
                 self._gone(replica, served)
 
     async def _fill(self, replica: str) -> None:
         now = self._clock()
-        for served in sorted(self._everywhere):
+        for served in self.whereabouts.wanted_at(replica, self._present, now):
             key = (replica, served)
             failure = self._failures.get(key)
             if key in self.ready or (failure is not None and now < failure.until):
@@ -264,6 +275,18 @@ class AdapterKeeper:
                 await self.ensure(replica, served)
             except LoadFailed:
                 continue  # kept as a failure, and shown
+
+    async def _keep_pinned(self, replica: str) -> None:
+        """Uses the pinned ones that would be evicted soon: the least that keeps them in memory."""
+        for served in self.whereabouts.slipping(replica, self._clock()):
+            try:
+                await self.probe(replica, served)
+            except (LoadFailed, httpx.HTTPError) as error:
+                log.warning(
+                    "%s at %s: %s could not be kept: %s", self.backend, replica, served, error
+                )
+            else:
+                self.whereabouts.kept(replica, served, self._clock())
 
     async def _tidy(self, replica: str, present: frozenset[str]) -> None:
         """Unloads what was given up a while ago, and what an earlier gateway left behind."""
@@ -304,7 +327,7 @@ class AdapterKeeper:
                 raise LoadFailed(text) from error
         self._failures.pop((replica, adapter.served), None)
         log.info("%s at %s loaded %s in %.3f s", self.backend, replica, adapter.served, seconds)
-        self._present(replica, adapter.served, seconds)
+        self._loaded(replica, adapter.served, seconds)
 
     async def _put(self, replica: str, adapter: Loadable) -> None:
         body = {"lora_name": adapter.served, "lora_path": adapter.path}
@@ -319,30 +342,14 @@ class AdapterKeeper:
 
     # ------------------------------------------------------------ what is known
 
-    def _present(self, replica: str, served: str, seconds: float | None) -> None:
+    def _loaded(self, replica: str, served: str, seconds: float | None) -> None:
         self.ready.add((replica, served))
-        self._tell(replica, served, True, seconds)
+        self.whereabouts.loaded(replica, served, seconds, self._clock())
+        self.whereabouts.bar(replica, served, "")
 
     def _gone(self, replica: str, served: str) -> None:
         self.ready.discard((replica, served))
-        self._tell(replica, served, False, None)
-
-    def _tell_all(self, replica: str) -> None:
-        for served in self._wanted:
-            self._tell(replica, served, (replica, served) in self.ready, None)
-
-    def _tell(self, replica: str, served: str, loaded: bool, seconds: float | None) -> None:
-        """Tells the estimates of whatever the adapter serves as, where that is news."""
-        key = (replica, served)
-        wanted = self._wanted.get(served)
-        failure = self._failures.get(key)
-        barred = failure.reason if failure is not None else ""
-        if wanted is None or (self._told.get(key) == (loaded, barred) and seconds is None):
-            return
-        self._told[key] = (loaded, barred)
-        for target in wanted.targets:
-            self._live.resident(target, replica, float(loaded), seconds, self._clock())
-            self._live.bar(target, replica, barred)
+        self.whereabouts.gone(replica, served, self._clock())
 
     def _headers(self) -> dict[str, str]:
         key = self._backend.api_key

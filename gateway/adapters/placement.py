@@ -139,13 +139,18 @@ class _Packing:
         return (self._load[url] + part) / self._rooms[url].speed
 
 
-def seconds_at(queue_s: float, resident: float, load_s: float, home: bool) -> float:
-    """What asking a replica costs in all, in seconds: the queue there, the load if it is needed,
-    and, away from home, the load that it will cost the adapter that it displaces."""
+def seconds_at(
+    queue_s: float, resident: float, load_s: float, running: float, spare: float
+) -> float:
+    """What asking a replica costs everybody, in seconds: the wait there, and what others lose."""
+    return queue_s + (1.0 - resident) * load_s + others_lose(resident, load_s, running, spare)
+
+
+def others_lose(resident: float, load_s: float, running: float, spare: float) -> float:
+    """The seconds that others lose by a load: it stops the engine for the `running` requests there.
+
+    `spare` is P(it is resident where it is at home), for a replica that is no home of it: then the
+    load makes a second copy that nobody needs, and what that displaces has to be loaded again.
+    """
     load = (1.0 - resident) * load_s
-    return queue_s + load + displaced(resident, load_s, home)
-
-
-def displaced(resident: float, load_s: float, home: bool) -> float:
-    """The seconds that loading it there costs others."""
-    return 0.0 if home else (1.0 - resident) * load_s
+    return load * running + load * spare * (1.0 + running)

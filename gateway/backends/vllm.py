@@ -20,6 +20,8 @@ class Loader(Protocol):
 
     async def ensure(self, replica: str, served: str) -> None: ...
 
+    def used(self, replica: str, served: str) -> None: ...
+
     def gone(self, replica: str, served: str) -> None: ...
 
     def failed(self, replica: str, served: str, reason: str) -> None: ...
@@ -42,6 +44,7 @@ class VllmBackend:
             return await self._inner.send(call)
         if (call.replica, served) not in self._loader.ready:
             await self._load(call.replica, served)
+        self._loader.used(call.replica, served)
         reply = await self._inner.send(call)
         if reply.status != 404:
             return reply

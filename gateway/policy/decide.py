@@ -15,6 +15,12 @@ is ranked by net.
                           + P(adapter not resident) x load time + time lost by failing
     E[s in all] = E[s to first token] + E[output tokens] x seconds per token
 
+A load stops the replica's engine for whoever runs there, and may displace what has to be loaded
+again; those seconds are not the request's own, but count for it as if they were:
+
+    net -= (waiting_first_token + waiting_whole) x E[load s]
+           x (in flight + P(a copy to spare) x (1 + in flight))
+
 The 95th percentile of the whole is taken as that of the first token plus that of the generation,
 which is at or above the true one. The ranked list orders (target, replica) pairs. Exploring
 (epsilon-greedy: `explore` spread evenly over the fitting candidates) chooses among candidates, and
@@ -45,9 +51,9 @@ from gateway.types import Choice, Decision, Limits, Needs, Question, Route, Rule
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""
 
-Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float]
-"""(-net, total_s, order, row, replica, cost, first_token_s, load_s): sorts by net, then time, then
-as declared. A plain tuple, because it is made for every replica of every candidate."""
+Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float, float]
+"""(-net, total_s, order, row, replica, cost, first_token_s, load_s, others_s): sorts by net, then
+time, then as declared. A plain tuple, because it is made for every replica of every candidate."""
 
 COLD = 0.5
 """P(resident) below which an adapter counts as not loaded."""
@@ -204,9 +210,12 @@ def _score(
             total = first + output * estimate.token_s
             load_s = estimate.load_s
             loss = per_first * first + per_whole * total - worth
-            if patient:
-                loss -= (per_first + per_whole) * load_s
-            scored = (loss, total, order, row, url, cost, first, load_s)
+            others = 0.0
+            if load_s:
+                running = server.in_flight
+                others = load_s * (running + estimate.spare * (1.0 + running) - patient)
+                loss += (per_first + per_whole) * others
+            scored = (loss, total, order, row, url, cost, first, load_s, others)
             order += 1
             if timed:
                 first_p95 = queued * estimate.tail + estimate.wait_p95_s + server.lost_s
@@ -331,7 +340,7 @@ def _explore(ranked: list[Scored], explore: float, draw: float) -> tuple[list[fl
 
 
 def _choice(scored: Scored, propensity: float) -> Choice:
-    loss, total, _, row, url, cost, first, load_s = scored
+    loss, total, _, row, url, cost, first, load_s, others = scored
     return Choice(
         row.target,
         url,
@@ -344,4 +353,5 @@ def _choice(scored: Scored, propensity: float) -> Choice:
         propensity,
         "",
         load_s,
+        others,
     )

@@ -120,6 +120,7 @@ class Estimate:
     `wait_p95_s`, which is what to add to it for load and failures. `loaded` is P(resident), and
     `load_s` the part of `wait_s` that is expected of loading. `barred` says why the replica is out
     of this target's choice; it was loaded last at `loaded_at`, an instant of the caller's clock.
+    `spare` is P(loading it here makes a copy that nobody needs).
     """
 
     __slots__ = (
@@ -143,6 +144,7 @@ class Estimate:
         "loaded",
         "loaded_at",
         "queue_s",
+        "spare",
         "tail",
         "token_s",
         "wait_p95_s",
@@ -154,6 +156,7 @@ class Estimate:
         self.loaded = 1.0 if target.adapter is None else LOADED
         self.loaded_at = float("-inf")
         self.barred = ""
+        self.spare = 0.0
         self.failures = Failures()
         self._at = 0.0
         self._weight = self._queue = self._first = self._var = self._cov = 0.0
@@ -200,12 +203,12 @@ class Estimate:
         self._tokens_s += seconds
         self._publish_speed()
 
-    def told(self, loaded: float, load_s: float | None, now: float) -> None:
-        """Somebody knows: P(resident) is `loaded`; it was loaded just now in `load_s` if given."""
+    def told(self, loaded: float, load_s: float | None, spare: float) -> None:
+        """Somebody knows: P(resident) is `loaded`, and loading takes `load_s` if given."""
         self.loaded = loaded
+        self.spare = spare
         if load_s is not None:
             self._load_s = load_s
-            self.loaded_at = now
         self._publish_wait()
 
     def failed(self, seconds: float, now: float) -> None:
@@ -443,11 +446,15 @@ class Live:
         replica: str,
         loaded: float,
         load_s: float | None = None,
-        now: float = 0.0,
+        spare: float = 0.0,
     ) -> None:
-        """What is known of an adapter: P(resident); and, where it was loaded `now`, the seconds
-        that it took."""
-        self.estimate(target, replica).told(loaded, load_s, now)
+        """What is known of an adapter: P(resident), the seconds that loading takes if they are
+        known, and P(a load here makes a copy to spare)."""
+        self.estimate(target, replica).told(loaded, load_s, spare)
+
+    def loaded(self, target: Target, replica: str, now: float) -> None:
+        """A load has just ended: requests that waited for it say nothing of the next one's wait."""
+        self.estimate(target, replica).loaded_at = now
 
     def bar(self, target: Target, replica: str, reason: str) -> None:
         """The replica is out of this target's choice, and of no other's; "" lets it in again."""

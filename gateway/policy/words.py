@@ -176,7 +176,8 @@ def _loading(choice: Choice) -> str:
     """What part of the time is expected of loading the adapter."""
     if choice.load_s < _TELLING * choice.first_token_s:
         return ""
-    return f"; {number(choice.load_s, 2)} s of it to load the adapter"
+    others = f", holding others up {number(choice.others_s, 2)} s" if choice.others_s > 0 else ""
+    return f"; {number(choice.load_s, 2)} s of it to load the adapter{others}"
 
 
 def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -> str:

@@ -337,8 +337,8 @@ def test_the_terms_add_up_to_the_net(case: Case) -> None:
         assert choice.net == pytest.approx(
             chosen.value_weight * case.route.value * choice.quality
             - chosen.price_weight * choice.cost
-            - chosen.waiting_first_token * choice.first_token_s
-            - chosen.waiting_whole * choice.total_s,
+            - chosen.waiting_first_token * (choice.first_token_s + choice.others_s)
+            - chosen.waiting_whole * (choice.total_s + choice.others_s),
             abs=1e-12,
         )
         assert choice.total_s >= choice.first_token_s > 0
