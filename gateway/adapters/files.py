@@ -35,6 +35,8 @@ class AdapterError(ValueError):
 
     def __init__(self, file: Path, found: str, expected: str, mend: str = "") -> None:
         self.file = file
+        self.found = found
+        self.expected = expected
         said = f"{file}: {found}; expected {expected}"
         super().__init__(f"{said}; {mend}" if mend else said)
 

@@ -87,20 +87,34 @@ def store_of(config: Path) -> str:
     Nothing else of the configuration is looked at: one that cannot run, or whose providers' keys
     are not set here, still has a log to be read.
     """
+    url = _written(config, "name the store with --store", "store").get("store")
+    return url if isinstance(url, str) else Server().store
+
+
+def listen_of(config: Path) -> str:
+    """HOST:PORT where a directory's gateway.yaml says that the gateway listens."""
+    server = _written(config, "name the gateway with --gateway", "server", "server.listen")
+    part = server.get("server")
+    listen = part.get("listen") if isinstance(part, dict) else None
+    return listen if isinstance(listen, str) else f"{Server().host}:{Server().port}"
+
+
+def _written(config: Path, instead: str, *keys: str) -> dict[str, object]:
+    """A directory's gateway.yaml as it is written; `instead` is what helps where it cannot be
+    read, or has a problem at one of `keys`."""
     from gateway.config import yaml
 
     file = config / "gateway.yaml"
     try:
         text = file.read_text("utf-8")
     except OSError as error:
-        fail(f"{file}: {error.strerror}; name the store with --store, or another --config")
+        fail(f"{file}: {error.strerror}; {instead}, or another --config")
     document, problems = yaml.read(text, str(file), os.environ)
     for problem in problems:
-        if document is None or problem.key == "store":
-            fail(f"{problem}; or name the store with --store")
+        if document is None or problem.key in keys:
+            fail(f"{problem}; or {instead}")
     data = document.data if document is not None else None
-    url = data.get("store") if isinstance(data, dict) else None
-    return url if isinstance(url, str) else Server().store
+    return data if isinstance(data, dict) else {}
 
 
 def instant(text: str, now: float, *, ahead: bool = False) -> float:

@@ -1,0 +1,68 @@
+"""How commands speak to a running gateway: its admin API, with an admin's key."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.opening import fail, listen_of
+
+GatewayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway",
+        envvar="SWITCHBOARD_GATEWAY",
+        metavar="URL",
+        help="The running gateway; else where the files say that it listens.",
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar="SWITCHBOARD_ADMIN_KEY",
+        metavar="KEY",
+        help="An admin's key: `switchboard keys create --name NAME --admin` makes one.",
+        show_envvar=True,
+    ),
+]
+
+TIMEOUT_S = 300.0
+"""A promotion waits for loads."""
+
+
+def ask(
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    gateway: str | None,
+    key: str | None,
+    config: Path,
+) -> Any:
+    """What the gateway answers; what it refuses is told in red, with exit code 1."""
+    import httpx
+
+    base = (gateway or f"http://{listen_of(config)}").rstrip("/").removesuffix("/v1")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.request(
+            method,
+            f"{base}/admin/{path}",
+            json={k: v for k, v in body.items() if v is not None} if body is not None else None,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
+        fail(f"no gateway answers at {base} ({type(error).__name__}); name it with --gateway URL")
+    try:
+        found = answer.json()
+    except ValueError:
+        fail(f"{base} is no Switchboard: it answers {answer.status_code} {answer.text[:100]!r}")
+    if answer.is_success:
+        return found
+    message = found.get("error", {}).get("message", answer.text[:300])
+    if answer.status_code in (401, 403) and not key:
+        message = f"{message} Give an admin's key with --key or SWITCHBOARD_ADMIN_KEY."
+    return fail(message)
