@@ -13,6 +13,7 @@ from gateway.adapters.manifest import SUFFIXES, File, NotAnAdapter, is_taken
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_FILES = 100
+MADE = "an adapter is a directory as peft's save_pretrained writes it"
 COPY_AT_ONCE = 64 * 2**20
 
 Tell = Callable[[int], None]
@@ -24,20 +25,19 @@ def taken_in(directory: Path) -> tuple[str, ...]:
     try:
         names = sorted(filter(is_taken, os.listdir(directory)))
     except NotADirectoryError:
-        raise NotAnAdapter(f"{directory}: is a file; name the adapter's directory") from None
+        raise NotAnAdapter(directory, "is a file", "name the adapter's directory") from None
     except FileNotFoundError:
-        raise NotAnAdapter(f"{directory}: there is no such directory") from None
+        raise NotAnAdapter(directory, "there is no such directory", MADE) from None
     missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
     if missing:
-        raise NotAnAdapter(f"{directory}: has no {' and no '.join(missing)}; {_mend(directory)}")
+        raise NotAnAdapter(directory, f"has no {' and no '.join(missing)}", _mend(directory))
     if len(names) > MAX_FILES:
-        raise NotAnAdapter(
-            f"{directory}: has {len(names)} files of the kinds {', '.join(SUFFIXES)}; an adapter "
-            f"has at most {MAX_FILES}"
-        )
+        kinds = " and ".join(f"*{suffix}" for suffix in SUFFIXES)
+        found = f"has {len(names)} files {kinds}, and an adapter at most {MAX_FILES}"
+        raise NotAnAdapter(directory, found, "move what is none of the adapter's elsewhere")
     for name in names:
         if not name.isprintable():
-            raise NotAnAdapter(f"{directory}: the name {name!r} cannot be kept; rename the file")
+            raise NotAnAdapter(directory, f"the name {name!r} cannot be kept", "rename the file")
     return tuple(names)
 
 
@@ -50,7 +50,7 @@ def _mend(directory: Path) -> str:
     below = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG}"))
     if below:
         return f"there is one in {', '.join(below[:5])}: name that directory"
-    return "an adapter is a directory as peft's save_pretrained writes it"
+    return MADE
 
 
 def regular(directory: Path, name: str) -> tuple[Path, os.stat_result]:
@@ -59,14 +59,13 @@ def regular(directory: Path, name: str) -> tuple[Path, os.stat_result]:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise NotAnAdapter(f"{path}: leads nowhere: {error}") from error
+        raise NotAnAdapter(path, f"leads nowhere: {error}", "copy the file itself there") from error
     if not real.is_relative_to(directory.resolve()):
-        raise NotAnAdapter(
-            f"{path}: is a link that leads out of its directory; copy the file itself there (cp -L)"
-        )
+        found = "is a link that leads out of its directory"
+        raise NotAnAdapter(path, found, "copy the file itself there (cp -L)")
     status = real.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise NotAnAdapter(f"{path}: is no plain file")
+        raise NotAnAdapter(path, "is no plain file", MADE)
     return real, status
 
 
@@ -77,15 +76,16 @@ def copy_of(path: Path, status: os.stat_result, target: Path, tell: Tell) -> Non
         after = os.fstat(source.fileno())
     if mark_of(after) != mark_of(status):
         raise NotAnAdapter(
-            f"{path}: was changed while it was taken in; write an adapter elsewhere, and rename "
-            f"its directory when it is whole"
+            path,
+            "was changed while it was taken in",
+            "write an adapter elsewhere, and rename its directory when it is whole",
         )
 
 
 def moved(path: Path, target: Path) -> File:
     """The file itself in its new place, sealed. Raises NotAnAdapter for a link or a device."""
     if not stat.S_ISREG(path.lstat().st_mode):
-        raise NotAnAdapter(f"{path}: is no plain file")
+        raise NotAnAdapter(path, "is no plain file", MADE)
     path.rename(target)
     return File(target.name, target.stat().st_size, sealed(target))
 

@@ -10,6 +10,7 @@ ShelfError
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -26,7 +27,13 @@ class ShelfError(SwitchboardError):
 
 
 class NotAnAdapter(ShelfError):
-    """The directory cannot be taken in."""
+    """The directory cannot be taken in: what is wrong at `where`, and its mend."""
+
+    def __init__(self, where: Path, found: str, mend: str) -> None:
+        self.where = where
+        self.found = found
+        self.mend = mend
+        super().__init__(f"{where}: {found}; {mend}")
 
 
 class NotOnShelf(ShelfError):
@@ -36,10 +43,10 @@ class NotOnShelf(ShelfError):
 class WrongContent(ShelfError):
     """The content is not what was expected; nothing was kept."""
 
-    def __init__(self, where: str, expected: str, found: str) -> None:
+    def __init__(self, where: Path, expected: str, found: str) -> None:
         self.expected = expected
         self.found = found
-        super().__init__(f"{where}: the content is sha256:{found}, but sha256:{expected} is asked")
+        super().__init__(f"{where}: the content is sha256:{found}, not sha256:{expected}")
 
 
 class Damaged(ShelfError):

@@ -5,263 +5,558 @@ the summed rank:
 
     sum_i w_i s_i B_i A_i = [w_1 s_1 B_1 | w_2 s_2 B_2 | ...] [A_1; A_2; ...]
 
-(the `cat` combination of PEFT). Modules that only some adapters have are united. Weights are used
-as they are: 1 : 1 adds both in full. Where the summed rank is too much, each module's delta is
-reduced to the closest one of a lower rank, which is its truncated singular value decomposition
-(Eckart and Young 1936). The delta itself is never formed: with B = Q_b R_b and A^T = Q_a R_a (QR),
-the singular values of B A are those of the small R_b R_a^T.
+Modules that only some adapters have are united. Weights are used as they are: 1 : 1 adds both in
+full. Where the summed rank is more than the declared one, a module's delta becomes the closest of
+that rank, which is its truncated singular value decomposition (Eckart and Young 1936). The delta
+itself is never formed: with B = Q_b R_b and A^T = Q_a R_a, the singular values of B A are those of
+the small R_b R_a^T, and its singular vectors are that one's, turned by Q_b and Q_a.
 
-Every module is padded with zeros to one rank r, and alpha = r, so that whoever reads it has scaling
-1 and need not know of ranks that differ. All arithmetic is in float32.
+A mix has one rank r for all modules, those of fewer parts padded with zeros, and alpha = r, so that
+its scaling is 1. vLLM 0.32 would take the smaller tensors too: it copies each into a zeroed buffer
+of --max-lora-rank (`set_lora` in lora/layers/base_linear.py and column_parallel_linear.py), and
+scales by the config alone (lora/peft_helper.py). But it refuses experts whose ranks differ
+(`pack_moe` in lora/lora_weights.py), and peft wants tensors of the rank that the config says.
+Padding suits all of them, and costs nothing but bytes in the file.
+
+All arithmetic is in float32. One module is in memory at a time.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from gateway.adapters.files import (
-    CONFIG,
-    WEIGHTS,
-    AdapterFiles,
+from gateway.adapters import check, files
+from gateway.adapters.intake import sync
+from gateway.adapters.tensors import (
+    Array,
+    DType,
+    Matrix,
+    Spec,
     Tensor,
-    read,
+    of_adapter,
+    tensor,
+    widest,
+    write,
 )
+from gateway.errors import SwitchboardError
 
-Matrix = npt.NDArray[np.float32]
+Kind = Literal["linear", "embedding"]
 
-PREFIX = "base_model.model."
-WIDEST = ("BF16", "F16", "F32")
-"""A mix is stored in the widest type of its parts."""
+VERSION = 1
+"""Part of every recipe: a mix that was made in another way is made again."""
+
+_HALF = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(\.weight)?")
+_NAMES: Mapping[Kind, tuple[str, str]] = {
+    "linear": ("lora_A.weight", "lora_B.weight"),
+    "embedding": ("lora_embedding_A", "lora_embedding_B"),
+}
 
 
-class MixError(ValueError):
+class MixError(SwitchboardError, ValueError):
     """Adapters that cannot be mixed; the text names them, what was found, and the mend."""
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One adapter of a mix with its weight."""
+    """One adapter of a mix, in its directory. `name` is for messages; the directory's if empty."""
 
     directory: Path
     weight: float
+    name: str = ""
 
 
-class Lost(msgspec.Struct, frozen=True):
-    """What SVD left out: its Frobenius norm over that of the whole delta, and of the worst module.
-    Nothing where ranks were stacked."""
+class Lora(NamedTuple):
+    """What an adapter adds to one module: `scaling` * b @ a, transposed for an embedding.
 
-    error: float = 0.0
-    worst: float = 0.0
-    module: str = ""
+    `a` has the shape (rank, in features), or (rank, vocabulary); `b` has (out features, rank).
+    """
+
+    a: Matrix
+    b: Matrix
+    scaling: float
+    kind: Kind = "linear"
+
+
+class Summand(NamedTuple):
+    """An adapter with its weight. `loras` are by the module's path in the base."""
+
+    name: str
+    weight: float
+    loras: Mapping[str, Lora]
+    base: str | None = None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What of a mix came from one adapter; its rank is the largest of its modules."""
+
+    name: str
+    weight: float
+    rank: int
+    modules: int
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a mix came out."""
+    """How a mix came out.
+
+    `relative_error` is the Frobenius norm of what is stored less the weighted sum, over that of the
+    sum, all modules together: what SVD left out and what the stored type rounded off. Stacked and
+    in float32 it is 0. `worst_error` is that of one module, `worst_module`. `reduced` counts the
+    modules that went through SVD, `size` the tensors' bytes.
+    """
 
     rank: int
     summed_rank: int
+    dtype: DType
     modules: int
-    dtype: str
-    lost: Lost = Lost()
+    reduced: int
+    parts: tuple[Share, ...]
+    relative_error: float
+    worst_error: float
+    worst_module: str
+    size: int
 
 
-def recipe(parts: Sequence[tuple[str, float]], rank: int | None) -> str:
-    """What a mix is made of, as text: digests with weights, and the rank to reduce it to."""
-    return "mix:" + json.dumps([sorted(parts), rank], separators=(",", ":"))
+class Mixed(NamedTuple):
+    """A mix in memory: each module's a and b of one rank, scaling 1."""
+
+    loras: dict[str, Lora]
+    report: Report
 
 
-def mix(parts: Sequence[Part], out: Path, *, rank: int | None, max_rank: int | None) -> Report:
-    """Writes the mix of `parts` into the new directory `out`; the same parts give the same bytes.
+class _Module(NamedTuple):
+    """One module of a mix; `rank` is its parts' sum."""
 
-    `rank` is what to reduce it to; without one, a summed rank over `max_rank` is an error. Raises
-    MixError, AdapterError, OSError. Takes long: call it in a thread.
+    path: str
+    kind: Kind
+    inside: int
+    outside: int
+    rank: int
+
+
+class _Plan(NamedTuple):
+    """All that is known of a mix before a number is read."""
+
+    summands: tuple[Summand, ...]
+    modules: tuple[_Module, ...]
+    rank: int
+    dtype: DType
+    base: str | None
+
+
+class _Made(NamedTuple):
+    """One module's factors as they are stored; norms of the exact delta and of what is lost."""
+
+    a: Tensor
+    b: Tensor
+    norm: float
+    lost: float
+
+
+# ---------------------------------------------------------------- what callers use
+
+
+def recipe(parts: Sequence[tuple[str, float]], rank: int | None, dtype: DType | None = None) -> str:
+    """A hash of what a mix is made of: its parts' digests and weights, its rank and its type.
+
+    The order of the parts does not count, nor do parts of weight 0: they do not change the sum.
     """
-    loaded = [(read(part.directory), part.weight) for part in parts]
-    _mixable(loaded)
-    deltas = _summed(loaded)
-    summed = max(a.shape[0] for a, _ in deltas.values())
-    if rank is None and max_rank is not None and summed > max_rank:
-        raise MixError(
-            f"the ranks of {', '.join(part.directory.name for part in parts)} sum up to {summed}, "
-            f"over the replicas' maximum of {max_rank}; write `rank: {max_rank}` to reduce the mix"
-        )
-    lost = Lost()
-    if rank is not None and rank < summed:
-        deltas, lost = _reduced(deltas, rank)
-    rank = max(a.shape[0] for a, _ in deltas.values())
-    dtype = max((_dtype(files) for files, _ in loaded), key=WIDEST.index)
-    out.mkdir()
-    _write_weights(out / WEIGHTS, deltas, rank, dtype)
-    _write_config(out / CONFIG, loaded, list(deltas), rank)
-    return Report(rank, summed, len(deltas), dtype, lost)
+    used = sorted((digest, float(weight).hex()) for digest, weight in parts if weight)
+    text = json.dumps([VERSION, used, rank, dtype])
+    return "mix:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _mixable(parts: Sequence[tuple[AdapterFiles, float]]) -> None:
-    """Raises MixError unless every part is a plain LoRA of the same base."""
-    if not parts:
-        raise MixError("a mix needs at least one adapter")
-    bases = {files.config.base_model_name_or_path for files, _ in parts} - {None}
-    if len(bases) > 1:
-        raise MixError(f"adapters of different bases: {', '.join(sorted(map(str, bases)))}")
-    for files, weight in parts:
-        name, config = files.directory.name, files.config
-        if not math.isfinite(weight) or weight == 0.0:
-            raise MixError(f"{name} has weight {weight}; write a number other than 0")
-        if config.use_dora or config.modules_to_save or config.bias != "none" or config.lora_bias:
-            raise MixError(
-                f"{name} is no plain LoRA (DoRA, a bias or modules_to_save): only those add up"
-            )
+def mix(
+    parts: Sequence[Part],
+    out: Path,
+    *,
+    rank: int | None = None,
+    max_rank: int | None = None,
+    dtype: DType | None = None,
+    base_matches: bool = False,
+) -> Report:
+    """Writes the mix of adapters' directories into the new directory `out`.
+
+    As for `combine`; besides, `base_matches` says that the parts' bases are one, whatever their
+    configs call them. `out` appears whole or not at all. The same parts in the same order make the
+    same bytes, as long as numpy and the machine are the same. Raises MixError, AdapterError for
+    files that are none, OSError. Takes seconds to minutes: call it in a thread.
+    """
+    counted = [part for part in parts if _counts(_name(part), part.weight)]
+    summands = [_summand(part, base_matches) for part in counted]
+    plan = _plan(summands, max_rank, rank, dtype)
+    if out.exists():
+        raise MixError(f"{out}: exists already; a mix goes into a new directory")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        report = _written(plan, scratch)
+        scratch.chmod(0o755)
+        scratch.rename(out)
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
+    sync(out.parent)
+    return report
 
 
-def _summed(parts: Sequence[tuple[AdapterFiles, float]]) -> dict[str, tuple[Matrix, Matrix]]:
-    """(A, B) by module, ranks stacked, each part's weight and scaling in B."""
-    stacks: dict[str, list[tuple[Matrix, Matrix]]] = {}
-    for files, weight in parts:
-        for module, (a, b) in sorted(_pairs(files).items()):
-            scaled = b * np.float32(weight * files.config.scaling(module))
-            before = stacks.setdefault(module, [])
-            if before and (before[0][0].shape[1], before[0][1].shape[0]) != (a.shape[1], len(b)):
-                first = before[0]
-                raise MixError(
-                    f"{files.directory.name}: {module} is {len(b)} x {a.shape[1]}, in others "
-                    f"{len(first[1])} x {first[0].shape[1]}; they are of different bases"
-                )
-            before.append((a, scaled))
-    return {
-        module: (
-            np.concatenate([a for a, _ in pairs], axis=0),
-            np.concatenate([b for _, b in pairs], axis=1),
-        )
-        for module, pairs in sorted(stacks.items())
+def combine(
+    summands: Sequence[Summand],
+    *,
+    max_rank: int | None = None,
+    rank: int | None = None,
+    dtype: DType | None = None,
+) -> Mixed:
+    """The weighted sum of adapters.
+
+    It has the parts' summed rank, unless that is more than `rank`: then modules past it are reduced
+    to it. Without `rank`, a sum over `max_rank` is an error. `dtype` is what the sum is stored in;
+    the narrowest type that holds all parts' values unless given. A part of weight 0 is left out.
+    Raises MixError.
+    """
+    plan = _plan(
+        [each for each in summands if _counts(each.name, each.weight)], max_rank, rank, dtype
+    )
+    made = [_make(plan, module) for module in plan.modules]
+    loras = {
+        module.path: Lora(each.a, each.b, 1.0, module.kind)
+        for module, each in zip(plan.modules, made, strict=True)
     }
+    return Mixed(loras, _report(plan, [(each.norm, each.lost) for each in made]))
 
 
-def _reduced(
-    deltas: Mapping[str, tuple[Matrix, Matrix]], rank: int
-) -> tuple[dict[str, tuple[Matrix, Matrix]], Lost]:
-    """Each module's closest delta of that rank, and how much was left out."""
-    reduced, lost, whole, worst = {}, 0.0, 0.0, (0.0, "")
-    for module, (a, b) in deltas.items():
-        left, values, right = _svd(a, b)
-        root = np.sqrt(values[:rank])
-        reduced[module] = (root[:, None] * right[:rank], left[:, :rank] * root)
-        gone = float(np.sum(np.square(values[rank:], dtype=np.float64)))
-        all_of_it = float(np.sum(np.square(values, dtype=np.float64)))
-        lost, whole = lost + gone, whole + all_of_it
-        if all_of_it:
-            worst = max(worst, (math.sqrt(gone / all_of_it), module))
-    error = math.sqrt(lost / whole) if whole else 0.0
-    return reduced, Lost(error, *worst)
+# ---------------------------------------------------------------- what there is to do
 
 
-def _svd(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """The singular value decomposition of B A, from that of a matrix as small as its rank."""
+def _counts(name: str, weight: float) -> bool:
+    """Whether a part adds anything. Raises MixError where the weight is no number."""
+    if not math.isfinite(weight):
+        raise MixError(f"{name}: has the weight {weight}; write a finite number")
+    return weight != 0
+
+
+def _plan(
+    summands: Sequence[Summand], max_rank: int | None, rank: int | None, dtype: DType | None
+) -> _Plan:
+    if not summands:
+        raise MixError("a mix needs at least one adapter with a weight other than 0")
+    base = _base(summands)
+    paths = sorted({path for summand in summands for path in summand.loras})
+    if not paths:
+        raise MixError(f"{', '.join(each.name for each in summands)}: have no modules")
+    modules = tuple(_module(path, summands) for path in paths)
+    summed = max(module.rank for module in modules)
+    _within(summands, modules, max_rank, rank)
+    stored = (half.dtype for each in summands for lora in each.loras.values() for half in lora[:2])
+    kept = summed if rank is None else min(summed, rank)
+    return _Plan(tuple(summands), modules, kept, dtype or widest(stored), base)
+
+
+def _base(summands: Sequence[Summand]) -> str | None:
+    """The base that all are for; a local path and the Hub's name of a base end alike."""
+    first: Summand | None = None
+    for each in summands:
+        if not each.base:
+            continue
+        if first is None:
+            first = each
+        elif _last(each.base) != _last(first.base or ""):
+            raise MixError(
+                f"{each.name}: is for the base {each.base}, but {first.name} is for {first.base}; "
+                f"mix adapters of one base"
+            )
+    return first.base if first is not None else None
+
+
+def _last(base: str) -> str:
+    return base.rstrip("/").rsplit("/", 1)[-1].lower()
+
+
+def _module(path: str, summands: Sequence[Summand]) -> _Module:
+    """What a module of the mix will be. Raises MixError where its parts do not fit together."""
+    found: _Module | None = None
+    of = ""
+    for name, _, loras, _ in summands:
+        lora = loras.get(path)
+        if lora is None:
+            continue
+        each = _one(name, path, lora)
+        if found is None:
+            found, of = each, name
+        elif found[:4] != each[:4]:
+            raise MixError(f"{name}: {_said(each)}, but for {of} {_said(found)}; mix one base's")
+        else:
+            found = found._replace(rank=found.rank + each.rank)
+    assert found is not None
+    return found
+
+
+def _one(name: str, path: str, lora: Lora) -> _Module:
+    a, b = lora.a.shape, lora.b.shape
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or min(*a, *b) < 1:
+        raise MixError(
+            f"{name}: {path}: A is {list(a)} and B is {list(b)}; expected [rank, in] and "
+            f"[out, rank]"
+        )
+    if not math.isfinite(lora.scaling):
+        raise MixError(f"{name}: {path}: its scaling is {lora.scaling}; expected a finite number")
+    return _Module(path, lora.kind, a[1], b[0], a[0])
+
+
+def _said(module: _Module) -> str:
+    return f"{module.path} is {module.kind}, from {module.inside} to {module.outside} features"
+
+
+def _within(
+    summands: Sequence[Summand],
+    modules: Sequence[_Module],
+    max_rank: int | None,
+    rank: int | None,
+) -> None:
+    """Raises MixError unless the mix can have the rank that is asked for."""
+    most = max(modules, key=lambda module: module.rank)
+    if rank is not None and rank < 1:
+        raise MixError(f"the mix's rank is declared as {rank}; write 1 or more")
+    if max_rank is None:
+        return
+    if rank is not None and rank > max_rank and most.rank > max_rank:
+        raise MixError(
+            f"the mix's rank is declared as {rank}, over the replicas' maximum of {max_rank}; "
+            f"write `rank: {max_rank}`, or start them with a larger --max-lora-rank"
+        )
+    if rank is None and most.rank > max_rank:
+        ranks = " + ".join(
+            f"{each.loras[most.path].a.shape[0]} ({each.name})"
+            for each in summands
+            if most.path in each.loras
+        )
+        raise MixError(
+            f"{most.path}: the ranks sum up to {ranks} = {most.rank}, over the replicas' maximum "
+            f"of {max_rank}; write `rank: {max_rank}` to have the mix reduced to it"
+        )
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _make(plan: _Plan, module: _Module) -> _Made:
+    """One module of the mix. Raises MixError where a number is none, or too large for its type."""
+    with np.errstate(over="ignore"):  # what is infinite then is told with its module
+        a, b = _stacked(plan.summands, module.path)
+        _within_range(module, "float32", b)
+        norm = 0.0 if _is_exact(plan) else _norm(b, a)
+        left_out = 0.0
+        if module.rank > plan.rank:
+            a, b, left_out = _reduced(module, a, b, plan.rank)
+    spare = plan.rank - a.shape[0]
+    made_a = tensor(np.pad(a, ((0, spare), (0, 0))), plan.dtype)
+    made_b = tensor(np.pad(b, ((0, 0), (0, spare))), plan.dtype)
+    _within_range(module, plan.dtype, made_a.float32(), made_b.float32())
+    return _Made(made_a, made_b, norm, math.hypot(left_out, _rounded_off(a, b, made_a, made_b)))
+
+
+def _within_range(module: _Module, dtype: DType, *arrays: Array) -> None:
+    if not all(np.isfinite(each).all() for each in arrays):
+        mend = "write smaller weights" + ("" if dtype == "float32" else ", or store it in float32")
+        raise MixError(f"{module.path}: the sum has numbers too large for {dtype}; {mend}")
+
+
+def _stacked(summands: Sequence[Summand], path: str) -> tuple[Array, Array]:
+    """A (rank, in) and B (out, rank) of the sum, weights and scalings in B."""
+    rows, columns = [], []
+    for name, weight, loras, _ in summands:
+        if path not in loras:
+            continue
+        lora = loras[path]
+        a, b = lora.a.float32(), lora.b.float32()
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise MixError(f"{name}: {path}: has numbers that are infinite or none; train it again")
+        rows.append(a)
+        columns.append(b * np.float32(weight * lora.scaling))
+    return np.concatenate(rows, axis=0), np.concatenate(columns, axis=1)
+
+
+def _reduced(module: _Module, a: Array, b: Array, rank: int) -> tuple[Array, Array, float]:
+    """The closest A and B of a rank, and the norm of what they leave out.
+
+    Half of each singular value goes to either side, by its root, so that neither side's numbers are
+    much larger than the other's. Fewer than `rank` come back where the delta itself is of less.
+    """
     q_b, r_b = np.linalg.qr(b)
     q_a, r_a = np.linalg.qr(a.T)
-    left, values, right = np.linalg.svd(r_b @ r_a.T)
-    small = len(values)
-    return q_b @ left[:, :small], values, right[:small] @ q_a.T
+    core = r_b @ r_a.T
+    _within_range(module, "float32", core)
+    left, values, right = np.linalg.svd(core, full_matrices=False)
+    root = np.sqrt(values[:rank])
+    kept_a = root[:, None] * (right[:rank] @ q_a.T)
+    kept_b = (q_b @ left[:, :rank]) * root
+    return kept_a, kept_b, float(np.linalg.norm(values[rank:].astype(np.float64)))
 
 
-# ---------------------------------------------------------------- tensors in and out
+def _rounded_off(a: Array, b: Array, made_a: Tensor, made_b: Tensor) -> float:
+    """The norm of B A less what is stored of it.
+
+    As (B - B') A + B' (A - A'), in which nothing cancels. What SVD left out is taken to be at right
+    angles to it: rounding knows nothing of the singular vectors.
+    """
+    if made_a.dtype == "float32":
+        return 0.0
+    stored_a, stored_b = made_a.float32()[: len(a)], made_b.float32()[:, : b.shape[1]]
+    less_a, less_b = a - stored_a, b - stored_b
+    if not less_a.any():
+        return _norm(less_b, a) if less_b.any() else 0.0
+    return _norm(np.concatenate((less_b, stored_b), axis=1), np.concatenate((a, less_a), axis=0))
 
 
-def _pairs(files: AdapterFiles) -> dict[str, tuple[Matrix, Matrix]]:
-    """(A, B) by module. Raises MixError for what is no pair of matrices."""
-    halves: dict[str, dict[str, Matrix]] = {}
-    data = np.memmap(files.directory / WEIGHTS, mode="r", offset=files.header)
-    for name, tensor in files.tensors.items():
-        stem, _, half = name.removesuffix(".weight").rpartition(".lora_")
-        if half not in ("A", "B") or not stem.startswith(PREFIX) or len(tensor.shape) != 2:
-            raise MixError(f"{files.directory.name}: {name} is not half of a low-rank pair")
-        halves.setdefault(stem.removeprefix(PREFIX), {})[half] = _floats(files, tensor, data)
-    for module, pair in halves.items():
-        if len(pair) != 2 or pair["A"].shape[0] != pair["B"].shape[1]:
-            raise MixError(f"{files.directory.name}: the halves of {module} do not fit")
-    return {module: (pair["A"], pair["B"]) for module, pair in halves.items()}
+def _norm(b: Array, a: Array) -> float:
+    """The Frobenius norm of B A, which is not formed."""
+    core = _triangle(b) @ _triangle(a.T).T
+    return float(np.linalg.norm(core.astype(np.float64)))
 
 
-def _floats(files: AdapterFiles, tensor: Tensor, data: npt.NDArray[np.uint8]) -> Matrix:
-    raw = np.ascontiguousarray(data[tensor.begin : tensor.end])
-    match tensor.dtype:
-        case "F32":
-            floats = raw.view("<f4").astype(np.float32)
-        case "F16":
-            floats = raw.view("<f2").astype(np.float32)
-        case "BF16":
-            # A bfloat16 is the upper half of the float32 of the same value.
-            floats = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        case other:
-            raise MixError(f"{files.directory.name}: tensors in {other} cannot be mixed")
-    return floats.reshape(tensor.shape)
+def _triangle(matrix: Array) -> Array:
+    """R of the QR decomposition."""
+    triangle: Any = np.linalg.qr(matrix, mode="r")  # numpy's types know of no mode but the default
+    return cast(Array, triangle)
 
 
-def _stored(matrix: Matrix, dtype: str) -> bytes:
-    """Rounded to the nearest, ties to even."""
-    if dtype == "F32":
-        return matrix.astype("<f4").tobytes()
-    if dtype == "F16":
-        return matrix.astype("<f2").tobytes()
-    bits = np.ascontiguousarray(matrix, dtype=np.float32).view(np.uint32)
-    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return (rounded >> 16).astype("<u2").tobytes()
+# ---------------------------------------------------------------- how it came out
 
 
-def _dtype(files: AdapterFiles) -> str:
-    return max((tensor.dtype for tensor in files.tensors.values()), key=WIDEST.index)
+def _is_exact(plan: _Plan) -> bool:
+    """Whether nothing can be lost, so that nothing need be measured."""
+    return plan.dtype == "float32" and all(each.rank <= plan.rank for each in plan.modules)
 
 
-def _write_weights(
-    path: Path, deltas: Mapping[str, tuple[Matrix, Matrix]], rank: int, dtype: str
-) -> None:
-    """A safetensors file: the header's length, the header, the tensors without gaps."""
-    header: dict[str, dict[str, object]] = {}
-    data, at = [], 0
-    for module, (a, b) in deltas.items():
-        more = rank - a.shape[0]
-        for half, matrix in (
-            ("A", np.pad(a, ((0, more), (0, 0)))),
-            ("B", np.pad(b, ((0, 0), (0, more)))),
-        ):
-            piece = _stored(matrix, dtype)
-            header[f"{PREFIX}{module}.lora_{half}.weight"] = {
-                "dtype": dtype,
-                "shape": list(matrix.shape),
-                "data_offsets": [at, at + len(piece)],
-            }
-            data.append(piece)
-            at += len(piece)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
-    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *data]))
+def _report(plan: _Plan, norms: Sequence[tuple[float, float]]) -> Report:
+    """`norms` are those of each module's delta and of what is lost of it."""
+    whole = math.hypot(*(norm for norm, _ in norms))
+    lost = math.hypot(*(lost for _, lost in norms))
+    errors = [_ratio(lost, norm) for norm, lost in norms]
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    return Report(
+        rank=plan.rank,
+        summed_rank=max(module.rank for module in plan.modules),
+        dtype=plan.dtype,
+        modules=len(plan.modules),
+        reduced=sum(module.rank > plan.rank for module in plan.modules),
+        parts=tuple(
+            Share(
+                each.name,
+                each.weight,
+                max((lora.a.shape[0] for lora in each.loras.values()), default=0),
+                len(each.loras),
+            )
+            for each in plan.summands
+        ),
+        relative_error=_ratio(lost, whole),
+        worst_error=errors[worst],
+        worst_module=plan.modules[worst].path,
+        size=sum(spec.size for spec in _specs(plan)),
+    )
 
 
-def _write_config(
-    path: Path, parts: Sequence[tuple[AdapterFiles, float]], modules: Sequence[str], rank: int
-) -> None:
-    bases = [files.config.base_model_name_or_path for files, _ in parts]
-    config = {
-        "base_model_name_or_path": next((base for base in bases if base), None),
+def _ratio(lost: float, whole: float) -> float:
+    """Nothing lost of nothing is no error."""
+    if lost == 0:
+        return 0.0
+    return lost / whole if whole else math.inf
+
+
+# ---------------------------------------------------------------- directories
+
+
+def _name(part: Part) -> str:
+    return part.name or part.directory.name
+
+
+def _summand(part: Part, base_matches: bool) -> Summand:
+    """An adapter's directory, its numbers yet to be read. Raises MixError and AdapterError."""
+    name = _name(part)
+    found = files.read(part.directory)
+    try:
+        findings = check.check(found, None, name=name)
+        wrong = [str(each) for each in findings if each.severity == "error"]
+        if wrong:
+            raise MixError("; ".join(wrong))
+        loras = _loras(name, found)
+    except re.error as error:
+        raise MixError(
+            f"{name}: {files.CONFIG}: rank_pattern or alpha_pattern has {error.pattern!r}, which "
+            f"is no regular expression: {error}"
+        ) from error
+    base = None if base_matches else found.config.base_model_name_or_path
+    return Summand(name, part.weight, loras, base)
+
+
+def _loras(name: str, found: files.AdapterFiles) -> dict[str, Lora]:
+    halves: dict[tuple[str, Kind], dict[str, Matrix]] = {}
+    for tensor_name, stored in of_adapter(found).items():
+        match = _HALF.fullmatch(tensor_name.removeprefix(check.PREFIX))
+        assert match is not None  # it was checked
+        kind: Kind = "embedding" if match["embedding"] else "linear"
+        halves.setdefault((match["module"], kind), {})[match["half"]] = stored
+    loras: dict[str, Lora] = {}
+    for (path, kind), half in halves.items():
+        if path in loras or len(half) != 2:
+            raise MixError(f"{name}: {path}: has lora_ and lora_embedding_ tensors; expected one")
+        if found.config.rank(path) < 1:
+            raise MixError(
+                f"{name}: {path}: has rank {found.config.rank(path)}; expected 1 or more"
+            )
+        loras[path] = Lora(half["A"], half["B"], found.config.scaling(path), kind)
+    return loras
+
+
+def _written(plan: _Plan, folder: Path) -> Report:
+    norms: list[tuple[float, float]] = []
+
+    def tensors() -> Iterator[Tensor]:
+        for module in plan.modules:
+            made = _make(plan, module)
+            norms.append((made.norm, made.lost))
+            yield made.a
+            yield made.b
+
+    write(folder / files.WEIGHTS, _specs(plan), tensors())
+    config = folder / files.CONFIG
+    config.write_text(json.dumps(_config(plan), indent=2, sort_keys=True) + "\n", "utf-8")
+    sync(config)
+    sync(folder)
+    return _report(plan, norms)
+
+
+def _specs(plan: _Plan) -> list[Spec]:
+    """The tensors of a mix, in the order in which they are written."""
+    specs = []
+    for module in plan.modules:
+        a, b = (f"{check.PREFIX}{module.path}.{half}" for half in _NAMES[module.kind])
+        specs.append(Spec(a, plan.dtype, (plan.rank, module.inside)))
+        specs.append(Spec(b, plan.dtype, (module.outside, plan.rank)))
+    return specs
+
+
+def _config(plan: _Plan) -> dict[str, object]:
+    """What peft writes beside the weights, as far as it says anything of them."""
+    return {
+        "alpha_pattern": {},
+        "base_model_name_or_path": plan.base,
         "bias": "none",
-        "lora_alpha": rank,
+        "inference_mode": True,
+        "lora_alpha": plan.rank,
         "lora_dropout": 0.0,
         "peft_type": "LORA",
-        "r": rank,
-        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}),
+        "r": plan.rank,
+        "rank_pattern": {},
+        "target_modules": sorted({module.path.rsplit(".", 1)[-1] for module in plan.modules}),
         "task_type": "CAUSAL_LM",
+        "use_dora": False,
         "use_rslora": False,
-    }
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def delta_of(directory: Path) -> dict[str, Matrix]:
-    """What an adapter adds to each module's weight, s B A: for looking at small ones."""
-    files = read(directory)
-    return {
-        module: np.float32(files.config.scaling(module)) * (b @ a)
-        for module, (a, b) in _pairs(files).items()
     }

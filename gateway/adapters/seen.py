@@ -9,6 +9,9 @@ import msgspec
 
 log = logging.getLogger("switchboard.adapters")
 
+ANY = "*"
+"""Stands for whatever mark a name bears."""
+
 _Known = dict[str, tuple[str, str]]
 
 
@@ -25,10 +28,15 @@ class Seen:
         self._known: _Known = {}
 
     def get(self, name: str, mark: str) -> str | None:
-        """The digest of `name` if it still bears this mark."""
+        """The digest of `name` if it still bears this mark, or whatever it is for ANY."""
         self._refresh()
         known, digest = self._known.get(name, ("", None))
-        return digest if known == mark else None
+        return digest if mark in (known, ANY) else None
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a digest of `name`, whatever its mark."""
+        self._refresh()
+        return name in self._known
 
     def add(self, found: Mapping[str, tuple[str, str]]) -> None:
         """Remembers marks and digests by name."""

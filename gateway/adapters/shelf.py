@@ -89,7 +89,7 @@ class Shelf:
             raw = manifest_of(files)
             entry = entry_of(raw, hashlib.sha256(raw).hexdigest())
             if expected is not None and entry.digest != checked_digest(expected):
-                raise WrongContent(str(directory), expected, entry.digest)
+                raise WrongContent(directory, expected, entry.digest)
             _write(fresh / MANIFEST, raw)
             self._keep(fresh, entry)
         return entry

@@ -1,46 +1,49 @@
-"""Where adapters come from: a directory here, a bucket, the Hub, or an archive on the web.
+"""Where adapters come from: a directory, an S3 bucket, an archive behind a URL, the HF Hub.
 
-    contracts-v3                          a directory below the adapter store
-    s3://bucket/prefix                    every file right below the prefix
-    hf://organisation/name@revision/path  a repository on the Hub, or a directory of it
-    https://host/adapter.tar.gz           also .tgz, .tar and .zip; the adapter may lie one deeper
+    adapters/support-v7                 a directory, relative to the base
+    s3://bucket/prefix
+    https://host/support.tar.gz         .tar.gz or .zip; http:// only if it is pinned
+    hf://org/name[@revision][/folder]
 
-What is fetched is hashed before it is kept, and kept: the same source is not fetched again. To have
-other content, write another source or version.
+Whatever it is, what comes back is an entry of the shelf. A pin is the content's digest (as the
+shelf names it, so one pin serves for every kind of source) or, for an archive, the archive's own
+SHA-256; nothing else is kept, and nothing is fetched if it is on the shelf already.
 """
 
-import contextlib
-import posixpath
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
-from urllib.parse import urlsplit
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-import httpx
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
-from gateway.adapters.manifest import SUFFIXES, Entry, ShelfError, WrongContent
+from gateway.adapters.asked import Asked, Credentials, Limits, Origin, SourceError, Tell
+from gateway.adapters.buckets import Bucket
+from gateway.adapters.download import Archive
+from gateway.adapters.hub import Repository
+from gateway.adapters.intake import MADE, regular, taken_in
+from gateway.adapters.manifest import (
+    Damaged,
+    Entry,
+    NotAnAdapter,
+    NotOnShelf,
+    WrongContent,
+    is_digest,
+    is_taken,
+)
+from gateway.adapters.seen import ANY
 from gateway.adapters.shelf import Shelf
 
-Progress = Callable[[int, int | None], None]
-"""Bytes that have come, of so many in all if that is known."""
+__all__ = ["Credentials", "Limits", "SourceError", "fetch"]
 
-PIECE = 8 * 1024 * 1024
-FETCHED = "fetched"
-"""The mark under which the shelf remembers what a source held."""
+REMOTE: dict[str, Callable[[Asked], Origin]] = {
+    "s3": Bucket,
+    "https": Archive,
+    "http": Archive,
+    "hf": Repository,
+}
 
-MOST_FILES = 1000
-MOST_BYTES = 32 * 2**30
-"""What an archive may unpack to, or a directory hold."""
+UNMARKED = ""
+"""The mark of what bears none: it is never current."""
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
-CONFIG = "adapter_config.json"
-
-
-class SourceError(Exception):
-    """A source that cannot be had; the text names it, what was found, and the mend."""
+NOT_PINNED = "pin it to what there is now, or find out who changed it"
 
 
 def fetch(
@@ -48,212 +51,136 @@ def fetch(
     *,
     base: Path,
     into: Shelf,
-    progress: Progress | None = None,
+    progress: Tell = lambda done, total: None,
     sha256: str | None = None,
     again: bool = False,
+    outside: bool = False,
+    credentials: Credentials | None = None,
+    limits: Limits | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Entry:
-    """The source's files, on the shelf. Relative paths begin at `base`.
+    """Brings an adapter onto the shelf, and blocks while it does.
 
-    `sha256` is the digest that the content must have. What was fetched before is taken from the
-    shelf unless `again`. Raises SourceError, OSError. Takes long: call it in a thread.
+    `sha256` is a pin. A directory must lie below `base` unless `outside`. What a URL held when it
+    was last fetched is taken from the shelf; with `again` it is asked there whether it has changed.
+    `progress` may be called in another thread. Raises SourceError; OSError if this machine's disk
+    fails.
     """
-    tell = progress or _silent
+    asked = Asked(
+        source=source,
+        pinned=sha256 is not None,
+        progress=progress,
+        credentials=credentials or Credentials(),
+        limits=limits or Limits(),
+        sleep=sleep,
+        clock=clock,
+    )
+    pin = _pin(asked, sha256) if sha256 is not None else None
+    if pin is not None and (there := _pinned(into, pin)) is not None:
+        return there
     try:
         if "://" not in source:
-            return into.put(base / source, expected=sha256)
-        known = None if again else _fetched(source, into, sha256)
-        return known or _remote(source, into, tell, sha256)
+            return _local(asked, _directory(asked, base, outside), into, pin)
+        scheme = source.partition("://")[0]
+        if scheme not in REMOTE:
+            raise asked.wrong(f"{scheme}:// is not known", f"known are {', '.join(REMOTE)}")
+        return _remote(asked, REMOTE[scheme](asked), into, pin, again)
+    except NotAnAdapter as error:
+        where = f"{error.where.name}: " if is_taken(error.where.name) else ""
+        raise asked.wrong(f"{where}{error.found}", error.mend) from error
     except WrongContent as error:
-        raise SourceError(
-            f"{source}: its content hashes to {error.found}, not to {error.expected} as declared; "
-            "if it was meant to change, write the new hash"
-        ) from error
-    except ShelfError as error:
-        raise SourceError(f"{source}: {error}") from error
+        found = f"the content is sha256:{error.found}, and not the sha256:{pin} that is pinned"
+        raise asked.wrong(found, NOT_PINNED) from error
 
 
-def _silent(done: int, total: int | None) -> None:
-    """Nobody looks."""
+def _pin(asked: Asked, written: str) -> str:
+    digest = written.removeprefix("sha256:")
+    if not is_digest(digest):
+        raise asked.wrong(f"the pin {written[:80]!r} is none", "write 64 hexadecimal digits")
+    return digest
 
 
-def _fetched(source: str, into: Shelf, sha256: str | None) -> Entry | None:
-    """What the source held when it was fetched, if that is still here and what is expected."""
-    digest = into.seen.get(source, FETCHED)
-    if digest is None or sha256 not in (None, digest):
-        return None
+def _pinned(shelf: Shelf, pin: str) -> Entry | None:
+    """What a pin stands for, if it is on the shelf: content, or the content of an archive."""
+    for digest in (pin, shelf.seen.get(_archive(pin), "")):
+        if digest is not None and (entry := _there(shelf, digest)) is not None:
+            return entry
+    return None
+
+
+def _there(shelf: Shelf, digest: str) -> Entry | None:
     try:
-        return into.touch(digest)
-    except ShelfError:
+        return shelf.touch(digest)
+    except (NotOnShelf, Damaged):
         return None
 
 
-def _remote(source: str, into: Shelf, progress: Progress, sha256: str | None) -> Entry:
-    with into.staging() as folder:
-        files = folder / "files"
-        files.mkdir()
-        scheme = urlsplit(source).scheme
-        if scheme in ("http", "https"):
-            _archive(source, folder, files, progress)
-        elif scheme in ("s3", "hf"):
-            _directory(source, files, progress)
-        else:
-            raise SourceError(f"{source}: `{scheme}://` cannot be fetched")
-        entry = into.put(files, move=True, expected=sha256)
-    into.remember(source, FETCHED, entry.digest)
+def _archive(sha256: str) -> str:
+    return f"archive sha256:{sha256}"
+
+
+# ---------------------------------------------------------------- here
+
+
+def _directory(asked: Asked, base: Path, outside: bool) -> Path:
+    """The directory that is meant, links followed."""
+    directory = (base / asked.source).resolve()
+    if not outside and not directory.is_relative_to(base.resolve()):
+        raise asked.wrong(f"lies outside {base}", "move it there, or allow directories elsewhere")
+    if not directory.exists():
+        raise asked.wrong(f"there is no such directory below {base}", MADE)
+    return directory
+
+
+def _local(asked: Asked, directory: Path, shelf: Shelf, pin: str | None) -> Entry:
+    total = sum(regular(directory, name)[1].st_size for name in taken_in(directory))
+    if total > asked.limits.fetched:
+        raise asked.too_large(total)
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        asked.progress(done, total)
+
+    entry = shelf.put(directory, expected=pin, tell=tell)
+    asked.progress(total, total)
     return entry
 
 
-# ---------------------------------------------------------------- buckets and the Hub
+# ---------------------------------------------------------------- elsewhere
 
 
-def _directory(source: str, files: Path, progress: Progress) -> None:
-    """Every file of a kind that is taken, right below the source."""
-    filesystem, root = _opened(source)
-    try:
-        found = {
-            path: detail
-            for path, detail in filesystem.find(root, maxdepth=1, detail=True).items()
-            if path.endswith(SUFFIXES)
-        }
-    except Exception as error:  # each of these libraries has errors of its own
-        raise SourceError(f"{source}: {_said(error)}") from error
-    if not found:
-        raise SourceError(f"{source}: there is no {' or '.join(SUFFIXES)} file; is the path right?")
-    total = sum(detail["size"] or 0 for detail in found.values())
-    if len(found) > MOST_FILES or total > MOST_BYTES:
-        raise SourceError(f"{source}: {len(found)} files of {total:,} bytes are too much")
-    done = 0
-    for path in sorted(found):
+def _remote(asked: Asked, origin: Origin, shelf: Shelf, pin: str | None, again: bool) -> Entry:
+    if pin is None and (known := _before(origin, shelf, again)) is not None:
+        return known
+    with shelf.staging() as staged:
+        fetched = origin.fetch(staged)
+        is_archive = fetched.archive is not None and fetched.archive == pin
         try:
-            with filesystem.open(path, "rb") as read:
-                for size in _copy(read, files / posixpath.basename(path)):
-                    done += size
-                    progress(done, total)
-        except Exception as error:
-            raise SourceError(f"{source}: {posixpath.basename(path)}: {_said(error)}") from error
+            entry = shelf.put(fetched.directory, move=True, expected=None if is_archive else pin)
+        except WrongContent as error:
+            if fetched.archive is None:
+                raise
+            found = (
+                f"the archive is sha256:{fetched.archive} and its content sha256:{error.found}; "
+                f"neither is the sha256:{pin} that is pinned"
+            )
+            raise asked.wrong(found, NOT_PINNED) from error
+    shelf.remember(origin.name, fetched.mark or UNMARKED, entry.digest)
+    if fetched.archive is not None:
+        shelf.remember(_archive(fetched.archive), "", entry.digest)
+    return entry
 
 
-def _opened(source: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
-    try:
-        import fsspec
+def _before(origin: Origin, shelf: Shelf, again: bool) -> Entry | None:
+    """What was fetched from there before, if it is on the shelf; with `again`, if it is current.
 
-        return fsspec.url_to_fs(source)  # type: ignore[no-any-return]
-    except ImportError as error:
-        raise SourceError(
-            f"{source}: needs a library that is not installed ({error.name}); "
-            "pip install 'switchboard[sources]'"
-        ) from error
-    except ValueError as error:
-        raise SourceError(f"{source}: {error}") from error
-
-
-def _copy(read: IO[bytes], to: Path) -> Iterator[int]:
-    with to.open("xb") as written:
-        while piece := read.read(PIECE):
-            written.write(piece)
-            yield len(piece)
-
-
-def _said(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text[:300]}"
-
-
-# ---------------------------------------------------------------- archives
-
-
-def _archive(source: str, folder: Path, files: Path, progress: Progress) -> None:
-    parts = urlsplit(source)
-    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise SourceError(f"{source}: weights are not fetched in the clear; use https://")
-    if not parts.path.endswith(ARCHIVES):
-        raise SourceError(f"{source}: is not an archive; write a URL ending in {ARCHIVES[0]}")
-    packed = folder / "archive"
-    try:
-        _download(source, packed, progress)
-    except httpx.HTTPError as error:
-        raise SourceError(f"{source}: {_said(error)}") from error
-    try:
-        _unpack(packed, files, zipped=parts.path.endswith(".zip"))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise SourceError(f"{source}: cannot be unpacked: {_said(error)}") from error
-    except SourceError as error:
-        raise SourceError(f"{source}: {error}") from None
-
-
-@retry(
-    retry=retry_if_exception_type(httpx.TransportError),
-    stop=stop_after_attempt(3),
-    wait=wait_random_exponential(multiplier=0.2, max=5),
-    reraise=True,
-)
-def _download(source: str, to: Path, progress: Progress) -> None:
-    """Raises httpx.HTTPError; what breaks off is asked for again, from its beginning."""
-    timeout = httpx.Timeout(30.0, read=60.0)
-    with httpx.stream("GET", source, timeout=timeout, follow_redirects=True) as answer:
-        answer.raise_for_status()
-        length = answer.headers.get("content-length")
-        total, done = int(length) if length is not None else None, 0
-        with to.open("wb") as written:
-            for piece in answer.iter_bytes():
-                written.write(piece)
-                done += len(piece)
-                if done > MOST_BYTES:
-                    raise SourceError(f"is more than {MOST_BYTES:,} bytes")
-                progress(done, total)
-
-
-def _unpack(packed: Path, files: Path, *, zipped: bool) -> None:
-    """Takes out the files beside the one `adapter_config.json`, whatever their directory.
-
-    Names serve to choose by only: no path of the archive is ever written to.
+    Without, nothing is asked: an adapter must be served though its source is away.
     """
-    with _members(packed, zipped) as members:
-        homes = {PurePosixPath(name).parent for name, _ in members if name.endswith(CONFIG)}
-        homes = {home for home in homes if any(name == str(home / CONFIG) for name, _ in members)}
-        if len(homes) != 1:
-            raise SourceError(f"has {len(homes)} files called {CONFIG}, not one")
-        home, left = homes.pop(), MOST_BYTES
-        taken = [
-            (PurePosixPath(name).name, open_)
-            for name, open_ in members
-            if PurePosixPath(name).parent == home and name.endswith(SUFFIXES)
-        ]
-        if len(taken) > MOST_FILES:
-            raise SourceError(f"has {len(taken)} files, which is too many")
-        for name, open_ in taken:
-            with open_() as read:
-                for size in _copy(read, files / name):
-                    left -= size
-                    if left < 0:
-                        raise SourceError(f"unpacks to more than {MOST_BYTES:,} bytes")
-
-
-Member = tuple[str, Callable[[], IO[bytes]]]
-
-
-@contextlib.contextmanager
-def _members(packed: Path, zipped: bool) -> Iterator[list[Member]]:
-    """The plain files of an archive, each with what opens it; links and devices are none."""
-    if zipped:
-        with zipfile.ZipFile(packed) as archive:
-            yield [
-                (info.filename, lambda info=info: archive.open(info))  # type: ignore[misc]
-                for info in archive.infolist()
-                if not info.is_dir()
-            ]
-    else:
-        with tarfile.open(packed) as tar:
-            yield [
-                (info.name, lambda info=info: _extracted(tar, info))  # type: ignore[misc]
-                for info in tar.getmembers()
-                if info.isreg()
-            ]
-
-
-def _extracted(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    read = tar.extractfile(info)
-    if read is None:
-        raise SourceError(f"{info.name} is not a file")
-    return read
+    if not shelf.seen.knows(origin.name):
+        return None
+    mark = origin.mark() if again else ANY
+    digest = shelf.seen.get(origin.name, mark) if mark is not None else None
+    return _there(shelf, digest) if digest is not None else None

@@ -1,8 +1,8 @@
 """Tensors of safetensors files in numpy, one at a time; bfloat16, which numpy lacks, by its bits.
 
 The format: eight bytes with the header's length, the header as JSON, the tensors' bytes end to end
-(github.com/huggingface/safetensors). The library checks every header that is read here; a tensor's
-bytes are read, not mapped, so that a file that is cut off meanwhile is an error and not a crash.
+(github.com/huggingface/safetensors). A tensor's bytes are read, not mapped, so that a file that is
+cut off meanwhile is an error and not a crash.
 """
 
 import os
@@ -14,9 +14,8 @@ from typing import IO, Any, Literal, NamedTuple, Protocol
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from gateway.errors import SwitchboardError
+from gateway.adapters.files import WEIGHTS, AdapterError, AdapterFiles
 
 Array = NDArray[np.float32]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -32,10 +31,6 @@ _RAW: dict[DType, np.dtype[Any]] = {
 _ALIGNED = 8  # the library pads headers so that tensors begin at a multiple of eight bytes
 
 
-class TensorError(SwitchboardError, ValueError):
-    """A file is no safetensors file, or has a tensor that cannot be read as numbers."""
-
-
 class Matrix(Protocol):
     """A tensor that is in memory, or will be."""
 
@@ -48,7 +43,7 @@ class Matrix(Protocol):
         """Its extents."""
 
     def float32(self) -> Array:
-        """Its values, in an array of its shape. Raises TensorError where they cannot be read."""
+        """Its values, in an array of its shape. Raises AdapterError where they cannot be read."""
 
 
 class Tensor(NamedTuple):
@@ -77,15 +72,13 @@ class Stored(NamedTuple):
     offset: int
 
     def float32(self) -> Array:
-        """Its values. Raises TensorError where the file has gone or has been cut off."""
+        """Its values. Raises AdapterError where the file was cut off, OSError where it is gone."""
         count = prod(self.shape)
-        try:
-            with self.path.open("rb") as file:
-                raw = np.fromfile(file, _RAW[self.dtype], count, offset=self.offset)
-        except OSError as error:
-            raise TensorError(f"{self.path}: {self.name}: {error.strerror}") from error
+        with self.path.open("rb") as file:
+            raw = np.fromfile(file, _RAW[self.dtype], count, offset=self.offset)
         if raw.size != count:
-            raise TensorError(f"{self.path}: {self.name}: ends after {raw.size} of {count} values")
+            found = f"{raw.size} values of {self.name}"
+            raise AdapterError(self.path, found, f"{count}", "copy it again: it is not whole")
         return Tensor(self.dtype, raw.reshape(self.shape)).float32()
 
 
@@ -100,12 +93,6 @@ class Spec(NamedTuple):
     def size(self) -> int:
         """Its bytes."""
         return prod(self.shape) * _RAW[self.dtype].itemsize
-
-
-class _Place(msgspec.Struct):
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
 
 
 # ---------------------------------------------------------------- numbers
@@ -146,19 +133,17 @@ def widest(dtypes: Iterable[DType]) -> DType:
 # ---------------------------------------------------------------- files
 
 
-def read(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file, by name. Raises TensorError; values are read later."""
-    try:
-        with safe_open(path, framework="np"):
-            pass  # it has checked that the header is one, and that tensors lie end to end
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-        header.pop("__metadata__", None)
-        places = {name: msgspec.json.decode(raw, type=_Place) for name, raw in header.items()}
-    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
-        raise TensorError(f"{path}: cannot be read as safetensors: {error}") from error
-    return {name: _stored(path, name, place, 8 + length) for name, place in places.items()}
+def of_adapter(found: AdapterFiles) -> dict[str, Stored]:
+    """An adapter's tensors by name, to be read later. Raises AdapterError for a type of integers
+    and the like."""
+    path = found.directory / WEIGHTS
+    for name, each in found.tensors.items():
+        if each.dtype not in _DTYPES:
+            raise AdapterError(path, f"{name} in {each.dtype}", f"one of {', '.join(_DTYPES)}")
+    return {
+        name: Stored(path, name, _DTYPES[each.dtype], each.shape, found.header + each.begin)
+        for name, each in found.tensors.items()
+    }
 
 
 def write(path: Path, specs: Sequence[Spec], tensors: Iterable[Tensor]) -> int:
@@ -177,19 +162,16 @@ def write(path: Path, specs: Sequence[Spec], tensors: Iterable[Tensor]) -> int:
         return file.tell()
 
 
-def _stored(path: Path, name: str, place: _Place, start: int) -> Stored:
-    if place.dtype not in _DTYPES:
-        known = ", ".join(_DTYPES)
-        raise TensorError(f"{path}: {name}: is stored as {place.dtype}, which is none of {known}")
-    return Stored(path, name, _DTYPES[place.dtype], place.shape, start + place.data_offsets[0])
-
-
 def _header(specs: Sequence[Spec]) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for spec in specs:
         start, end = end, end + spec.size
-        header[spec.name] = _Place(_CODES[spec.dtype], spec.shape, (start, end))
+        header[spec.name] = {
+            "dtype": _CODES[spec.dtype],
+            "shape": spec.shape,
+            "data_offsets": (start, end),
+        }
     encoded = msgspec.json.encode(header)
     encoded += b" " * (-len(encoded) % _ALIGNED)
     return len(encoded).to_bytes(8, "little") + encoded

@@ -1,12 +1,13 @@
 """Adapters for tests: as peft writes them, small, and different where a test says so."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
-from gateway.adapters.shelf import Shelf
+from gateway.adapters.manifest import File, manifest_of
 
 LONG_AGO = 1_000_000_000.0
 """Unix seconds; files of this age have settled."""
@@ -41,6 +42,12 @@ def adapter(directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def digest(seed: int, scratch: Path) -> str:
-    """What an adapter's digest is, taken from a shelf of its own."""
-    return Shelf(scratch / f"other-{seed}").put(adapter(scratch / f"made-{seed}", seed)).digest
+def digest(seed: int = 0) -> str:
+    """What the adapter's digest is."""
+    listed = [File(name, len(body), sha256(body)) for name, body in files(seed).items()]
+    return sha256(manifest_of(listed))
+
+
+def sha256(body: bytes) -> str:
+    """In hexadecimal digits."""
+    return hashlib.sha256(body).hexdigest()

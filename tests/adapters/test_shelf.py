@@ -177,7 +177,7 @@ def too_many(source: Path) -> None:
         (directory_in_place_of_a_file, "extra.json: is no plain file"),
         (odd_name, "rename the file"),
         (name_that_is_no_text, "rename the file"),
-        (too_many, "at most 100"),
+        (too_many, "and an adapter at most 100; move"),
     ],
 )
 def test_what_is_no_adapter_is_refused_and_nothing_is_kept(
