@@ -11,8 +11,9 @@ from demo import processes, vllm_server
 class Replica:
     """A vLLM on one port, which can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, room: vllm_server.Room | None = None) -> None:
         self._folder = folder
+        self._room = room
         self._starts = 0
         self.port = vllm_server.free_port()
         self.server = self._start()
@@ -32,7 +33,8 @@ class Replica:
 
     def _start(self) -> vllm_server.Server:
         self._starts += 1
-        return vllm_server.start(self.port, log_path=self._folder / f"{self._starts}.log")
+        log = self._folder / f"{self._starts}.log"
+        return vllm_server.start(self.port, log_path=log, room=self._room)
 
 
 @pytest.fixture(scope="session")
