@@ -101,6 +101,7 @@ class Journey:
         "attempts",
         "began",
         "completion_id",
+        "conversation",
         "cost",
         "decision",
         "error",
@@ -122,6 +123,7 @@ class Journey:
         self.began = began
         self.recognition: Recognition | None = None
         self.decision: Decision | None = None
+        self.conversation = 0
         self.attempts: list[Attempt] = []
         self.status = 0
         self.outcome: Outcome = "error"
@@ -223,6 +225,7 @@ class Pipeline:
         """Recognises the route and ranks its candidates; raises ApiError if none is left."""
         plane = journey.plane
         journey.recognition, question = await self._asked(plane, journey.request)
+        journey.conversation = question.conversation
         self.live.advance(journey.began)
         decision = plane.decider.decide(question, self.live, self._draw())
         self.live.chose(question, decision)
@@ -241,6 +244,7 @@ class Pipeline:
             needs=request.needs,
             caller=request.caller,
             only=only,
+            conversation=hash((request.caller.key, request.turns[-1])) if request.turns else 0,
         )
         return recognised.recognition, question
 
@@ -485,6 +489,8 @@ class Pipeline:
         )
         if outcome == "ok":
             self.live.finished(opened.flight, now, usage)
+            if journey.conversation and len(target.replicas) > 1:
+                self.live.talked(target.name, journey.conversation, replica, usage)
         elif outcome == "abandoned" or status in CLIENT_FAULTS:
             self.live.abandoned(opened.flight)
         else:

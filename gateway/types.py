@@ -353,7 +353,8 @@ class Recognition(msgspec.Struct, frozen=True, gc=False):
 class Question(msgspec.Struct, frozen=True, gc=False):
     """What `decide` is asked: a recognised request without its transport.
 
-    `only` names the single target that the client asked for, if it did.
+    `only` names the single target that the client asked for, if it did. `conversation` is the same
+    number for requests of one conversation within this process, 0 where it has no beginning.
     """
 
     route: str
@@ -361,6 +362,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     needs: Needs
     caller: Caller
     only: str | None = None
+    conversation: int = 0
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 import httpx
 import msgspec
 
+from gateway.adapters.engine import Engine, read
 from gateway.adapters.whereabouts import Whereabouts
 from gateway.policy.live import Live
 from gateway.types import Backend, Target
@@ -23,6 +24,8 @@ LOOK_EVERY_S = 1.0
 """A restarted replica has its adapters again within two of these after it is healthy."""
 
 LOOK_TIMEOUT_S = 5.0
+ASK_EVERY_S = 2.0
+"""How often an engine is asked for its metrics: writing them takes it some milliseconds."""
 LOAD_TIMEOUT_S = 60.0
 RETRY_S = 15.0
 """How long a replica that could not load an adapter is out of its choice; doubles each time."""
@@ -88,6 +91,7 @@ class AdapterKeeper:
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
+        self._live = live
         self.whereabouts = Whereabouts(live)
         self._client = client
         self._sleep = sleep
@@ -100,6 +104,9 @@ class AdapterKeeper:
         self._turns: dict[str, asyncio.Lock] = {}
         self.backend = backend.name
         self.states: dict[str, ReplicaState] = {url: ReplicaState() for url in backend.replicas}
+        self._ask_at: dict[str, float] = {}
+        self.engines: dict[str, Engine] = {}
+        """What each replica's engine told last."""
         self.ready: set[tuple[str, str]] = set()
         """(replica, served name) of what is loaded there: what dispatch looks at."""
 
@@ -225,6 +232,7 @@ class AdapterKeeper:
             self._show(replica, before, state)
             return
         self._let_in(replica)
+        await self._ask_engine(replica)
         self._found(replica, present)
         await self._fill(replica)
         await self._keep_pinned(replica)
@@ -301,6 +309,29 @@ class AdapterKeeper:
                     await self.unload(replica, served)
                 except (LoadFailed, httpx.HTTPError) as error:
                     log.warning("%s at %s keeps %s: %s", self.backend, replica, served, error)
+
+    async def _ask_engine(self, replica: str) -> None:
+        """How busy it is, how many adapters it holds, and whether it was started anew."""
+        now = self._clock()
+        if now < self._ask_at.get(replica, now):
+            return
+        self._ask_at[replica] = now + ASK_EVERY_S
+        try:
+            page = await self._client.get(
+                f"{replica}/metrics", headers=self._headers(), timeout=LOOK_TIMEOUT_S
+            )
+            page.raise_for_status()
+        except httpx.HTTPError as error:
+            log.debug("%s at %s tells no metrics: %s", self.backend, replica, error)
+            return
+        engine, before = read(page.text), self.engines.get(replica)
+        self.engines[replica] = engine
+        if before is not None and before.started != engine.started:
+            log.info("%s at %s was started anew", self.backend, replica)
+            self.whereabouts.restarted(replica, self._clock())
+        slots = self._backend.cpu_slots or self._backend.slots or engine.slots
+        self.whereabouts.holds(replica, slots, self._clock())
+        self._live.server(replica).told(engine.running + engine.waiting)
 
     async def _listed(self, replica: str) -> frozenset[str]:
         answer = await self._client.get(

@@ -22,7 +22,6 @@ class Whereabouts:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._slots: int | None = None
         self._held: dict[str, Residency] = {}
         self._registered: dict[str, set[str]] = {}
         self._targets: dict[str, tuple[Target, ...]] = {}
@@ -43,10 +42,8 @@ class Whereabouts:
     ) -> None:
         """From now on these are the replicas, with room for `slots` adapters each, and the adapters
         with the targets that they serve."""
-        if slots != self._slots:
-            self._held = {}
-        self._slots = slots
-        self._held = {url: self._held.get(url) or Residency(slots) for url in replicas}
+        before = self._held
+        self._held = {url: before.get(url) or Residency(slots) for url in replicas}
         self._registered = {url: self._registered.get(url, set()) for url in replicas}
         self._targets = dict(adapters)
         self._pinned = frozenset(pinned)
@@ -86,6 +83,21 @@ class Whereabouts:
         if news or seconds is not None:
             self._tell(served, now, seconds)
 
+    def restarted(self, replica: str, now: float) -> None:
+        """The replica was started anew: it holds nothing but what it lists."""
+        held = self._held.get(replica)
+        if held is not None:
+            held.restarted()
+            self._registered[replica].clear()
+            self._known.clear()
+
+    def holds(self, replica: str, slots: int | None, now: float) -> None:
+        """The replica has room for so many adapters; None is for all."""
+        held = self._held.get(replica)
+        if held is not None and held.slots != slots:
+            held.slots = slots
+            self._known.clear()
+
     def gone(self, replica: str, served: str, now: float) -> None:
         """The replica does not know the adapter any more."""
         self._registered.get(replica, set()).discard(served)
@@ -103,7 +115,7 @@ class Whereabouts:
 
     def refresh(self, now: float) -> None:
         """Works out the homes anew, and tells what time alone has changed."""
-        rooms = [Room(url, self._slots) for url in self._held]
+        rooms = [Room(url, held.slots) for url, held in self._held.items()]
         rates = self._demand.rates(now)
         before = {served: homes for served, homes in self.homes.items() if served in self._targets}
         # What nobody asks for stays where it is, and takes no room.
@@ -129,19 +141,19 @@ class Whereabouts:
         rates = self._demand.rates(now)
         here = [name for name in names if replica in self.homes.get(name, ())]
         here.sort(key=lambda name: (name not in self._pinned, -rates.get(name, 0.0), name))
-        return here if self._slots is None else here[: self._slots]
+        return here[: self._held[replica].slots]
 
     def slipping(self, replica: str, now: float) -> list[str]:
         """The pinned ones that would soon be evicted there if nobody used them."""
         held = self._held[replica]
-        if self._slots is None:
+        if held.slots is None:
             return []
         return [
             served
             for served in self._pinned
             if replica in self.homes.get(served, ())
             and served in self._registered[replica]
-            and (held.behind(served) >= self._slots - 1 or held.p_resident(served, now) < 0.9)
+            and (held.behind(served) >= held.slots - 1 or held.p_resident(served, now) < 0.9)
         ]
 
     def kept(self, replica: str, served: str, now: float) -> None:

@@ -13,6 +13,7 @@ is ranked by net.
            + E[output tokens] x output price
     E[s to first token] = first token with nothing queued + queue x what each one adds
                           + P(adapter not resident) x load time + time lost by failing
+                          - what the replica's prefix cache saves of a conversation
     E[s in all] = E[s to first token] + E[output tokens] x seconds per token
 
 A load stops the replica's engine for whoever runs there, and may displace what has to be loaded
@@ -54,6 +55,12 @@ NEUTRAL_QUALITY = 0.5
 Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float, float]
 """(-net, total_s, order, row, replica, cost, first_token_s, load_s, others_s): sorts by net, then
 time, then as declared. A plain tuple, because it is made for every replica of every candidate."""
+
+PREFILL = 0.8
+"""Share of an unqueued first-token time that goes into reading the input; a prefix that the replica
+has in its cache saves its part of that. An assumption: what it saves is not told."""
+
+_NOWHERE = ("", 0)
 
 COLD = 0.5
 """P(resident) below which an adapter counts as not loaded."""
@@ -176,6 +183,7 @@ def _score(
     patient = terms.on_cold == "wait"
     estimates, servers = live.estimates, live.replicas
     outputs, shares = live.outputs, live.cached
+    talked, prefixes = question.conversation, live.prefixes
     fitting: list[Scored] = []
     over: list[Over] = []
     order = 0
@@ -200,19 +208,24 @@ def _score(
         worth = value * quality - price * cost
         affordable = cost <= max_cost and quality >= min_quality
         before = order
+        at, known = ("", 0)
+        if talked and len(row.replicas) > 1:
+            at, known = prefixes.get((row.target, talked), _NOWHERE)
         for url, key, cold, idle in row.replicas:
             estimate = estimates.get(key, cold)
             if estimate.barred:
                 continue
             server = servers.get(url, idle)
-            queued = estimate.first_s + estimate.queue_s * server.in_flight
+            queued = estimate.first_s + estimate.queue_s * server.in_line
+            if url == at:
+                queued -= PREFILL * estimate.first_s * min(1.0, known / (tokens or 1))
             first = queued + estimate.wait_s + server.lost_s
             total = first + output * estimate.token_s
             load_s = estimate.load_s
             loss = per_first * first + per_whole * total - worth
             others = 0.0
             if load_s:
-                running = server.in_flight
+                running = server.in_line
                 others = load_s * (running + estimate.spare * (1.0 + running) - patient)
                 loss += (per_first + per_whole) * others
             scored = (loss, total, order, row, url, cost, first, load_s, others)

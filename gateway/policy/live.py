@@ -50,6 +50,8 @@ LOADED = 0.96
 """Prior P(adapter is resident): adapters are made present at start, but nobody has looked yet."""
 LOAD_S = 1.0
 """Prior seconds to load an adapter that is not resident: some 100 MB from a local disk."""
+CONVERSATIONS = 20_000
+"""Conversations whose replica is remembered; the ones that went on last."""
 REFRESH_S = 2.0
 """How often unused estimates are brought up to date."""
 
@@ -101,14 +103,36 @@ class Failures:
 
 
 class Replica:
-    """One server, whatever target it is used for: requests in flight, and whether it fails."""
+    """One server, whatever target it is used for: requests in flight, and whether it fails.
 
-    __slots__ = ("failures", "in_flight", "lost_s")
+    `in_line` counts those of others too, as far as the server tells.
+    """
+
+    __slots__ = ("_told", "failures", "in_flight", "in_line", "lost_s")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.in_line = 0
         self.lost_s = 0.0
         self.failures = Failures()
+        self._told = 0
+
+    def told(self, requests: int) -> None:
+        """The server has so many requests, running or waiting. Ours are among them, give or take
+        what is on its way: so the less of two looks is taken for others'."""
+        others = max(0, requests - self.in_flight)
+        self.in_line = self.in_flight + min(others, self._told)
+        self._told = others
+
+    def began(self) -> None:
+        """One more of ours."""
+        self.in_flight += 1
+        self.in_line += 1
+
+    def ended(self) -> None:
+        """One less."""
+        self.in_flight -= 1
+        self.in_line -= 1
 
 
 class Estimate:
@@ -351,8 +375,9 @@ class Live:
     """Everything `decide` reads that changes from second to second.
 
     Keys: `estimates` by (target, replica), `replicas` by base URL, `outputs` by (route, target),
-    `cached` by target, `incumbents` by (route, policy). What is missing from them has not been seen
-    yet: the reader takes the prior.
+    `cached` by target, `incumbents` by (route, policy), `prefixes` (where a conversation's
+    beginning was read last, and its tokens) by (target, conversation). What is missing from them
+    has not been seen yet: the reader takes the prior.
 
         live.advance(now); decision = decider.decide(question, live, draw)
         live.chose(question, decision)
@@ -361,7 +386,7 @@ class Live:
         live.finished(flight, now, usage)             # or failed(flight, now), abandoned(flight)
     """
 
-    __slots__ = ("_next", "cached", "estimates", "incumbents", "outputs", "replicas")
+    __slots__ = ("_next", "cached", "estimates", "incumbents", "outputs", "prefixes", "replicas")
 
     def __init__(self) -> None:
         self.estimates: dict[tuple[str, str], Estimate] = {}
@@ -369,6 +394,7 @@ class Live:
         self.outputs: dict[tuple[str, str], Output] = {}
         self.cached: dict[str, Share] = {}
         self.incumbents: dict[tuple[str, str], str] = {}
+        self.prefixes: dict[tuple[str, int], tuple[str, int]] = {}
         self._next = float("-inf")
 
     def advance(self, now: float) -> None:
@@ -394,11 +420,9 @@ class Live:
     def started(self, target: Target, replica: str, route: str, now: float) -> Flight:
         """An attempt is being sent to `target` at `replica`."""
         estimate = self.estimate(target, replica)
-        server = self.replicas.get(replica)
-        if server is None:
-            server = self.replicas[replica] = Replica()
-        queue = server.in_flight
-        server.in_flight = queue + 1
+        server = self.server(replica)
+        queue = server.in_line
+        server.began()
         return Flight(target, route, estimate, server, queue, now)
 
     def first_token(self, flight: Flight, now: float) -> None:
@@ -410,7 +434,7 @@ class Live:
     def finished(self, flight: Flight, now: float, usage: Usage) -> None:
         """The whole answer has come. Of a plain answer only the whole time is known: it is split
         between first token and generation as expected before."""
-        flight.replica.in_flight -= 1
+        flight.replica.ended()
         estimate = flight.estimate
         # An adapter that was loaded meanwhile says nothing about the next request's first token.
         total = now - max(flight.started, min(estimate.loaded_at, now))
@@ -428,7 +452,7 @@ class Live:
 
     def failed(self, flight: Flight, now: float, *, connected: bool = True) -> None:
         """The attempt failed: at the server as a whole if it did not even connect."""
-        flight.replica.in_flight -= 1
+        flight.replica.ended()
         seconds = now - flight.started
         if connected:
             flight.estimate.failed(seconds, now)
@@ -438,7 +462,15 @@ class Live:
 
     def abandoned(self, flight: Flight) -> None:
         """The client went away: says nothing about the target."""
-        flight.replica.in_flight -= 1
+        flight.replica.ended()
+
+    def talked(self, target: str, conversation: int, replica: str, usage: Usage) -> None:
+        """`replica` has in its prefix cache what it has just read and written."""
+        key = (target, conversation)
+        self.prefixes.pop(key, None)
+        self.prefixes[key] = (replica, usage.input + usage.output)
+        if len(self.prefixes) > CONVERSATIONS:
+            del self.prefixes[next(iter(self.prefixes))]
 
     def resident(
         self,
@@ -459,6 +491,13 @@ class Live:
     def bar(self, target: Target, replica: str, reason: str) -> None:
         """The replica is out of this target's choice, and of no other's; "" lets it in again."""
         self.estimate(target, replica).barred = reason
+
+    def server(self, replica: str) -> Replica:
+        """What is known of a server, begun anew if need be."""
+        found = self.replicas.get(replica)
+        if found is None:
+            found = self.replicas[replica] = Replica()
+        return found
 
     def estimate(self, target: Target, replica: str) -> Estimate:
         """The estimate of `target` at `replica`, begun from the target's priors if need be."""

@@ -1,5 +1,7 @@
 """What `decide` does in single cases; its laws are in test_laws.py."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -381,3 +383,116 @@ def test_targets_of_the_same_name_in_another_snapshot_do_not_matter() -> None:
     config = snapshot([route(QUALITIES)], [LOCAL, ADAPTED, MINI, cheaper], policy())
     assert targets(ask(world()))[0] != "openai/large"
     assert targets(ask(config))[0] == "openai/large"
+
+
+# ---------------------------------------------------------------- where a request goes
+
+
+def two_replicas(target_: Target, chosen: Policy | None = None) -> Snapshot:
+    """One target at two replicas that are alike."""
+    both = msgspec.structs.replace(target_, replicas=("http://a", "http://b"))
+    return snapshot([route([(both.name, 0.9)])], [both], chosen or policy(waiting_first_token=1.0))
+
+
+def first_replica(config: Snapshot, live: Live, asked: Question | None = None) -> str:
+    return ask(config, asked, live).ranked[0].replica
+
+
+def test_a_conversation_goes_back_to_the_replica_that_has_read_it() -> None:
+    config, live = two_replicas(LOCAL), Live()
+    mine = msgspec.structs.replace(question(), conversation=7)
+    live.talked("local/qwen", 7, "http://b", Usage(input=900, output=100))
+    assert first_replica(config, live, mine) == "http://b"
+    assert first_replica(config, live) == "http://a"
+    assert first_replica(config, live, msgspec.structs.replace(mine, conversation=8)) == "http://a"
+
+
+def test_unless_the_queue_there_costs_more_than_it_saves() -> None:
+    config, live = two_replicas(LOCAL), Live()
+    mine = msgspec.structs.replace(question(), conversation=7)
+    live.talked("local/qwen", 7, "http://b", Usage(input=900, output=100))
+    for n in range(100):
+        live.started(config.targets["local/qwen"], "http://b", ROUTE, float(n))
+    assert first_replica(config, live, mine) == "http://a"
+
+
+def test_requests_of_others_count_in_the_line_as_ours_do() -> None:
+    config, live = two_replicas(LOCAL), Live()
+    for _ in range(2):
+        live.server("http://a").told(50)
+    assert first_replica(config, live) == "http://b"
+    live.server("http://a").told(0)
+    assert first_replica(config, live) == "http://a"
+
+
+def test_a_replica_that_has_the_adapter_goes_before_one_that_must_load_it() -> None:
+    config, live = two_replicas(ADAPTED), Live()
+    live.resident(config.targets[ADAPTED.name], "http://a", 0.0, 2.0)
+    live.resident(config.targets[ADAPTED.name], "http://b", 1.0)
+    first, second = ask(config, None, live).ranked
+    assert (first.replica, first.load_s) == ("http://b", 0.0)
+    assert (second.load_s, second.others_s) == (2.0, 0.0)
+    assert second.first_token_s - first.first_token_s == pytest.approx(2.0)
+
+
+def test_who_runs_there_counts_against_a_load_and_so_does_a_copy_to_spare() -> None:
+    config, live = two_replicas(ADAPTED), Live()
+    made = config.targets[ADAPTED.name]
+    live.resident(made, "http://a", 0.0, 2.0, spare=1.0)
+    for n in range(3):
+        live.started(made, "http://a", ROUTE, float(n))
+    (cold,) = [each for each in ask(config, None, live).ranked if each.replica == "http://a"]
+    assert cold.others_s == pytest.approx(2.0 * (3 + 1 * (1 + 3)))
+
+
+def test_a_replica_that_cannot_load_the_adapter_is_out_of_its_choice_alone() -> None:
+    config, live = two_replicas(ADAPTED), Live()
+    made = config.targets[ADAPTED.name]
+    live.bar(made, "http://a", "500: out of memory")
+    assert [each.replica for each in ask(config, None, live).ranked] == ["http://b"]
+    live.bar(made, "http://b", "500: out of memory")
+    decision = ask(config, None, live)
+    assert not decision.ranked
+    assert decision.ruled_out[0].by == "away"
+    assert "500: out of memory" in decision.ruled_out[0].reason
+    live.bar(made, "http://a", "")
+    assert first_replica(config, live) == "http://a"
+
+
+def cold_world(on_cold: Any) -> tuple[Snapshot, Live]:
+    chosen = policy(waiting_first_token=1e-4)
+    config = world(msgspec.structs.replace(chosen, on_cold=on_cold))
+    live = Live()
+    for url in config.targets[ADAPTED.name].replicas:
+        live.resident(config.targets[ADAPTED.name], url, 0.0, 2.0)
+    return config, live
+
+
+@pytest.mark.parametrize(
+    ("on_cold", "answers"),
+    [
+        (None, ADAPTED.name),
+        ("wait", ADAPTED.name),
+        ("base", "local/qwen"),
+        ("external", "openai/mini"),
+    ],
+)
+def test_a_policy_may_say_what_is_done_about_a_cold_adapter(
+    on_cold: str | None, answers: str
+) -> None:
+    config, live = cold_world(on_cold)
+    assert targets(ask(config, None, live))[0] == answers
+    for url in config.targets[ADAPTED.name].replicas:
+        live.resident(config.targets[ADAPTED.name], url, 1.0)
+    assert targets(ask(config, None, live))[0] == ADAPTED.name
+
+
+def test_who_waits_anyway_does_not_count_the_load() -> None:
+    dear = policy(waiting_first_token=1.0)
+    patient = world(msgspec.structs.replace(dear, on_cold="wait"))
+    live = Live()
+    for url in patient.targets[ADAPTED.name].replicas:
+        live.resident(patient.targets[ADAPTED.name], url, 0.0, 60.0)
+    assert targets(ask(world(dear), None, live))[0] != ADAPTED.name
+    warm = {choice.target: choice for choice in ask(patient, None, live).ranked}
+    assert warm[ADAPTED.name].net > -1.0
