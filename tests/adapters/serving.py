@@ -77,7 +77,7 @@ def site(tls_below: Path | None = None) -> Iterator[Site]:
             if answer.cut is not None or not answer.measured:
                 self.close_connection = True
 
-        do_GET = do_HEAD = handle_any
+        do_GET = do_HEAD = do_PUT = do_DELETE = handle_any
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing is told."""

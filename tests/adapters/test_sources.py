@@ -690,6 +690,32 @@ def test_a_bucket_that_refuses_us(get: Fetch) -> None:
         assert "the bucket refuses us" in get.fails("s3://models/support").found
 
 
+def test_an_object_that_breaks_off_is_taken_up_where_it_was(get: Fetch) -> None:
+    weights = in_parts(files()["adapter_model.safetensors"], 100)
+    config = in_parts(files()["adapter_config.json"])
+    listed = "".join(
+        f"<Contents><Key>support/{name}</Key><Size>{len(body)}</Size><ETag>x</ETag>"
+        f"<LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        for name, body in files().items()
+    )
+    page = f"<ListBucketResult><KeyCount>2</KeyCount>{listed}</ListBucketResult>".encode()
+    with site() as server:
+        server.pages = {
+            "/models": always(Answer(page, 200, {"content-type": "application/xml"})),
+            "/models/support/adapter_config.json": config,
+            "/models/support/adapter_model.safetensors": lambda request: weights(
+                # botocore sends no If-Range: the listing is compared afterwards
+                request._replace(headers={**request.headers, "if-range": '"v1"'})
+            ),
+        }
+        get.credentials = Credentials(s3_key="A", s3_secret="B", s3_endpoint=server.url)
+        entry = get("s3://models/support")
+        ranges = [each.headers.get("range") for each in server.said("GET")]
+    assert entry.digest == digest()
+    assert "bytes=100-" in ranges
+    assert get.told[-1] == (entry.size, entry.size)
+
+
 # ---------------------------------------------------------------- the Hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
