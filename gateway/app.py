@@ -16,6 +16,8 @@ import msgspec
 import uvicorn
 
 from gateway.adapters.fleet import Fleet
+from gateway.adapters.lending import shelf_router
+from gateway.backends.addresses import DNS, Names, with_addresses
 from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess, served_by
 from gateway.backends.vllm import VllmBackend
@@ -57,6 +59,9 @@ ENCODER_EVERY_S = 1.0
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
 
+NAMES_EVERY_S = 5.0
+"""How often the addresses behind `dns://` replicas are asked for."""
+
 ANONYMOUS = Caller()
 
 
@@ -70,8 +75,11 @@ class Gateway:
         *,
         cache: Path | None = None,
         litellm_python: str = sys.executable,
+        agent_key: str | None = None,
     ) -> None:
-        """`cache` keeps fitted classifiers; `litellm_python` has litellm installed."""
+        """`cache` keeps fitted classifiers; `litellm_python` has litellm installed. With an
+        `agent_key` adapters' files are lent to the agents that know it."""
+        self._agent_key = agent_key
         self.store = store
         self.metrics = Metrics()
         self.live = Live()
@@ -80,6 +88,7 @@ class Gateway:
         self.reader = Reader(store)
         self._transports: dict[str | None, Transport] = {}
         self._snapshot = snapshot
+        self._unresolved = snapshot
         self._undressed: Snapshot | None = None
         self._cache = cache
         self._litellm_python = litellm_python
@@ -95,7 +104,9 @@ class Gateway:
             changed=self._redress,
             clock=time.perf_counter,
             now=time.time,
+            agent_key=agent_key,
         )
+        self._names = Names()
         self._tending: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -125,6 +136,7 @@ class Gateway:
             metrics=self.metrics.page,
             started=int(self._started_at),
             admin=admin_api(self.fleet, self.authenticate, self._used, self._changes),
+            lending=shelf_router(self.fleet.shelves, self._agent_key),
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
         self._tend()
@@ -150,7 +162,7 @@ class Gateway:
         """Serves a new snapshot from now on; requests under way finish on the old one."""
         self.pipeline.plane = await self._plane(snapshot)
         self._snapshot = snapshot
-        self.live.keep(snapshot.targets.values())
+        self.live.keep(self.pipeline.plane.snapshot.targets.values())
         self._redress()
         self._tend()
 
@@ -183,6 +195,8 @@ class Gateway:
 
     async def _plane(self, snapshot: Snapshot) -> Plane:
         snapshot = await self._with_litellm(snapshot)
+        self._unresolved = snapshot
+        snapshot = with_addresses(snapshot, await self._names.look(snapshot))
         await self.fleet.tend(snapshot)
         classifier = await asyncio.to_thread(declared_classifier, snapshot, self._cache)
         self._standing = classifier if isinstance(classifier, StandingClassifier) else None
@@ -233,7 +247,8 @@ class Gateway:
         """Prices that only litellm knows, as soon as it serves: importing it takes seconds."""
         prices = await process.prices()
         if self._snapshot is snapshot and self._litellm is process:
-            self._undressed = served_by(snapshot, process.url, prices)
+            self._unresolved = served_by(snapshot, process.url, prices)
+            self._undressed = with_addresses(self._unresolved, self._names.known)
             self._redress()
 
     def _transport(self, proxy: str | None) -> Transport:
@@ -255,11 +270,31 @@ class Gateway:
         for task in self._tending:
             task.cancel()
         self._tending = [asyncio.create_task(self.fleet.run())]
-        self._tending[0].add_done_callback(_log_failure)
+        if any(
+            each.startswith(DNS) for b in self._snapshot.backends.values() for each in b.replicas
+        ):
+            self._tending.append(asyncio.create_task(self._follow_names()))
+        for task in self._tending:
+            task.add_done_callback(_log_failure)
         if self._standing is not None:
             looking = asyncio.create_task(_look_for_encoder(self._standing))
             looking.add_done_callback(_log_failure)
             self._tending.append(looking)
+
+    async def _follow_names(self) -> None:
+        """Replicas behind a name come and go: requests go to those that are there now."""
+        while True:
+            await asyncio.sleep(NAMES_EVERY_S)
+            before = self._names.known
+            known = await self._names.look(self._unresolved)
+            if known == before:
+                continue
+            self._undressed = with_addresses(self._unresolved, known)
+            await self.fleet.tend(self._undressed)
+            plane = self.pipeline.plane
+            backends = {n: self._backend(each) for n, each in self._undressed.backends.items()}
+            self.pipeline.plane = msgspec.structs.replace(plane, backends=backends)
+            self._redress()
 
     async def _follow_keys(self) -> None:
         while True:
@@ -354,6 +389,7 @@ async def run(
         store,
         cache=directory / ".switchboard",
         litellm_python=_litellm_python(directory, env),
+        agent_key=env.get("SWITCHBOARD_AGENT_KEY") or None,
     )
     await gateway.start()
     host, port = _address(listen, limits)

@@ -174,7 +174,9 @@ class Backend(msgspec.Struct, frozen=True):
 
     `proxy` is the forward proxy that its calls go through. `adapters_here` is the directory that
     adapters' relative sources lie in, on this machine; what was fetched and checked is kept in
-    `shelf_here`, which its replicas see as `shelf_on_replicas`. `slots`, `cpu_slots` and `max_rank`
+    `shelf_here`, which its replicas see as `shelf_on_replicas`; or `agent` is the URL of what keeps
+    a shelf beside each, with `{host}` for the replica's. A replica of `dns://` is each address of
+    the name. `slots`, `cpu_slots` and `max_rank`
     are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are for
     litellm's process, which is the one replica of such a backend: the provider's own base URL if it
     is not the usual one, its ids by declared model, what goes with each of its calls, and body
@@ -192,6 +194,7 @@ class Backend(msgspec.Struct, frozen=True):
     adapters_here: str = ""
     shelf_here: str = ""
     shelf_on_replicas: str = ""
+    agent: str | None = None
     slots: int | None = None
     cpu_slots: int | None = None
     max_rank: int | None = None

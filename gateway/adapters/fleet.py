@@ -7,15 +7,20 @@ version that they began with.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
+from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
-from gateway.adapters.keeper import AdapterKeeper, Loadable, LoadFailed
+from gateway.adapters.keeper import AdapterKeeper, Loadable, LoadFailed, Pull
+from gateway.adapters.manifest import ShelfError
 from gateway.adapters.registry import Files, Registry, Standing
+from gateway.adapters.shelf import Shelf
 from gateway.adapters.state import (
     NEW,
     AdapterState,
@@ -37,6 +42,11 @@ log = logging.getLogger("switchboard.adapters")
 
 ROUND_S = 2.0
 """How often canaries are judged, and changes by other gateways looked for."""
+
+
+CLEAN_EVERY_S = 3600.0
+GRACE_S = 7 * 86_400.0
+"""How long what nobody declares any more stays on the shelf at least."""
 
 
 class StateBook(Protocol):
@@ -69,8 +79,11 @@ class Fleet:
         changed: Callable[[], None],
         clock: Callable[[], float],
         now: Callable[[], float],
+        agent_key: str | None = None,
     ) -> None:
         """`changed` is called when what `dress` makes may have changed; `now` is in Unix time."""
+        self._agent_key = agent_key
+        self._clean_at = now() + CLEAN_EVERY_S
         self.keepers: dict[str, AdapterKeeper] = {}
         self.registry = Registry(self._learnt)
         self._live = live
@@ -102,7 +115,9 @@ class Fleet:
             self._running.pop(name).cancel()
         for name, backend in snapshot.backends.items():
             if backend.kind == "vllm" and name not in self.keepers:
-                keeper = AdapterKeeper(backend, self._live, self._client, clock=self._clock)
+                keeper = AdapterKeeper(
+                    backend, self._live, self._client, clock=self._clock, pull=self._puller(name)
+                )
                 self.keepers[name] = keeper
                 self._running[name] = asyncio.create_task(keeper.run())
         self.registry.settle(snapshot.backends, snapshot.adapters)
@@ -122,6 +137,9 @@ class Fleet:
             self._learnt()
         for target in list(self._adapters):
             await self._judge(target)
+        if self._now() >= self._clean_at:
+            self._clean_at = self._now() + CLEAN_EVERY_S
+            await self.clean()
 
     async def stop(self) -> None:
         """Ends everything that goes on beside serving."""
@@ -165,6 +183,47 @@ class Fleet:
             return dressed
         canary = Canary(f"{name}@{trial.version}", trial.share)
         return msgspec.structs.replace(dressed, canary=canary)
+
+    def shelves(self) -> list[Shelf]:
+        """Where adapters' files lie on this machine."""
+        if self._snapshot is None:
+            return []
+        places = {each.shelf_here for each in self._snapshot.backends.values() if each.shelf_here}
+        return [Shelf(Path(place)) for place in sorted(places)]
+
+    def _puller(self, backend: str) -> Pull:
+        async def pull(replica: str, digest: str) -> str:
+            assert self._snapshot is not None
+            agent = self._snapshot.backends[backend].agent
+            if agent is None or self._agent_key is None:
+                raise AgentError("SWITCHBOARD_AGENT_KEY is not set, here where the gateway runs")
+            url = agent.format(host=urlsplit(replica).netloc.rpartition(":")[0])
+            return await AgentClient(url, self._agent_key, self._client).ensure(digest)
+
+        return pull
+
+    # ------------------------------------------------------------ cleaning
+
+    async def clean(self) -> None:
+        """Takes off the shelves what no replica can still need.
+
+        What is declared is touched, so that no other gateway on the same shelf takes it off. Where
+        a replica cannot be reached nothing is: nobody knows what it holds.
+        """
+        for keeper in self.keepers.values():
+            if not all(state.reachable for state in keeper.states.values()):
+                return
+        held = {
+            served.rpartition("@")[2].rpartition("-")[2]
+            for keeper in self.keepers.values()
+            for state in keeper.states.values()
+            for served in state.listed
+        }
+        known = {files.digest for target in self._adapters for files in self._files_of(target)}
+        await asyncio.to_thread(_clean, self.shelves(), known, held, self._now())
+
+    def _files_of(self, target: str) -> list[Files]:
+        return [files for files, _ in self._all_files(target, self._adapters[target])]
 
     # ------------------------------------------------------------ commands
 
@@ -323,7 +382,7 @@ class Fleet:
                 names.setdefault(files.served, []).extend([name] if name in targets else [])
             for served, files in held.items():
                 known = tuple(targets[name] for name in names[served])
-                yield Loadable(served, files.path, adapter.name, known)
+                yield Loadable(served, files.path, adapter.name, files.digest, known)
 
     def _all_files(self, target: str, adapter: Adapter) -> Iterator[tuple[Files, str]]:
         """(files, the target's name that means them) of what is live, was live, or is written."""
@@ -514,6 +573,20 @@ class Fleet:
                 "p_resident": estimate.loaded if estimate is not None else 0.0,
             }
         return found
+
+
+def _clean(shelves: Iterable[Shelf], known: set[str], held: set[str], now: float) -> None:
+    """In a thread. `held` are the beginnings of digests that replicas serve."""
+    for shelf in shelves:
+        here = shelf.digests()
+        needed = {digest for digest in here if digest in known or digest[:8] in held}
+        for digest in needed:
+            try:
+                shelf.touch(digest)
+            except ShelfError as error:
+                log.error("%s", error)
+        for digest in shelf.clean(needed, GRACE_S, now):
+            log.info("%s: sha256:%s was needed no more", shelf.root, digest)
 
 
 def _version(name: str, standing: Standing) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.adapters.engine import Engine, read
 from gateway.adapters.whereabouts import Whereabouts
+from gateway.errors import SwitchboardError
 from gateway.policy.live import Live
 from gateway.types import Backend, Target
 
@@ -48,16 +49,23 @@ class Loadable(msgspec.Struct, frozen=True):
     served: str
     path: str
     adapter: str
+    digest: str = ""
     targets: tuple[Target, ...] = ()
 
 
+Pull = Callable[[str, str], Awaitable[str]]
+"""Brings (a replica's machine, a digest) together; the path there. Raises SwitchboardError."""
+
+
 class ReplicaState(msgspec.Struct, frozen=True):
-    """What the last look at a replica found; `failed` says why an adapter could not be loaded."""
+    """What the last look at a replica found: what it has of ours, and all that it lists. `failed`
+    says why an adapter could not be loaded."""
 
     reachable: bool = False
     loaded: frozenset[str] = frozenset()
     failed: Mapping[str, str] = {}
     error: str = "not looked at yet"
+    listed: frozenset[str] = frozenset()
 
 
 class _Model(msgspec.Struct):
@@ -89,12 +97,15 @@ class AdapterKeeper:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float],
+        pull: Pull | None = None,
     ) -> None:
+        """`pull` brings files to a replica that shares no directory with us."""
         self._backend = backend
         self._live = live
         self.whereabouts = Whereabouts(live)
         self._client = client
         self._sleep = sleep
+        self._pull = pull
         self._clock = clock
         self._wanted: dict[str, Loadable] = {}
         self._present: frozenset[str] = frozenset()
@@ -224,7 +235,7 @@ class AdapterKeeper:
             state = ReplicaState(error=f"{type(error).__name__}: {error}")
             present = frozenset()
         else:
-            state = ReplicaState(True, present, {}, "")
+            state = ReplicaState(True, present, {}, "", present)
         if replica not in self.states:
             return  # it left while it was looked at
         if not state.reachable:
@@ -249,7 +260,7 @@ class AdapterKeeper:
                 for (url, served), failure in self._failures.items()
                 if url == replica and served in self._wanted
             }
-            state = ReplicaState(True, loaded, failed, "")
+            state = ReplicaState(True, loaded, failed, "", state.listed)
         if (state.reachable, state.error) != (before.reachable, before.error):
             level = logging.INFO if state.reachable else logging.WARNING
             said = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"
@@ -352,8 +363,12 @@ class AdapterKeeper:
                 seconds = self._clock() - began
                 if adapter.served not in await self._listed(replica):
                     raise LoadFailed("says that it is loaded, but does not list it")
-            except (httpx.HTTPError, msgspec.DecodeError, LoadFailed) as error:
-                text = str(error) if isinstance(error, LoadFailed) else _named(error)
+            except (httpx.HTTPError, msgspec.DecodeError) as error:
+                text = _named(error)
+                self.failed(replica, adapter.served, text)
+                raise LoadFailed(text) from error
+            except (LoadFailed, SwitchboardError) as error:
+                text = str(error)
                 self.failed(replica, adapter.served, text)
                 raise LoadFailed(text) from error
         self._failures.pop((replica, adapter.served), None)
@@ -361,7 +376,10 @@ class AdapterKeeper:
         self._loaded(replica, adapter.served, seconds)
 
     async def _put(self, replica: str, adapter: Loadable) -> None:
-        body = {"lora_name": adapter.served, "lora_path": adapter.path}
+        path = adapter.path
+        if self._pull is not None and self._backend.agent is not None:
+            path = await self._pull(replica, adapter.digest)
+        body = {"lora_name": adapter.served, "lora_path": path}
         answer = await self._post(replica, "load_lora_adapter", body)
         if not answer.is_success and "already been loaded" not in answer.text:
             raise LoadFailed(_said(answer))

@@ -187,6 +187,8 @@ class Registry:
             into=place,
             progress=_Progress(version.source),
             sha256=version.sha256,
+            # Without a store declared the configuration may name any directory of this machine.
+            outside=backend.shelf_here.startswith(backend.adapters_here + "/.switchboard"),
         )
         return _checked(backend, adapter, version, place, entry)
 
@@ -205,10 +207,11 @@ def _mixed(
     if entry is None:
         with place.staging() as folder:
             report = mix.mix(
-                [mix.Part(place.path(part.digest), weight) for part, weight in parts],
+                [mix.Part(place.path(part.digest), weight, part.served) for part, weight in parts],
                 folder / "mix",
                 rank=version.rank,
                 max_rank=backend.max_rank,
+                base_matches=adapter.base_matches,
             )
             log.info("%s: %s", adapter.target, report)
             entry = place.put(folder / "mix", move=True)

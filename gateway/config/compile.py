@@ -106,9 +106,15 @@ SHELF = ".shelf"
 
 def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backend:
     """Without a store declared, vLLM runs on this machine, and sees what we see."""
-    lora = part.lora
+    lora, agent = part.lora, part.agent
     declared = msgspec.structs.replace(
-        declared, slots=lora.slots, cpu_slots=lora.cpu_slots, max_rank=lora.max_rank
+        declared,
+        slots=lora.slots,
+        cpu_slots=lora.cpu_slots,
+        max_rank=lora.max_rank,
+        agent=None
+        if agent is None
+        else f"{'https' if agent.tls else 'http'}://{{host}}:{agent.port}",
     )
     here, on_replicas = adapter_store(part, directory)
     if here is None or on_replicas is None:

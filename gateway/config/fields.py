@@ -26,6 +26,7 @@ _REFERENCE = r"\$\{"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
+_DNS = re.compile(r"dns://[A-Za-z0-9._-]+:([0-9]{1,5})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -229,11 +230,21 @@ def _url(value: Any) -> str:
     if parts.scheme == "unix" and parts.path and not parts.netloc:
         return text
     if parts.scheme == "dns":
-        raise Wrong("`dns://` is not supported yet", "list each replica as `http://host:port`")
+        raise Wrong("`dns://` is for the replicas of a vLLM", "write `http://host:port`")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise Wrong(f"`{text}` is not a URL", "write `http://host:port` or `https://host/v1`")
     if parts.username is not None or parts.query or parts.fragment:
         raise Wrong("a URL here has no user, query or fragment", "put a key under `api_key`")
+    return text
+
+
+def _replica(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    if not text.startswith("dns://"):
+        return _url(value)
+    match = _DNS.fullmatch(text)
+    if match is None or not 0 < int(match[1]) < 65536:
+        raise Wrong(f"`{text}` is not a name with a port", "write `dns://vllm.ml.svc:8000`")
     return text
 
 
@@ -297,5 +308,6 @@ StoreUrl = Annotated[str, Read(_store, _plain)]
 Name = Annotated[str, Read(_name, _names)]
 TargetName = Annotated[str, Read(_target, _plain)]
 Url = Annotated[str, Read(_url, _plain)]
+ReplicaUrl = Annotated[str, Read(_replica, _plain)]
 Listen = Annotated[tuple[str, int], Read(_listen, _plain, lambda value: f"{value[0]}:{value[1]}")]
 Pattern = Annotated[str, Read(_pattern, _plain)]

@@ -15,6 +15,7 @@ from gateway.config.fields import (
     Number,
     Pattern,
     Positive,
+    ReplicaUrl,
     Seconds,
     Sha256,
     Share,
@@ -353,12 +354,27 @@ class HostedPart(BackendPart):
     )
 
 
+class AgentPart(Part):
+    """The agent on each replica's machine; its key is `SWITCHBOARD_AGENT_KEY`, here and there."""
+
+    port: Whole = Field(description="Where it listens.", examples=[8081])
+    tls: Switch = Field(default=False, description="True if it speaks HTTPS.", examples=[True])
+
+
 class VllmPart(HostedPart):
     """vLLM, self-hosted: data may stay internal, and adapters are loaded through its API."""
 
     kind: Literal["vllm"] = Field(description="vLLM.")
-    replicas: list[Url] = Field(
-        min_length=1, description="Base URLs, without `/v1`.", examples=[["http://gpu-1:8000"]]
+    replicas: list[ReplicaUrl] = Field(
+        min_length=1,
+        description="Base URLs, without `/v1`; or `dns://NAME:PORT`, of which each address is one,"
+        " and they may come and go.",
+        examples=[["http://gpu-1:8000"], ["dns://vllm.ml.svc:8000"]],
+    )
+    agent: AgentPart | None = Field(
+        default=None,
+        description="`switchboard agent` beside each replica, where no directory is shared.",
+        examples=[{"port": 8081}],
     )
     adapter_store: AdapterStorePart | Text | None = Field(
         default=None,

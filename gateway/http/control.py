@@ -35,10 +35,12 @@ def control_plane(
     metrics: Callable[[], bytes],
     started: int,
     admin: APIRouter,
+    lending: APIRouter,
 ) -> FastAPI:
     """The FastAPI application behind the data plane; `started` is a Unix time."""
     app = FastAPI(title="Switchboard", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(admin)
+    app.include_router(lending)
 
     def caller_of(request: Request) -> Caller:
         return authenticate(bearer(request.scope["headers"]))

@@ -151,7 +151,7 @@ class Terms:
 def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Row | RuledOut:
     """The row of a target, or why it can never be one."""
     if not target.replicas:
-        return RuledOut(target.name, "fact", "its backend has no replica")
+        return RuledOut(target.name, "away", "its backend has no replica")
     if target.missing:
         return RuledOut(target.name, "away", target.missing)
     if not target.priced:

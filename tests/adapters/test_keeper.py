@@ -68,7 +68,7 @@ def target(served: str, url: str) -> Target:
 
 def loadable(served: str, url: str) -> Loadable:
     adapter = served.partition("@")[0]
-    return Loadable(served, f"/adapters/{served}", adapter, (target(served, url),))
+    return Loadable(served, f"/adapters/{served}", adapter, targets=(target(served, url),))
 
 
 @asynccontextmanager

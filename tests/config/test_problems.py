@@ -327,10 +327,10 @@ CASES = [
     Case(
         "gateway.yaml",
         "http://127.0.0.1:8100",
-        "dns://vllm.ml.svc:8000",
+        "dns://vllm.ml.svc",
         "gateway.yaml:6 backends.local.replicas[0]",
-        "`dns://` is not supported yet",
-        "list each replica",
+        "`dns://vllm.ml.svc` is not a name with a port",
+        "write `dns://vllm.ml.svc:8000`",
     ),
     Case(
         "gateway.yaml",
