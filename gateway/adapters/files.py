@@ -129,6 +129,8 @@ class BaseConfig(msgspec.Struct, frozen=True):
     intermediate_size: int | None = None
     vocab_size: int | None = None
     moe_intermediate_size: int | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
     name_or_path: str | None = msgspec.field(default=None, name="_name_or_path")
 
 

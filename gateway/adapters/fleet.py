@@ -100,13 +100,14 @@ class Fleet:
         self._before: dict[str, Files] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._changes: dict[str, asyncio.Lock] = {}
+        self._writing = asyncio.Lock()
         self._switching: dict[str, asyncio.Task[None]] = {}
 
     # ------------------------------------------------------------ a snapshot
 
     async def tend(self, snapshot: Snapshot) -> None:
         """Looks after the adapters of `snapshot` from now on."""
-        await self._follow()
+        await self.follow()
         self._snapshot = snapshot
         self._adapters = {adapter.target: adapter for adapter in snapshot.adapters}
         self._serving = {t: f for t, f in self._serving.items() if t in self._adapters}
@@ -133,7 +134,7 @@ class Fleet:
                 log.exception("canaries could not be judged; tried again in %g s", ROUND_S)
 
     async def _round(self) -> None:
-        if await self._follow():
+        if await self.follow():
             self._learnt()
         for target in list(self._adapters):
             await self._judge(target)
@@ -439,37 +440,28 @@ class Fleet:
             raise LoadFailed(f"{files.served} at {replica}: {error}") from error
 
     async def _set(self, target: str, state: AdapterState, change: str, author: str) -> None:
-        """Serves the new state, then keeps it: what runs and what is kept differ for no longer
-        than a write."""
-        before = self._states.get(target)
-        self._states[target] = state
-        adapter = self._adapters[target]
-        files = self.registry.standing(target, live_version(adapter, state)).files
-        if files is not None:
-            self._serve(target, files)
-        self._tell_keepers()
-        self._changed()
-        try:
+        """Keeps the new state, then serves it. One at a time, and never between the looks of
+        `follow`, which would take a state read before the change for news."""
+        async with self._writing:
             await asyncio.to_thread(self._book.save, target, state, change, author)
-        except Exception:
-            self._restore(target, before)
-            raise
+            self._states[target] = state
+            adapter = self._adapters.get(target)
+            if adapter is not None:
+                files = self.registry.standing(target, live_version(adapter, state)).files
+                if files is not None:
+                    self._serve(target, files)
+            self._tell_keepers()
+            self._changed()
         log.info("%s: %s, by %s", target, change, author)
 
-    def _restore(self, target: str, before: AdapterState | None) -> None:
-        if before is None:
-            del self._states[target]
-        else:
-            self._states[target] = before
-        self._learnt()
-
-    async def _follow(self) -> bool:
+    async def follow(self) -> bool:
         """Reads the states again if anybody changed any; whether so."""
-        version = await asyncio.to_thread(self._book.version)
-        if version == self._version:
-            return False
-        self._states = await asyncio.to_thread(self._book.states)
-        self._version = version
+        async with self._writing:
+            version = await asyncio.to_thread(self._book.version)
+            if version == self._version:
+                return False
+            self._states = await asyncio.to_thread(self._book.states)
+            self._version = version
         return True
 
     async def _judge(self, target: str) -> None:

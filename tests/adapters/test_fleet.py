@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +12,15 @@ from typing import Any
 import httpx
 import msgspec
 
+from gateway.adapters.fleet import Fleet
+from gateway.adapters.state import AdapterState
+from gateway.policy.live import Live
 from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import StandIn
+from gateway.store.adapters import AdapterBook
 from gateway.store.keys import Keys
+from gateway.store.store import Store
 from gateway.types import Snapshot, Version
 from tests.adapters import lora
 from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
@@ -369,3 +376,45 @@ def admin_of(served: Served, before: Admin) -> Admin:
     again._client = served.client
     again.headers = before.headers
     return again
+
+
+class SlowBook(AdapterBook):
+    """A store that takes its time to save, once it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.slow = False
+        self.saving = threading.Event()
+        self.looked = threading.Event()
+
+    def save(self, target: str, state: AdapterState, change: str, author: str) -> None:
+        if self.slow:
+            self.saving.set()
+            self.looked.wait(0.3)  # nobody may look meanwhile: then the time runs out
+        super().save(target, state, change, author)
+
+    def states(self) -> dict[str, AdapterState]:
+        found = super().states()
+        self.looked.set()
+        return found
+
+
+async def test_a_change_under_way_is_not_undone_by_a_look_at_the_store(tmp_path: Path) -> None:
+    async with StandIn(vllm=Vllm()) as vllm, httpx.AsyncClient() as client:
+        whole = configuration(tmp_path, vllm)
+        book = SlowBook(Store.open(f"sqlite:///{tmp_path}/slow.db"))
+        fleet = Fleet(
+            Live(), client, book, changed=lambda: None, clock=time.perf_counter, now=time.time
+        )
+        await fleet.tend(whole)
+        await fleet.present()
+        await fleet.promote(SUPPORT, "v8", "ops")
+        book.looked.clear()
+        book.slow = True
+        changing = asyncio.create_task(fleet.promote(SUPPORT, "v7", "ops"))
+        await asyncio.to_thread(book.saving.wait, 10)
+        await fleet.follow()
+        await changing
+        assert fleet.shown(SUPPORT)["live"] == "v7"
+        assert version_of(fleet.dress(whole).targets[SUPPORT].served) == "v7"
+        await fleet.stop()
