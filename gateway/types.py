@@ -166,6 +166,21 @@ class Policy(msgspec.Struct, frozen=True):
     on_cold: Literal["wait", "base", "external"] | None = None
 
 
+class Serve(msgspec.Struct, frozen=True):
+    """One vLLM server that `switchboard up` runs: `weights` are a name on the Hub or a path, `id`
+    what it is served as; `args` are vLLM's options by name, without dashes."""
+
+    model: str
+    id: str
+    weights: str
+    host: str
+    port: int
+    gpus: tuple[int, ...] = ()
+    quantization: str | None = None
+    args: Mapping[str, str] = {}
+    env: Mapping[str, str] = {}
+
+
 BackendKind = Literal["vllm", "openai", "litellm"]
 
 
@@ -176,8 +191,9 @@ class Backend(msgspec.Struct, frozen=True):
     adapters' relative sources lie in, on this machine; what was fetched and checked is kept in
     `shelf_here`, which its replicas see as `shelf_on_replicas`; or `agent` is the URL of what keeps
     a shelf beside each, with `{host}` for the replica's. A replica of `dns://` is each address of
-    the name. `slots`, `cpu_slots` and `max_rank`
-    are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are for
+    the name. `serve` are the servers that `switchboard up` runs. `slots`, `cpu_slots` and
+    `max_rank` are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are
+    for
     litellm's process, which is the one replica of such a backend: the provider's own base URL if it
     is not the usual one, its ids by declared model, what goes with each of its calls, and body
     parameters that litellm does not know of.
@@ -195,6 +211,7 @@ class Backend(msgspec.Struct, frozen=True):
     shelf_here: str = ""
     shelf_on_replicas: str = ""
     agent: str | None = None
+    serve: tuple[Serve, ...] = ()
     slots: int | None = None
     cpu_slots: int | None = None
     max_rank: int | None = None

@@ -80,6 +80,13 @@ def _adapters(
     taken: dict[str, Path] = {}
     for name, model in part.models.items():
         taken.setdefault(model.id, (*path, "models", name, "id"))
+    for index, serve in enumerate(part.serve):
+        if serve.model not in part.models:
+            yield sheet.problem(
+                (*path, "serve", index, "model"),
+                f"unknown model `{serve.model}` of this backend",
+                did_you_mean(serve.model, part.models),
+            )
     store = compile.adapter_store(part, directory)[0]
     if store is not None and not store.is_dir():
         yield sheet.warning((*path, "adapter_store"), f"there is no directory {store}")

@@ -22,6 +22,7 @@ from gateway.config.models import (
     OpenaiPart,
     PolicyFile,
     RouteFile,
+    ServePart,
     VersionPart,
     VllmModelPart,
     VllmPart,
@@ -36,6 +37,7 @@ from gateway.types import (
     Policy,
     Price,
     Route,
+    Serve,
     Server,
     Shaping,
     Snapshot,
@@ -115,6 +117,7 @@ def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backen
         agent=None
         if agent is None
         else f"{'https' if agent.tls else 'http'}://{{host}}:{agent.port}",
+        serve=tuple(_serve(part, each) for each in part.serve if each.model in part.models),
     )
     here, on_replicas = adapter_store(part, directory)
     if here is None or on_replicas is None:
@@ -131,6 +134,25 @@ def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backen
         shelf_here=str(here / SHELF),
         shelf_on_replicas=posixpath.join(on_replicas, SHELF),
     )
+
+
+def _serve(part: VllmPart, each: ServePart) -> Serve:
+    model = part.models[each.model]
+    return Serve(
+        model=each.model,
+        id=model.id,
+        weights=each.weights or model.id,
+        host=each.host,
+        port=each.port,
+        gpus=tuple(int(gpu) for gpu in each.gpus),
+        quantization=each.quantization,
+        args={name: _option(value) for name, value in each.args.items()},
+        env=each.env,
+    )
+
+
+def _option(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _replicas(part: AnyBackend) -> tuple[str, ...]:

@@ -361,6 +361,37 @@ class AgentPart(Part):
     tls: Switch = Field(default=False, description="True if it speaks HTTPS.", examples=[True])
 
 
+class ServePart(Part):
+    """One vLLM server that `switchboard up` runs on this machine."""
+
+    model: Name = Field(description="Which of the backend's models.", examples=["qwen"])
+    port: Whole = Field(description="Where it listens.", examples=[8000])
+    host: Text = Field(
+        default="127.0.0.1", description="The address that it listens on.", examples=["127.0.0.1"]
+    )
+    weights: Text | None = Field(
+        default=None,
+        description="What vLLM loads, a path or a name on the Hub; the model's `id` if left out.",
+        examples=["/models/qwen3-8b-awq"],
+    )
+    gpus: list[Number] = Field(
+        default=[],
+        description="The GPUs that it uses, by their numbers; several share the model.",
+        examples=[[0]],
+    )
+    quantization: Text | None = Field(
+        default=None, description="vLLM's `--quantization`.", examples=["awq"]
+    )
+    args: dict[Text, Text | int | float | bool] = Field(
+        default={},
+        description="More of vLLM's options, by name without dashes.",
+        examples=[{"max-model-len": 8192, "enable-prefix-caching": True}],
+    )
+    env: dict[Text, Text] = Field(
+        default={}, description="Variables of its environment.", examples=[{"HF_HUB_OFFLINE": "1"}]
+    )
+
+
 class VllmPart(HostedPart):
     """vLLM, self-hosted: data may stay internal, and adapters are loaded through its API."""
 
@@ -380,6 +411,11 @@ class VllmPart(HostedPart):
         default=None,
         description="Where the adapters' directories lie; a plain path if both machines share it.",
         examples=[{"here": "/mnt/adapters", "on_replicas": "/adapters"}],
+    )
+    serve: list[ServePart] = Field(
+        default=[],
+        description="Servers that `switchboard up` runs here; on Kubernetes leave it out.",
+        examples=[[{"model": "qwen", "port": 8000, "gpus": [0]}]],
     )
     lora: LoraPart = Field(
         default=LoraPart(),

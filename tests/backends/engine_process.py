@@ -1,0 +1,29 @@
+"""Takes vLLM's command line and serves as the stand-in for it: what `up` is tried on."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+
+from gateway.standin.engine import Vllm
+from gateway.standin.standin import StandIn
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("weights")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--served-model-name")
+    known, _ = parser.parse_known_args()
+    print("starting with", " ".join(sys.argv[1:]), flush=True)
+    if "FAILS_AT_START" in os.environ:
+        print("torch.cuda.OutOfMemoryError: not enough of it", flush=True)
+        raise SystemExit(3)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with StandIn(vllm=Vllm(base=known.served_model_name), port=known.port):
+        await ended.wait()
+
+
+asyncio.run(main())

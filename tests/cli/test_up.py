@@ -1,0 +1,47 @@
+"""`switchboard up`, as it is typed."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.backends.test_vllm_server import FAKE, free_port
+from tests.cli.running import switchboard
+from tests.config.trees import ENV, FILES, GATEWAY, write
+
+SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
+
+
+def served(port: int) -> dict[str, str]:
+    serve = f"    serve: [{{model: qwen, port: {port}}}]\n    models:\n      qwen"
+    return {**FILES, "gateway.yaml": GATEWAY.replace("    models:\n      qwen", serve, 1)}
+
+
+async def test_it_runs_what_is_declared_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    port = free_port()
+    home = write(tmp_path / "home", served(port))
+    process = await asyncio.create_subprocess_exec(
+        *(SWITCHBOARD, "up", "--config", str(home), "--command", " ".join(FAKE)),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **ENV, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stderr is not None
+    said = ""
+    async with asyncio.timeout(60):
+        while f"serves http://127.0.0.1:{port}" not in said:
+            line = (await process.stderr.readline()).decode()
+            assert line, said
+            said += line
+        process.send_signal(signal.SIGTERM)
+        said += (await process.stderr.read()).decode()
+        assert await process.wait() == 0
+    assert said.endswith("stopped\n")
+    log = home / ".switchboard" / "logs" / f"local-{port}.log"
+    assert "--enable-lora --max-lora-rank 16 --max-loras 1 --max-cpu-loras 1" in log.read_text()
+
+
+def test_with_nothing_declared_it_says_what_to_write(tmp_path: Path) -> None:
+    ran = switchboard("up", home=write(tmp_path))
+    assert ran.code == 1
+    assert "write `serve: [{model: …, port: 8000}]`" in ran.said
