@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import uvicorn
 
+from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
 from gateway.adapters.lending import shelf_router
 from gateway.backends.addresses import DNS, Names, with_addresses
@@ -30,11 +31,13 @@ from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
+from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.store.adapters import AdapterBook
+from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
@@ -58,6 +61,9 @@ ENCODER_EVERY_S = 1.0
 
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
+
+HOURS_EVERY_S = 30.0
+"""How often what replicas did is written to the store."""
 
 NAMES_EVERY_S = 5.0
 """How often the addresses behind `dns://` replicas are asked for."""
@@ -105,7 +111,10 @@ class Gateway:
             clock=time.perf_counter,
             now=time.time,
             agent_key=agent_key,
+            told=self._engine_told,
         )
+        self._hosting = HostingMeter()
+        self._hosting_book = HostingBook(store)
         self._names = Names()
         self._tending: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
@@ -141,6 +150,7 @@ class Gateway:
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
         self._tend()
         self._following = asyncio.create_task(self._follow_keys())
+        self._beside(self._keep_hours())
 
     async def stop(self) -> None:
         """Stops what goes on beside serving, closes connections, writes every row."""
@@ -150,6 +160,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.fleet.stop()
+        await self.keep_hours()
         if self._litellm is not None:
             await self._litellm.stop()
         await self._http.aclose()
@@ -295,6 +306,29 @@ class Gateway:
             backends = {n: self._backend(each) for n, each in self._undressed.backends.items()}
             self.pipeline.plane = msgspec.structs.replace(plane, backends=backends)
             self._redress()
+
+    def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
+        counters = Counters(
+            engine.started,
+            engine.running,
+            engine.prompt_tokens,
+            engine.cached_tokens,
+            engine.generation_tokens,
+        )
+        self._hosting.saw(backend, replica, counters, time.time())
+
+    async def _keep_hours(self) -> None:
+        """Keeps what replicas did, every while; what was kept before is gone on from."""
+        self._hosting.known(await asyncio.to_thread(self._hosting_book.hours, time.time()))
+        while True:
+            await asyncio.sleep(HOURS_EVERY_S)
+            await self.keep_hours()
+
+    async def keep_hours(self) -> None:
+        """Writes what replicas have done so far."""
+        hours = self._hosting.unsaved(time.time())
+        if hours:
+            await asyncio.to_thread(self._hosting_book.save, hours)
 
     async def _follow_keys(self) -> None:
         while True:

@@ -191,10 +191,10 @@ class Backend(msgspec.Struct, frozen=True):
     adapters' relative sources lie in, on this machine; what was fetched and checked is kept in
     `shelf_here`, which its replicas see as `shelf_on_replicas`; or `agent` is the URL of what keeps
     a shelf beside each, with `{host}` for the replica's. A replica of `dns://` is each address of
-    the name. `serve` are the servers that `switchboard up` runs. `slots`, `cpu_slots` and
-    `max_rank` are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are
-    for
-    litellm's process, which is the one replica of such a backend: the provider's own base URL if it
+    the name. `replica_hour` is in dollars, and `idle` says who is billed for idle time. `serve` are
+    the servers that `switchboard up` runs. `slots`, `cpu_slots` and `max_rank` are vLLM's
+    `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are for litellm's process,
+    which is the one replica of such a backend: the provider's own base URL if it
     is not the usual one, its ids by declared model, what goes with each of its calls, and body
     parameters that litellm does not know of.
     """
@@ -210,6 +210,8 @@ class Backend(msgspec.Struct, frozen=True):
     adapters_here: str = ""
     shelf_here: str = ""
     shelf_on_replicas: str = ""
+    replica_hour: float | None = None
+    idle: Literal["ours", "shared"] = "ours"
     agent: str | None = None
     serve: tuple[Serve, ...] = ()
     slots: int | None = None

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
+from gateway.adapters.engine import Engine
 from gateway.adapters.keeper import AdapterKeeper, Loadable, LoadFailed, Pull
 from gateway.adapters.manifest import ShelfError
 from gateway.adapters.registry import Files, Registry, Standing
@@ -80,9 +81,11 @@ class Fleet:
         clock: Callable[[], float],
         now: Callable[[], float],
         agent_key: str | None = None,
+        told: Callable[[str, str, Engine], None] | None = None,
     ) -> None:
         """`changed` is called when what `dress` makes may have changed; `now` is in Unix time."""
         self._agent_key = agent_key
+        self._told = told
         self._clean_at = now() + CLEAN_EVERY_S
         self.keepers: dict[str, AdapterKeeper] = {}
         self.registry = Registry(self._learnt)
@@ -117,7 +120,12 @@ class Fleet:
         for name, backend in snapshot.backends.items():
             if backend.kind == "vllm" and name not in self.keepers:
                 keeper = AdapterKeeper(
-                    backend, self._live, self._client, clock=self._clock, pull=self._puller(name)
+                    backend,
+                    self._live,
+                    self._client,
+                    clock=self._clock,
+                    pull=self._puller(name),
+                    told=self._told,
                 )
                 self.keepers[name] = keeper
                 self._running[name] = asyncio.create_task(keeper.run())

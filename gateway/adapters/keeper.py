@@ -98,8 +98,11 @@ class AdapterKeeper:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float],
         pull: Pull | None = None,
+        told: Callable[[str, str, Engine], None] | None = None,
     ) -> None:
-        """`pull` brings files to a replica that shares no directory with us."""
+        """`pull` brings files to a replica that shares no directory with us; `told` hears what each
+        replica's engine says of itself."""
+        self._told = told
         self._backend = backend
         self._live = live
         self.whereabouts = Whereabouts(live)
@@ -164,6 +167,10 @@ class AdapterKeeper:
                     if replica not in tending or tending[replica].done():
                         tending[replica] = group.create_task(self._tend(replica))
                 await self._sleep(LOOK_EVERY_S)
+
+    def ask_again(self) -> None:
+        """The next look asks every engine, however lately it was asked."""
+        self._ask_at.clear()
 
     async def look(self) -> None:
         """One look at every replica, loading what should be there and is missing."""
@@ -343,6 +350,8 @@ class AdapterKeeper:
         slots = self._backend.cpu_slots or self._backend.slots or engine.slots
         self.whereabouts.holds(replica, slots, self._clock())
         self._live.server(replica).told(engine.running + engine.waiting)
+        if self._told is not None:
+            self._told(self.backend, replica, engine)
 
     async def _listed(self, replica: str) -> frozenset[str]:
         answer = await self._client.get(

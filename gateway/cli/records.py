@@ -10,10 +10,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+from gateway.cli.opening import (
+    ConfigOption,
+    StoreOption,
+    console,
+    instant,
+    local,
+    opened,
+    snapshot_of,
+)
 
 if TYPE_CHECKING:
     from gateway.store.reader import Filter, Reader, UsageRow
+    from gateway.store.store import Store
 
 FOLLOW_EVERY_S = 0.5
 
@@ -115,7 +124,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Sum up requests, tokens, dollars and seconds, the dearest first.
 
-        Tokens and dollars count every attempt; seconds are those of good answers.
+        Tokens and dollars count every attempt; seconds are those of good answers. By adapter or
+        key, what our own servers cost is billed below: each hour's price over its measured tokens.
         """
         from gateway.store.reader import GROUPS, Reader
 
@@ -125,8 +135,11 @@ def register(app: typer.Typer) -> None:
         begin = instant(since, time.time())
         with opened(store, config) as found:
             rows = Reader(found).usage(group, begin)
+            billed = _billed(found, by, begin, config)
         if as_json:
-            summed = {"by": by, "since": begin, "rows": rows}
+            summed: dict[str, Any] = {"by": by, "since": begin, "rows": rows}
+            if billed:
+                summed["billed_micro_usd"] = billed
             print(msgspec.json.encode(summed).decode())
         elif not rows:
             console().print(f"nothing since {local(begin)}")
@@ -134,7 +147,43 @@ def register(app: typer.Typer) -> None:
             out = console()
             head, lines = usage_table(by, rows)
             Lines(out, head).print(lines)
+            if billed:
+                _print_bill(out, by, billed)
             out.print(f"since {local(begin)}", style=ASIDE)
+
+
+def _billed(found: "Store", by: str, since: float, config: Path) -> dict[str, int]:
+    """What hosted backends' hours cost, in micro-dollars, by adapter's target or by key."""
+    from gateway.metering.hosting import summed
+    from gateway.store.hosting import HostingBook, Terms
+
+    if by not in ("adapter", "key") or not (config / "gateway.yaml").is_file():
+        return {}
+    book = HostingBook(found)
+    if not book.hours(since):
+        return {}
+    terms = {
+        name: Terms(backend.replica_hour, backend.idle)
+        for name, backend in snapshot_of(config).backends.items()
+        if backend.replica_hour is not None
+    }
+    return summed(book.bills(since, "adapter" if by == "adapter" else "key", terms))
+
+
+def _print_bill(out: Console, by: str, billed: dict[str, int]) -> None:
+    whole = sum(billed.values())
+    out.print("\nwhat our own servers' hours cost, by measured tokens", style="bold")
+    rows = [*billed.items(), ("in all", whole)]
+    Lines(out, ("target" if by == "adapter" else by, "usd", "share")).print(
+        [
+            [
+                Cell(name, "bold" if name == "in all" else ASIDE if name[0] == "(" else ""),
+                Cell(f"{micro / 1e6:,.6f}", "bold" if name == "in all" else "", figure=True),
+                Cell(f"{micro / whole:.1%}", ASIDE, figure=True),
+            ]
+            for name, micro in rows
+        ]
+    )
 
 
 class Lines:

@@ -88,6 +88,8 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
             total=part.timeouts.total,
         ),
     )
+    if isinstance(part, HostedPart):
+        declared = msgspec.structs.replace(declared, replica_hour=part.replica_hour, idle=part.idle)
     if isinstance(part, VllmPart):
         return _with_adapters(declared, part, directory)
     if isinstance(part, OpenaiPart):

@@ -352,6 +352,12 @@ class HostedPart(BackendPart):
     peak_tokens_per_second: Positive | None = Field(
         default=None, description="Tokens a second of one replica at full batch.", examples=[2400]
     )
+    idle: Literal["ours", "shared"] = Field(
+        default="ours",
+        description="Who is billed for the time in which nothing ran: `ours` is a line of its own,"
+        " `shared` goes to who used the rest.",
+        examples=["shared"],
+    )
 
 
 class AgentPart(Part):

@@ -17,7 +17,7 @@ from sqlalchemy import (
     false,
 )
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -134,6 +134,17 @@ adapter_states = Table(
     Index("adapter_states_target", "target"),
 )
 """Revisions of what commands made of adapters; the last of each is the truth. `state` is JSON."""
+
+replica_hours = Table(
+    "replica_hours",
+    metadata,
+    Column("replica", Text, primary_key=True),
+    Column("start", Double, primary_key=True),
+    Column("backend", Text, nullable=False),
+    Column("up_s", Double, nullable=False),
+    Column("content", Text, nullable=False),
+)
+"""What each replica did in the hour from `start` on, by its engine; `content` is JSON."""
 
 meta = Table(
     "meta",
