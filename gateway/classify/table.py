@@ -74,17 +74,19 @@ class Reader:
         return total[:-1], square**-0.5 if square > 0.0 else 0.0
 
     def _places(self, words: list[str]) -> list[int]:
-        """Where the rows of unknown words stand; the oldest make room for new ones.
+        """Where the rows of unknown words stand; the ones read longest ago make room for new ones.
 
         There is room for more than the longest text has, so that none of its own words is put out
-        before it is read.
+        before it is read: each is the last one read from when it is looked up.
         """
-        return [self._unknown.get(word) or self._remember(word) for word in words]
+        return [self._place(word) for word in words]
 
-    def _remember(self, word: str) -> int:
-        oldest = next(iter(self._unknown), "")
-        at = self._free.pop() if self._free else self._unknown.pop(oldest)
-        self._rows[at] = _composed(features.vector(word, self._table.vocabulary), self._table.rows)
+    def _place(self, word: str) -> int:
+        at = self._unknown.pop(word, None)
+        if at is None:
+            at = self._free.pop() if self._free else self._unknown.pop(next(iter(self._unknown)))
+            vector = features.vector(word, self._table.vocabulary)
+            self._rows[at] = _composed(vector, self._table.rows)
         self._unknown[word] = at
         return at
 
