@@ -121,10 +121,12 @@ def test_however_many_unknown_words_went_by_a_text_reads_the_same() -> None:
 def test_words_that_come_and_go_are_never_read_from_anothers_place() -> None:
     """More unknown words than there is room to remember: some are put out, none of a text's own."""
     classifier = fit_lexical(LEARN)
-    draw = random.Random(11)
-    words = [f"{draw.choice(['refun', 'weath', 'transl', 'pyth'])}{n:x}q" for n in range(6000)]
-    known = [word for text, _ in UNSEEN for word in text.split()]
-    for _ in range(150):
-        text = " ".join(draw.choices(words, k=draw.randint(50, 140)) + draw.choices(known, k=3))
+    words = [f"{kind}q{n}z" for n in range(2200) for kind in ("weath", "transl", "refun")]
+    room = 4096
+    for at in range(0, room, 64):
+        classifier.predict(" ".join(words[at : at + 64]))
+    for n in range(60):
+        # The one that was first met longest ago stands beside two that need room.
+        text = " ".join([words[2 * n], *words[room + 2 * n : room + 2 * n + 2]])
         fresh = LexicalClassifier(classifier.model)
         assert classifier.predict(text) == fresh.predict(text)
