@@ -1,4 +1,6 @@
+import itertools
 import random
+import string
 
 import pytest
 from hypothesis import given, settings
@@ -121,7 +123,12 @@ def test_however_many_unknown_words_went_by_a_text_reads_the_same() -> None:
 def test_words_that_come_and_go_are_never_read_from_anothers_place() -> None:
     """More unknown words than there is room to remember: some are put out, none of a text's own."""
     classifier = fit_lexical(LEARN)
-    words = [f"{kind}q{n}z" for n in range(2200) for kind in ("weath", "transl", "refun")]
+    letters = string.ascii_lowercase
+    words = [
+        kind + "".join(end)
+        for end in itertools.product(letters, letters, letters)
+        for kind in ("weath", "transl", "refun")
+    ]
     room = 4096
     for at in range(0, room, 64):
         classifier.predict(" ".join(words[at : at + 64]))
