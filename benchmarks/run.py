@@ -194,7 +194,7 @@ def _measure_group(
                 _one_turn(system, seconds, seen)
             say(f"{', '.join(names)}: turn {turn + 1} of {rounds}")
         for kind in ("cpu_us_per_request", "cpu_us_per_chunk", "requests_per_s"):
-            digits = 0 if kind == "requests_per_s" else 1
+            digits = None if kind == "requests_per_s" else 1
             for (what, name), values in seen.items():
                 if what == kind:
                     result[kind][name] = round(statistics.median(values), digits)

@@ -40,7 +40,8 @@ def _by_server(
     backend = snapshot.backends[target.backend]
     key = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
     limits = httpx.Timeout(backend.timeouts.first_byte, connect=backend.timeouts.connect)
-    client = httpx.Client(headers=key, timeout=limits, trust_env=False)
+    headers = {**backend.headers, **key}
+    client = httpx.Client(headers=headers, timeout=limits, trust_env=False, proxy=backend.proxy)
 
     def make() -> Classifier:
         if not target.replicas:

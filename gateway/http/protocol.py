@@ -399,7 +399,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """The application left its request unanswered; a broken stream is not ended cleanly."""
         if not cycle.response_started and not self.transport.is_closing():
             self.transport.write(
-                plain_response(ApiError("Switchboard failed on this request.", code="internal"))
+                plain_response(
+                    ApiError("Switchboard failed on this request.", code="internal_error")
+                )
             )
         self.transport.close()
 

@@ -14,6 +14,7 @@ from gateway.types import Match, Server, Snapshot
 from tests.classify.servers import embeddings, port_of, vectors
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target
+from tests.transport.peer import forwarding, peer
 
 SHORT = ("brief", "a short one", "tiny", "no more")
 LONG = (
@@ -109,3 +110,21 @@ async def test_it_serves_on_when_its_encoder_goes_away(provider: StandIn, tmp_pa
             assert await asyncio.to_thread(log.back.wait, 20)
             assert (await found(served, "brief"))[:2] == ("short", "classifier")
     assert log.lines == [AWAY, BACK]
+
+
+async def test_its_encoder_is_reached_through_the_backends_proxy(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    seen: list[bytes] = []
+    async with peer(forwarding(seen)) as proxy:
+        with embeddings(vectors) as url:
+            plain = configuration(provider, url)
+            through = f"http://127.0.0.1:{proxy.origin.port}"
+            encoders = msgspec.structs.replace(plain.backends["encoders"], proxy=through)
+            behind = msgspec.structs.replace(
+                plain, backends={**plain.backends, "encoders": encoders}
+            )
+            async with serving(behind, tmp_path) as served:
+                assert (await found(served, "brief"))[:2] == ("short", "classifier")
+    assert seen
+    assert all(line.startswith(b"POST " + url.encode()) for line in seen)
