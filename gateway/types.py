@@ -180,6 +180,9 @@ class Serve(msgspec.Struct, frozen=True):
     args: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
 
+    def __repr__(self) -> str:
+        return f"Serve({self.model!r}, {self.host}:{self.port})"
+
 
 BackendKind = Literal["vllm", "openai", "litellm"]
 

@@ -1,256 +1,308 @@
 """Runs the vLLM servers that a configuration declares: started, watched, started again, stopped.
 
-For machines of one's own. Under Kubernetes or Ray those run them, and the gateway finds them.
+For machines of one's own. Under Kubernetes or Ray those run them, and the gateway finds them. Each
+server runs under a guard (`gateway.backends.guard`), so that its workers end with it, and all of
+them with us, also where we are killed.
 """
 
 import asyncio
 import contextlib
-import ctypes
+import importlib.util
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 
-from gateway.adapters import files
-from gateway.adapters.check import RANKS
 from gateway.errors import SwitchboardError
-from gateway.types import Adapter, Backend, Serve
 
-HEALTHY_WITHIN_S = 900.0
+GUARD = Path(__file__).with_name("guard.py")
+
+START_WITHIN_S = 1800.0
 """How long a start may take: large weights come over a network."""
 LOOK_EVERY_S = 1.0
+ANSWER_WITHIN_S = 5.0
 SILENT_S = 60.0
 """How long a healthy server may fail to answer /health before it is started again."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+DEAD_S = 10.0
+"""The same where it answers 503: vLLM's engine has ended, and will not come back."""
+LONGEST_WAIT_S = 60.0
 STEADY_S = 60.0
-"""A server that was healthy for so long is started again at once."""
+"""An end after so long in good health counts as the first failure again."""
 TERM_S = 20.0
 LOG_BYTES = 50_000_000
-"""A log that has grown past this is moved aside at the next start; one is kept."""
+"""A log that has grown to this is moved aside; one is kept."""
 TOLD_LINES = 12
-PR_SET_PDEATHSIG = 1
+TOLD_BYTES = 20_000
 
 
 class ServerFailed(SwitchboardError):
     """A server did not come up; the text has the end of its log."""
 
 
-# ---------------------------------------------------------------- the command line
+class Program(msgspec.Struct, frozen=True):
+    """What is run. `served` is the model that it has to list once it is up; `key` opens it."""
+
+    name: str
+    line: tuple[str, ...]
+    env: Mapping[str, str]
+    url: str
+    served: str
+    log: Path
+    key: str | None = None
 
 
-def command(
-    program: Sequence[str], serve: Serve, backend: Backend, adapters: Sequence[Adapter]
-) -> list[str]:
-    """The command line of one server. Options of `args` come last, so that they have the last word.
+Tell = Callable[[str, str], None]
+"""Takes a server's name, and what happens to it."""
 
-    The API key goes by the environment: everybody on the machine can read command lines.
-    """
-    words = [*program, "--model" if "-m" in program else "", serve.weights]
-    line = [word for word in words if word]
-    line += ["--host", serve.host, "--port", str(serve.port), "--served-model-name", serve.id]
-    if serve.quantization is not None:
-        line += ["--quantization", serve.quantization]
-    if len(serve.gpus) > 1:
-        line += ["--tensor-parallel-size", str(len(serve.gpus))]
-    mine = [a for a in adapters if (a.backend, a.model) == (backend.name, serve.model)]
-    if mine:
-        line += ["--enable-lora", "--max-lora-rank", str(max_rank(backend, mine))]
-        line += ["--max-loras", str(backend.slots or min(len(mine), 8))]
-        line += ["--max-cpu-loras", str(backend.cpu_slots or max(len(mine), backend.slots or 0))]
-    for name, value in serve.args.items():
-        line += [f"--{name}"] if value == "true" else [f"--{name}", value]
-    return line
+Progress = Callable[[str, float, str], None]
+"""Takes a starting server's name, for how many seconds it has been starting, and the last line of
+its log."""
 
 
-def environment(serve: Serve, backend: Backend, own: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment: this process's, and what vLLM needs besides."""
-    made = dict(own)
-    made["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    if serve.gpus:
-        made["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in serve.gpus)
-    if backend.api_key is not None:
-        made["VLLM_API_KEY"] = backend.api_key
-    return made | dict(serve.env)
+def _no_progress(name: str, elapsed_s: float, line: str) -> None:
+    """Shows nothing."""
 
 
-def max_rank(backend: Backend, adapters: Sequence[Adapter]) -> int:
-    """The rank to start with: as declared, or the first that vLLM takes of the largest found."""
-    if backend.max_rank is not None:
-        return next((rank for rank in RANKS if rank >= backend.max_rank), RANKS[-1])
-    known: dict[str, int] = {}
-    largest = 16
-    for adapter in adapters:
-        for version in adapter.versions:
-            rank = version.rank or 0
-            if version.source is not None and "://" not in version.source:
-                rank = _rank_of(Path(backend.adapters_here) / version.source)
-            elif version.mix and version.rank is None:
-                rank = sum(known.get(part.partition("@")[0], 0) for part in version.mix)
-            known[adapter.name] = max(known.get(adapter.name, 0), rank)
-            largest = max(largest, rank)
-    return next((rank for rank in RANKS if rank >= largest), RANKS[-1])
+# ---------------------------------------------------------------- decisions
 
 
-def _rank_of(directory: Path) -> int:
-    try:
-        return files.read(directory).rank
-    except (files.AdapterError, OSError):
-        return 0  # the gateway will say what is wrong with it
+def backoff(failures: int) -> float:
+    """Seconds before the next start, after `failures` in a row: 1 s doubling to 60 s."""
+    return float(min(LONGEST_WAIT_S, 2.0 ** min(failures - 1, 10)))
+
+
+def failures_after(failures: int, healthy_s: float) -> int:
+    """Failures in a row, when another one follows on `healthy_s` seconds of good health."""
+    return 1 if healthy_s >= STEADY_S else failures + 1
+
+
+def patience(status: int | None) -> float:
+    """Seconds for which /health may answer other than 200; None is no answer at all."""
+    return DEAD_S if status == 503 else SILENT_S
+
+
+def how(code: int) -> str:
+    """An exit code in words; signals come as shells have them, or below 0."""
+    number = code - 128 if code > 128 else -code
+    if number in {each.value for each in signal.Signals}:
+        name = signal.Signals(number).name
+        return f"by {name}{', as when memory runs out' if name == 'SIGKILL' else ''}"
+    return f"with exit code {code}"
 
 
 # ---------------------------------------------------------------- one server
 
 
-Tell = Callable[[str, str], None]
-"""A server's name, and what happens to it."""
+class Log:
+    """A server's log on disk, which never grows past twice `limit` bytes."""
+
+    def __init__(self, path: Path, limit: int = LOG_BYTES) -> None:
+        self.path = path
+        self.last = ""
+        """The last line that says something."""
+        self._limit = limit
+
+    def write(self, block: bytes) -> None:
+        """Appends. Raises OSError."""
+        lines = [line for line in block.decode(errors="replace").splitlines() if line.strip()]
+        self.last = lines[-1].strip() if lines else self.last
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(block)
+            size = file.tell()
+        if size >= self._limit:
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+
+    def end(self) -> str:
+        """Its last lines, and where it is."""
+        if not self.path.exists():
+            return f"nothing stands in {self.path}"
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TOLD_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-TOLD_LINES:]
+        return f"the end of {self.path}:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 class VllmServer:
-    """One server's process, kept running."""
+    """One server's process, kept running. `healthy` is set while it serves."""
 
     def __init__(
         self,
-        name: str,
-        line: Sequence[str],
-        env: Mapping[str, str],
-        url: str,
-        log: Path,
+        program: Program,
         tell: Tell,
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        progress: Progress = _no_progress,
+        start_within_s: float = START_WITHIN_S,
     ) -> None:
-        self.name = name
-        self.url = url
-        self.log = log
-        self.restarts = 0
+        self.program = program
         self.healthy = asyncio.Event()
-        self._line = list(line)
-        self._env = dict(env)
+        self.log = Log(program.log)
         self._tell = tell
+        self._progress = progress
         self._clock = clock
         self._sleep = sleep
-        self._process: asyncio.subprocess.Process | None = None
+        self._start_within_s = start_within_s
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Keeps it running until cancelled. Raises ServerFailed where it never came up."""
-        wait, ever = FIRST_WAIT_S, False
+        """Keeps it running until cancelled; then nothing of it is left. Raises ServerFailed where
+        it does not come up the first time."""
+        failures, has_served = 0, False
+        headers = {"authorization": f"Bearer {self.program.key}"} if self.program.key else {}
         try:
-            while True:
-                await self._start()
-                came = await self._came_up()
-                if not came and not ever:
-                    raise ServerFailed(f"{self.name} ended at its start; {self._last_words()}")
-                ever = ever or came
-                began = self._clock()
-                why = await self._watched() if came else "it did not come up"
-                self.healthy.clear()
-                await self._end()
-                self.restarts += 1
-                wait = FIRST_WAIT_S if self._clock() - began > STEADY_S else wait
-                self._tell(self.name, f"{why}; started again in {wait:.0f} s (see {self.log})")
-                await self._sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT_S)
+            async with httpx.AsyncClient(
+                base_url=self.program.url,
+                headers=headers,
+                timeout=ANSWER_WITHIN_S,
+                trust_env=False,
+            ) as client:
+                while True:
+                    await self._start()
+                    why, healthy_s = await self._came_up(client), 0.0
+                    if why is None:
+                        has_served = True
+                        why, healthy_s = await self._watched(client)
+                    self.healthy.clear()
+                    await self._end()
+                    if not has_served:
+                        raise ServerFailed(f"{self.program.name} {why}; {self.log.end()}")
+                    failures = failures_after(failures, healthy_s)
+                    wait = backoff(failures)
+                    again = f"started again in {wait:.0f} s (see {self.log.path})"
+                    self._tell(self.program.name, f"{why}; {again}")
+                    await self._sleep(wait)
         finally:
             self.healthy.clear()
             await asyncio.shield(self._end())
 
-    async def _start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".log.before"))
-        with self.log.open("ab") as log:
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._line,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self._env,
-                    start_new_session=True,
-                    preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-                )
-            except OSError as error:
-                raise ServerFailed(
-                    f"{self.name}: {self._line[0]} cannot be run ({error.strerror}); install vLLM, "
-                    "or name its command with --command"
-                ) from error
-        self._tell(self.name, f"started, process {self._process.pid}")
+    # -------------------------------------------------------- its life
 
-    async def _came_up(self) -> bool:
-        """True once it is healthy; false where it ends before, or takes too long."""
+    async def _start(self) -> None:
+        command = shutil.which(self.program.line[0], path=self.program.env.get("PATH"))
+        if command is None:
+            raise ServerFailed(
+                f"{self.program.name}: there is no command {self.program.line[0]}; install vLLM, "
+                "or name what runs it with --command"
+            )
+        self._process = await asyncio.create_subprocess_exec(
+            # -I and -S: nothing that the server's environment says reaches the guard's imports.
+            *(sys.executable, "-I", "-S", str(GUARD), str(TERM_S)),
+            *(command, *self.program.line[1:]),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env=self.program.env,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._read(self._process))
+        self._tell(self.program.name, f"started, process {self._process.pid}")
+
+    async def _read(self, process: Process) -> None:
+        """Takes the output in to its end, also where the disk is full: or the server would hang."""
+        assert process.stdout is not None
+        failed = False
+        while block := await process.stdout.read(65_536):
+            try:
+                self.log.write(block)
+                failed = False
+            except OSError as error:
+                if not failed:
+                    self._tell(self.program.name, f"cannot be logged: {error}")
+                failed = True
+
+    async def _came_up(self, client: httpx.AsyncClient) -> str | None:
+        """None once it serves; else why it does not."""
         assert self._process is not None
         began = self._clock()
-        while self._clock() - began < HEALTHY_WITHIN_S:
+        while (elapsed := self._clock() - began) < self._start_within_s:
             if self._process.returncode is not None:
-                return False
-            if await self._is_healthy():
-                self.healthy.set()
-                self._tell(self.name, f"serves {self.url} after {self._clock() - began:.0f} s")
-                return True
+                return f"ended {how(self._process.returncode)} before it served"
+            if await _health(client) == 200:
+                why = await self._lists_its_model(client)
+                if why is None:
+                    self.healthy.set()
+                    self._tell(self.program.name, f"serves {self.program.url} ({elapsed:.0f} s)")
+                return why
+            self._progress(self.program.name, elapsed, self.log.last)
             await self._sleep(LOOK_EVERY_S)
-        return False
+        return f"was not healthy within {self._start_within_s:.0f} s"
 
-    async def _watched(self) -> str:
-        """Why it has to be started again, once it has."""
+    async def _lists_its_model(self, client: httpx.AsyncClient) -> str | None:
+        try:
+            answer = await client.get("/v1/models")
+            answer.raise_for_status()
+            listed = msgspec.json.decode(answer.content, type=_Models).data
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            return f"is healthy, but does not list its models ({error})"
+        names = [each.id for each in listed]
+        if self.program.served in names:
+            return None
+        return f"lists {', '.join(names) or 'no model'}, and not {self.program.served}"
+
+    async def _watched(self, client: httpx.AsyncClient) -> tuple[str, float]:
+        """Why it has to be started again, once it has; and for how many seconds it was healthy."""
         assert self._process is not None
-        seen = self._clock()
+        began = seen = self._clock()
         while True:
             await self._sleep(LOOK_EVERY_S)
             if self._process.returncode is not None:
-                return f"ended with {self._process.returncode}"
-            if await self._is_healthy():
+                return f"ended {how(self._process.returncode)}", self._clock() - began
+            status = await _health(client)
+            if status == 200:
                 seen = self._clock()
-            elif self._clock() - seen > SILENT_S:
-                return f"has not been healthy for {SILENT_S:.0f} s"
-
-    async def _is_healthy(self) -> bool:
-        try:
-            async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-                return (await client.get(f"{self.url}/health")).status_code == 200
-        except httpx.HTTPError:
-            return False
+            elif (sick := self._clock() - seen) > patience(status):
+                said = "did not answer" if status is None else f"answered {status} to"
+                return f"{said} /health for {sick:.0f} s", seen - began
 
     async def _end(self) -> None:
         """Ends the process with all its workers: first kindly."""
-        process = self._process
+        process, self._process = self._process, None
         if process is None:
             return
         if process.returncode is None:
             _signal_group(process.pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), TERM_S)
+            await _ended(process, TERM_S)
         _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
-        self._process = None
-
-    def _last_words(self) -> str:
-        text = self.log.read_bytes()[-20_000:].decode(errors="replace")
-        lines = text.splitlines()[-TOLD_LINES:]
-        return f"the end of {self.log}:\n" + "\n".join(f"  {line}" for line in lines)
+        await _ended(process, LOOK_EVERY_S)
+        assert self._reader is not None
+        await asyncio.wait([self._reader], timeout=LOOK_EVERY_S)
+        self._reader.cancel()
 
 
-def check_ports(servers: Sequence[VllmServer]) -> None:
-    """Raises ServerFailed where something listens already, or two servers want the same port."""
-    taken: dict[str, str] = {}
-    for server in servers:
-        before = taken.setdefault(server.url, server.name)
-        if before != server.name:
-            raise ServerFailed(
-                f"{server.name} and {before} want {server.url}; give one another port"
-            )
-        host, _, port = server.url.removeprefix("http://").rpartition(":")
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            if probe.connect_ex((host, int(port))) == 0:
-                raise ServerFailed(
-                    f"{server.name}: something listens at {server.url} already; stop it, or write "
-                    "another `port`"
-                )
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    """vLLM's /v1/models."""
+
+    data: list[_Model]
+
+
+async def _health(client: httpx.AsyncClient) -> int | None:
+    """The status of /health; None where there is no answer."""
+    try:
+        return (await client.get("/health")).status_code
+    except httpx.HTTPError:
+        return None
+
+
+async def _ended(process: Process, within_s: float) -> None:
+    """Waits, but not for ever: a worker that left the group may hold the output's pipe open."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), within_s)
 
 
 def _signal_group(pid: int, number: int) -> None:
@@ -258,6 +310,54 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def _end_with_parent() -> None:
-    """In the child: it is ended when whoever started it is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+# ---------------------------------------------------------------- before any starts
+
+
+def check_ports(programs: Sequence[Program]) -> None:
+    """Raises ServerFailed where a server could not listen: its port has to be free."""
+    taken: dict[str, str] = {}
+    for program in programs:
+        if program.url in taken:
+            raise ServerFailed(
+                f"{program.name}: {taken[program.url]} listens at {program.url}, too; give one "
+                "another `port` under `serve`"
+            )
+        taken[program.url] = program.name
+        parts = urlsplit(program.url)
+        with socket.socket(
+            socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET
+        ) as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex((parts.hostname or "", parts.port or 80)) == 0:
+                raise ServerFailed(
+                    f"{program.name}: something listens at {program.url} already; stop it, or "
+                    "write another `port` under `serve`"
+                )
+
+
+MODULE = "vllm.entrypoints.openai.api_server"
+KNOWS_ITSELF = "import importlib.metadata; importlib.metadata.version('vllm')"
+
+
+def installed(path: str | None = None) -> tuple[str, ...]:
+    """What runs vLLM here: its command, or its module where the command is missing or cannot work.
+
+    vLLM's CPU build is a distribution of another name, and the command ends where it asks for its
+    own version. `path` is where commands are looked for. Raises ServerFailed where there is none.
+    """
+    found = shutil.which("vllm", path=path)
+    if found is None:
+        if importlib.util.find_spec("vllm") is not None:
+            return (sys.executable, "-P", "-m", MODULE)
+        raise ServerFailed(
+            "vLLM is not installed here; install it, or say what runs it, such as "
+            f"--command '/opt/vllm/bin/python -m {MODULE}'"
+        )
+    python = Path(found).resolve().with_name("python")
+    if python.exists() and not _succeeds([str(python), "-P", "-c", KNOWS_ITSELF]):
+        return (str(python), "-P", "-m", MODULE)
+    return (found, "serve")
+
+
+def _succeeds(command: Sequence[str]) -> bool:
+    return subprocess.run(command, stderr=DEVNULL, check=False).returncode == 0

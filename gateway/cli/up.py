@@ -3,9 +3,8 @@
 import asyncio
 import os
 import shlex
-import shutil
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +15,11 @@ from rich.markup import escape
 from gateway.cli.opening import ConfigOption, fail, snapshot_of
 
 if TYPE_CHECKING:
-    from gateway.backends.vllm_server import VllmServer
+    from gateway.backends.vllm_server import Program
     from gateway.types import Snapshot
+
+PLAIN_EVERY_S = 15.0
+"""How often a start is told of where there is no terminal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -29,15 +31,20 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 metavar="WORDS",
-                help="What runs vLLM; else `vllm serve`, or this Python's module of it.",
+                help="What runs vLLM; else `vllm serve`, or its module where that cannot work.",
             ),
         ] = None,
         backend: Annotated[
             str | None, typer.Option(metavar="NAME", help="Only this backend's servers.")
         ] = None,
         logs: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="Where their logs go.")
+            Path | None,
+            typer.Option(metavar="DIR", help="Where their logs go; else .switchboard/logs."),
         ] = None,
+        start_within: Annotated[
+            float,
+            typer.Option(min=1, metavar="SECONDS", help="How long a server may take to start."),
+        ] = 1800,
         config: ConfigOption = Path(),
     ) -> None:
         """Run the vLLM servers that backends declare under `serve`, until ctrl-C.
@@ -45,46 +52,81 @@ def register(app: typer.Typer) -> None:
         Each is waited for, started again when it ends or falls silent, and stopped with its
         workers. LoRA is switched on with the rank and slots that the declared adapters need.
         """
+        from gateway.backends.vllm_server import ServerFailed, check_ports, installed
+
         snapshot = snapshot_of(config)
-        program = shlex.split(command) if command is not None else _installed()
-        folder = logs or config / ".switchboard" / "logs"
-        out = Console(stderr=True, highlight=False, soft_wrap=True)
-        servers = _servers(snapshot, backend, program, folder, out)
-        if not servers:
+        if backend is not None and backend not in snapshot.backends:
+            fail(f"there is no backend {backend}; declared are {', '.join(snapshot.backends)}")
+        if not any(each.serve for each in snapshot.backends.values()):
             fail("no backend declares servers to run; write `serve: [{model: …, port: 8000}]`")
         try:
-            raise typer.Exit(asyncio.run(_run(servers, out)))
-        except KeyboardInterrupt:
-            raise typer.Exit() from None
+            words = shlex.split(command) if command is not None else installed()
+            programs = _programs(snapshot, backend, words, logs or config / ".switchboard" / "logs")
+            check_ports(programs)
+        except ServerFailed as error:
+            fail(str(error))
+        board = Board(Console(stderr=True, highlight=False, soft_wrap=True))
+        _tell_what_is_unknown(snapshot, backend, board)
+        failed = asyncio.run(_run(programs, board, start_within))
+        if failed:
+            fail("\n".join(failed))
+        board.tell("", "stopped")
 
 
-def _installed() -> list[str]:
-    """vLLM's own command; where its distribution is broken, as of the CPU build, its module."""
-    found = shutil.which("vllm")
-    if found is not None:
-        return [found, "serve"]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+class Board:
+    """What is shown of the servers: lines, and on a terminal which ones are starting."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._starting: dict[str, str] = {}
+        self._told: dict[str, float] = {}
+        self._status = out.status("") if out.is_terminal else None
+
+    def tell(self, name: str, what: str) -> None:
+        """A line of its own, which stays."""
+        self._starting.pop(name, None)
+        self._told.pop(name, None)
+        self._out.print(f"[bold]{escape(name)}[/bold] {escape(what)}" if name else escape(what))
+        self._show()
+
+    def progress(self, name: str, elapsed_s: float, line: str) -> None:
+        """How a start is going: replaced by the next, or now and then a line."""
+        said = f"starting for {elapsed_s:.0f} s: {line}"
+        if self._status is not None:
+            self._starting[name] = f"{name} {said}"
+            self._show()
+        elif elapsed_s >= self._told.get(name, 0.0) + PLAIN_EVERY_S:
+            self._told[name] = elapsed_s
+            self._out.print(f"[bold]{escape(name)}[/bold] {escape(said)}")
+
+    def _show(self) -> None:
+        if self._status is None:
+            return
+        if not self._starting:
+            self._status.stop()
+            return
+        width = max(self._out.width - 4, 20)
+        self._status.update("\n".join(escape(said[:width]) for said in self._starting.values()))
+        self._status.start()
 
 
-def _servers(
-    snapshot: "Snapshot", only: str | None, program: list[str], logs: Path, out: Console
-) -> "list[VllmServer]":
-    import time
+def _programs(
+    snapshot: "Snapshot", only: str | None, words: Sequence[str], logs: Path
+) -> "list[Program]":
+    from gateway.backends import vllm_command as vllm
+    from gateway.backends.litellm_process import secrets_of
+    from gateway.backends.vllm_server import Program
 
-    from gateway.backends.vllm_server import VllmServer, command, environment
-
-    def tell(name: str, what: str) -> None:
-        out.print(f"[bold]{escape(name)}[/bold] {escape(what)}")
-
+    secrets = secrets_of(snapshot.backends.values())
     return [
-        VllmServer(
-            f"{name}:{serve.port}",
-            command(program, serve, backend, snapshot.adapters),
-            environment(serve, backend, os.environ),
-            f"http://{'127.0.0.1' if serve.host == '0.0.0.0' else serve.host}:{serve.port}",
-            logs / f"{name}-{serve.port}.log",
-            tell,
-            clock=time.monotonic,
+        Program(
+            name=f"{name}:{serve.port}",
+            line=tuple(vllm.command(words, serve, backend, snapshot.adapters)),
+            env=vllm.environment(serve, backend, snapshot.adapters, os.environ, secrets),
+            url=vllm.url(serve),
+            served=serve.id,
+            log=logs / f"{name}-{serve.port}.log",
+            key=backend.api_key,
         )
         for name, backend in snapshot.backends.items()
         if only in (None, name)
@@ -92,31 +134,52 @@ def _servers(
     ]
 
 
-async def _run(servers: "list[VllmServer]", out: Console) -> int:
-    """Until a signal, or a server that does not come up; the exit code."""
-    from gateway.backends.vllm_server import ServerFailed, check_ports
+def _tell_what_is_unknown(snapshot: "Snapshot", only: str | None, board: Board) -> None:
+    """Ranks that cannot be read are a reason to declare the largest."""
+    from gateway.backends import vllm_command as vllm
 
-    try:
-        check_ports(servers)
-    except ServerFailed as error:
-        out.print(f"[red]{escape(str(error))}[/red]")
-        return 1
+    for name, backend in snapshot.backends.items():
+        if only not in (None, name) or not backend.serve:
+            continue
+        mine = vllm.of(backend.serve[0], backend, snapshot.adapters)
+        unread = vllm.unread(backend, mine)
+        if unread:
+            board.tell(
+                name,
+                f"the rank of {', '.join(unread)} cannot be read yet: "
+                f"{vllm.max_rank(backend, mine)} is taken; if that is too small, write "
+                "`lora: {max_rank: …}`",
+            )
+
+
+async def _run(programs: "Sequence[Program]", board: Board, start_within_s: float) -> list[str]:
+    """Until a signal, or a server that does not come up; what has failed."""
+    import time
+
+    from gateway.backends.vllm_server import ServerFailed, VllmServer
+
     ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    running = [asyncio.create_task(server.run()) for server in servers]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    running = [
+        asyncio.create_task(
+            VllmServer(
+                program,
+                board.tell,
+                clock=time.monotonic,
+                progress=board.progress,
+                start_within_s=start_within_s,
+            ).run()
+        )
+        for program in programs
+    ]
     waiting = asyncio.create_task(ended.wait())
-    done, _ = await asyncio.wait([*running, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([*running, waiting], return_when=asyncio.FIRST_COMPLETED)
+    board.tell("", "stopping")
     for task in (*running, waiting):
         task.cancel()
     results = await asyncio.gather(*running, return_exceptions=True)
-    failed = [str(each) for each in results if isinstance(each, ServerFailed)]
-    for said in failed:
-        out.print(f"[red]{escape(said)}[/red]")
     for each in results:
         if isinstance(each, Exception) and not isinstance(each, ServerFailed):
             raise each
-    if waiting in done:
-        out.print("stopped")
-    return 1 if failed else 0
+    return [str(each) for each in results if isinstance(each, ServerFailed)]

@@ -4,6 +4,7 @@ import hashlib
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -104,6 +105,9 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
     )
 
 
+LOOPBACK = "127.0.0.1"
+CPU_SLOTS = 32
+"""Adapters that a server run by us keeps in memory where nothing is declared."""
 SHELF = ".shelf"
 """Where, below a backend's adapter store, the adapters lie that its replicas read."""
 
@@ -114,12 +118,14 @@ def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backen
     declared = msgspec.structs.replace(
         declared,
         slots=lora.slots,
-        cpu_slots=lora.cpu_slots,
+        cpu_slots=lora.cpu_slots or (max(CPU_SLOTS, lora.slots or 0) if part.serve else None),
         max_rank=lora.max_rank,
         agent=None
         if agent is None
         else f"{'https' if agent.tls else 'http'}://{{host}}:{agent.port}",
-        serve=tuple(_serve(part, each) for each in part.serve if each.model in part.models),
+        serve=tuple(
+            _serve(part, each, directory) for each in part.serve if each.model in part.models
+        ),
     )
     here, on_replicas = adapter_store(part, directory)
     if here is None or on_replicas is None:
@@ -138,19 +144,30 @@ def _with_adapters(declared: Backend, part: VllmPart, directory: Path) -> Backen
     )
 
 
-def _serve(part: VllmPart, each: ServePart) -> Serve:
+def _serve(part: VllmPart, each: ServePart, directory: Path) -> Serve:
     model = part.models[each.model]
+    weights = each.weights or model.id
+    if weights.startswith(("/", ".")):
+        weights = str((directory / weights).resolve())
+    hosts = hosts_of(part, each.port)
     return Serve(
         model=each.model,
         id=model.id,
-        weights=each.weights or model.id,
-        host=each.host,
+        weights=weights,
+        host=each.host or (hosts[0] if hosts else LOOPBACK),
         port=each.port,
-        gpus=tuple(int(gpu) for gpu in each.gpus),
+        gpus=tuple(each.gpus),
         quantization=each.quantization,
         args={name: _option(value) for name, value in each.args.items()},
-        env=each.env,
+        env={name: str(value) for name, value in each.env.items()},
     )
+
+
+def hosts_of(part: VllmPart, port: int) -> list[str]:
+    """The hosts of the replicas with a port, this machine's own as an address."""
+    parts = [urlsplit(url) for url in part.replicas if not url.startswith("dns://")]
+    named = [each.hostname or "" for each in parts if (each.port or 80) == port]
+    return list(dict.fromkeys(LOOPBACK if each == "localhost" else each for each in named))
 
 
 def _option(value: str | float | bool) -> str:
@@ -401,6 +418,7 @@ def canonical(whole: Snapshot) -> bytes:
     hidden = {
         name: msgspec.structs.replace(
             each,
+            serve=tuple(_without_secrets(serve) for serve in each.serve),
             api_key=_digest(each.api_key) if each.api_key is not None else None,
             headers={key: _digest(value) for key, value in each.headers.items()},
             arguments={
@@ -412,6 +430,11 @@ def canonical(whole: Snapshot) -> bytes:
     }
     content = msgspec.structs.replace(whole, hash="", backends=hidden)
     return msgspec.json.encode([content, list(whole.routes)], order="deterministic")
+
+
+def _without_secrets(serve: Serve) -> Serve:
+    hidden = {name: _digest(value) for name, value in serve.env.items()}
+    return msgspec.structs.replace(serve, env=hidden)
 
 
 def _digest(secret: str) -> str:

@@ -109,6 +109,12 @@ def _whole(value: Any) -> int:
     raise Wrong(f"`{said}` is not a whole number above 0", "write it as `8192`")
 
 
+def _index(value: Any) -> int:
+    if not isinstance(value, bool) and _WHOLE.fullmatch(str(value)):
+        return int(value)
+    raise Wrong(f"`{value}` is not a number of one", "count from 0: `0`, `1`")
+
+
 def _number(value: Any) -> float:
     if not isinstance(value, bool) and _NUMBER.fullmatch(str(value)):
         return float(value)
@@ -256,6 +262,13 @@ def _listen(value: Any) -> tuple[str, int]:
     raise Wrong(f"`{text}` is not HOST:PORT", "write `127.0.0.1:8080`")
 
 
+def _port(value: Any) -> int:
+    number = _whole(value)
+    if not 0 < number < 65536:
+        raise Wrong(f"`{value}` is not a port", "write one of 1 to 65535")
+    return number
+
+
 def _pattern(value: Any) -> str:
     text = _text(value)
     try:
@@ -286,6 +299,7 @@ Size = Annotated[
     int,
     Read(_size, _text_or(None, units.SIZE.pattern), lambda value: units.format(value, units.SIZE)),
 ]
+Index = Annotated[int, Read(_index, _text_or("integer", r"^[0-9]+$"))]
 Whole = Annotated[int, Read(_whole, _text_or("integer", r"^[0-9]+$"))]
 Number = Annotated[
     float, Read(_number, _text_or("number", f"^({_NUMBER.pattern})$"), lambda value: f"{value:g}")
@@ -297,6 +311,7 @@ Weight = Annotated[
     float,
     Read(_weight, _text_or("number", f"^-?({_NUMBER.pattern})$"), lambda value: f"{value:g}"),
 ]
+Port = Annotated[int, Read(_port, _text_or("integer", r"^[0-9]+$"))]
 Sha256 = Annotated[str, Read(_sha256, _plain)]
 Switch = Annotated[
     bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())

@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.config.fields import (
     HeaderName,
     HeaderValue,
+    Index,
     Listen,
     Name,
     Number,
     Pattern,
+    Port,
     Positive,
     ReplicaUrl,
     Seconds,
@@ -307,7 +309,7 @@ class AdapterStorePart(Part):
 
 
 class LoraPart(Part):
-    """What the replicas were started with; what is left out is asked of them where they tell."""
+    """What the replicas are started with; what is left out is asked of them where they tell."""
 
     slots: Whole | None = Field(
         default=None,
@@ -317,7 +319,7 @@ class LoraPart(Part):
     cpu_slots: Whole | None = Field(
         default=None,
         description="vLLM's `--max-cpu-loras`: adapters that stay in its memory; `slots` if left"
-        " out.",
+        " out, or 32 with `serve`.",
         examples=[32],
     )
     max_rank: Whole | None = Field(
@@ -363,7 +365,7 @@ class HostedPart(BackendPart):
 class AgentPart(Part):
     """The agent on each replica's machine; its key is `SWITCHBOARD_AGENT_KEY`, here and there."""
 
-    port: Whole = Field(description="Where it listens.", examples=[8081])
+    port: Port = Field(description="Where it listens.", examples=[8081])
     tls: Switch = Field(default=False, description="True if it speaks HTTPS.", examples=[True])
 
 
@@ -371,16 +373,20 @@ class ServePart(Part):
     """One vLLM server that `switchboard up` runs on this machine."""
 
     model: Name = Field(description="Which of the backend's models.", examples=["qwen"])
-    port: Whole = Field(description="Where it listens.", examples=[8000])
-    host: Text = Field(
-        default="127.0.0.1", description="The address that it listens on.", examples=["127.0.0.1"]
+    port: Port = Field(description="Where it listens.", examples=[8000])
+    host: Text | None = Field(
+        default=None,
+        description="The address that it listens on; that of the replica with this port if left"
+        " out.",
+        examples=["127.0.0.1"],
     )
     weights: Text | None = Field(
         default=None,
-        description="What vLLM loads, a path or a name on the Hub; the model's `id` if left out.",
+        description="What vLLM loads: a name on the Hub, or a path, which begins with `/` or `.`;"
+        " the model's `id` if left out.",
         examples=["/models/qwen3-8b-awq"],
     )
-    gpus: list[Number] = Field(
+    gpus: list[Index] = Field(
         default=[],
         description="The GPUs that it uses, by their numbers; several share the model.",
         examples=[[0]],
@@ -390,11 +396,13 @@ class ServePart(Part):
     )
     args: dict[Text, Text | int | float | bool] = Field(
         default={},
-        description="More of vLLM's options, by name without dashes.",
+        description="More of vLLM's options, by name without dashes; `false` turns a switch off.",
         examples=[{"max-model-len": 8192, "enable-prefix-caching": True}],
     )
-    env: dict[Text, Text] = Field(
-        default={}, description="Variables of its environment.", examples=[{"HF_HUB_OFFLINE": "1"}]
+    env: dict[Text, Text | int] = Field(
+        default={},
+        description="Variables of its environment, such as tokens, which must not be options.",
+        examples=[{"HF_HUB_OFFLINE": 1}],
     )
 
 

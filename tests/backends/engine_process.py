@@ -16,6 +16,10 @@ async def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--served-model-name")
     known, _ = parser.parse_known_args()
+    print("main", os.getpid(), flush=True)
+    if "WITH_A_WORKER" in os.environ:
+        worker = await asyncio.create_subprocess_exec("sleep", "600")
+        print("worker", worker.pid, flush=True)
     print("starting with", " ".join(sys.argv[1:]), flush=True)
     if "FAILS_AT_START" in os.environ:
         print("torch.cuda.OutOfMemoryError: not enough of it", flush=True)

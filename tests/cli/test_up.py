@@ -36,9 +36,9 @@ async def test_it_runs_what_is_declared_until_it_is_told_to_stop(tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         said += (await process.stderr.read()).decode()
         assert await process.wait() == 0
-    assert said.endswith("stopped\n")
+    assert said.rstrip().endswith("stopped")
     log = home / ".switchboard" / "logs" / f"local-{port}.log"
-    assert "--enable-lora --max-lora-rank 16 --max-loras 1 --max-cpu-loras 1" in log.read_text()
+    assert "--enable-lora --max-lora-rank 16 --max-loras 2 --max-cpu-loras 32" in log.read_text()
 
 
 def test_with_nothing_declared_it_says_what_to_write(tmp_path: Path) -> None:
