@@ -106,6 +106,7 @@ class AdapterKeeper:
         self._backend = backend
         self._live = live
         self.whereabouts = Whereabouts(live)
+        live.witnesses[backend.name] = self.whereabouts
         self._client = client
         self._sleep = sleep
         self._pull = pull

@@ -20,6 +20,8 @@ it and the one before, given what was seen; the rate is the touches over the tim
 
 import math
 
+import msgspec
+
 SIGMA = 0.5
 """Spread of the log of a first-token time; as in `policy.live`, a tail of about twice the mean."""
 
@@ -31,6 +33,16 @@ DOUBT = 0.01
 
 PRIOR_S = 60.0
 """Seconds without anybody's touch that a new replica is credited with."""
+
+
+class Use(msgspec.Struct, frozen=True, gc=False):
+    """One use of an adapter as it began at `at`: P(resident), how many touches by others would have
+    pushed it out (`room`), and the seconds since it was used before."""
+
+    at: float
+    resident: float
+    room: int
+    since: float
 
 
 class Residency:
@@ -87,18 +99,27 @@ class Residency:
                 return place
         return len(self._order)
 
-    def observed(
-        self, adapter: str, first_s: float, warm_s: float, load_s: float, now: float
-    ) -> float:
-        """The first token of a use took `first_s`, where `warm_s` was to be expected of a resident
-        adapter and `load_s` more of one that has to be loaded; P(it was cold).
+    def use(self, adapter: str, now: float) -> Use:
+        """What is believed when a request for it is about to be sent: before `used`."""
+        at = self._order.get(adapter)
+        return Use(
+            at=now,
+            resident=self.p_resident(adapter, now),
+            room=(self.slots or 0) - self.behind(adapter),
+            since=0.0 if at is None else max(0.0, now - at),
+        )
 
-        Call it before `used`, with the order as it was when the request was sent.
-        """
-        resident = min(self.p_resident(adapter, now), 1.0 - DOUBT)
-        odds = math.exp(_log_bayes(first_s, warm_s, load_s))
-        cold = (1.0 - resident) * odds / ((1.0 - resident) * odds + resident)
-        self._learn(adapter, cold, now)
+    def observed(self, use: Use, first_s: float, warm_s: float, load_s: float) -> float:
+        """The first token of a use took `first_s`, where `warm_s` was to be expected of a resident
+        adapter and `load_s` more of one that has to be loaded; P(it was cold)."""
+        if use.resident >= 1.0 - DOUBT and use.since < use.room * load_s:
+            # It takes `room` loads to push it out, and there was no time for them.
+            cold = 0.0
+        else:
+            resident = min(use.resident, 1.0 - DOUBT)
+            odds = math.exp(_log_bayes(first_s, warm_s, load_s))
+            cold = (1.0 - resident) * odds / ((1.0 - resident) * odds + resident)
+        self._learn(use, cold)
         return cold
 
     def held(self) -> list[str]:
@@ -113,19 +134,14 @@ class Residency:
                 return name
         raise IndexError(place)
 
-    def _learn(self, adapter: str, cold: float, now: float) -> None:
-        at = self._order.get(adapter)
-        if at is None or self.slots is None:
-            return
-        elapsed, room = max(0.0, now - at), self.slots - self.behind(adapter)
-        if room <= 0 or elapsed == 0.0:
+    def _learn(self, use: Use, cold: float) -> None:
+        if self.slots is None or use.room <= 0 or use.since <= 0.0:
             return  # our own use explains it
-        mean = self.rate * elapsed
-        few, many = _means_about(room, mean)
+        few, many = _means_about(use.room, self.rate * use.since)
         # A cold one that the rate so far cannot explain: at least `room` touches there were.
-        expected = (1.0 - cold) * few + cold * max(many, float(room))
+        expected = (1.0 - cold) * few + cold * max(many, float(use.room))
         self._touches = self._touches * FORGET + expected
-        self._seconds = self._seconds * FORGET + elapsed
+        self._seconds = self._seconds * FORGET + use.since
 
 
 def _log_bayes(first_s: float, warm_s: float, load_s: float) -> float:

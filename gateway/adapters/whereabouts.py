@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gateway.adapters.demand import Demand
 from gateway.adapters.placement import Room, placed
-from gateway.adapters.residency import Residency
+from gateway.adapters.residency import Residency, Use
 from gateway.policy.live import Live
 from gateway.types import Target
 
@@ -30,6 +30,7 @@ class Whereabouts:
         self._load_s: dict[tuple[str, str], float] = {}
         self._demand = Demand()
         self._known: set[str] = set()
+        self._uses: dict[tuple[str, str], Use] = {}
         self.homes: Mapping[str, tuple[str, ...]] = {}
 
     def serve(
@@ -64,11 +65,36 @@ class Whereabouts:
         if replica not in self.homes.get(served, ()) and not self._at_home(served, replica, now):
             self._move(served, replica)
         before = self.p_resident(replica, served, now)
+        if held.slots is not None:
+            # Of those that wait for one load only the first tells whether there was one.
+            self._uses.setdefault((replica, served), held.use(served, now))
         pushed_out = held.used(served, now)
         if before < 1.0:
             self._tell(served, now)
         if pushed_out is not None:
             self._tell(pushed_out, now)
+
+    def first_token(
+        self, replica: str, served: str, asked: float, seconds: float, warm_s: float, load_s: float
+    ) -> float:
+        """A request asked at `asked` had its first token after `seconds`, of which `warm_s` were to
+        be expected of a resident adapter; P(it had to be loaded, for some `load_s`)."""
+        use = self._outstanding(replica, served, asked)
+        held = self._held.get(replica)
+        if use is None or held is None:
+            return 0.0
+        return held.observed(use, seconds, warm_s, load_s)
+
+    def no_answer(self, replica: str, served: str, asked: float) -> None:
+        """A request asked at `asked` has ended without an answer, and tells nothing."""
+        self._outstanding(replica, served, asked)
+
+    def _outstanding(self, replica: str, served: str, asked: float) -> Use | None:
+        """The use whose answer is waited for, if it is not a later request's; done with."""
+        use = self._uses.get((replica, served))
+        if use is None or use.at < asked:
+            return None
+        return self._uses.pop((replica, served))
 
     def loaded(self, replica: str, served: str, seconds: float | None, now: float) -> None:
         """The replica has the adapter registered; it was loaded just now in `seconds` if given."""
@@ -88,6 +114,7 @@ class Whereabouts:
         held = self._held.get(replica)
         if held is not None:
             held.restarted()
+            self._uses = {key: use for key, use in self._uses.items() if key[0] != replica}
             self._registered[replica].clear()
             self._known.clear()
 

@@ -28,6 +28,7 @@ that it took, but at least `FAILURE_S`, since a try at another target is not fre
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from gateway.types import Decision, Question, Target, Usage
 
@@ -206,6 +207,11 @@ class Estimate:
         """Observations behind the estimate, each worth less as it ages, without the prior."""
         return self._weight
 
+    @property
+    def one_load_s(self) -> float:
+        """Seconds that a load takes where one is needed."""
+        return self._load_s
+
     def saw_first_token(self, seconds: float, queue: int, now: float) -> None:
         """One first token after `seconds`, with `queue` requests in flight when it was asked."""
         self._decay(now, 1.0)
@@ -348,10 +354,20 @@ class Share:
         self.mean = self._cached / (self._input + PRIOR_N * max(tokens, 1))
 
 
+class Witness(Protocol):
+    """Who learns from first tokens what replicas hold. `asked` is when the attempt was started."""
+
+    def first_token(
+        self, replica: str, served: str, asked: float, seconds: float, warm_s: float, load_s: float
+    ) -> float: ...
+
+    def no_answer(self, replica: str, served: str, asked: float) -> None: ...
+
+
 class Flight:
     """One attempt under way: made by `Live.started`, ended once by one of its fellows."""
 
-    __slots__ = ("estimate", "first_s", "queue", "replica", "route", "started", "target")
+    __slots__ = ("estimate", "first_s", "queue", "replica", "route", "started", "target", "url")
 
     def __init__(
         self,
@@ -359,6 +375,7 @@ class Flight:
         route: str,
         estimate: Estimate,
         replica: Replica,
+        url: str,
         queue: int,
         started: float,
     ) -> None:
@@ -366,6 +383,7 @@ class Flight:
         self.route = route
         self.estimate = estimate
         self.replica = replica
+        self.url = url
         self.queue = queue
         self.started = started
         self.first_s: float | None = None
@@ -376,8 +394,8 @@ class Live:
 
     Keys: `estimates` by (target, replica), `replicas` by base URL, `outputs` by (route, target),
     `cached` by target, `incumbents` by (route, policy), `prefixes` (where a conversation's
-    beginning was read last, and its tokens) by (target, conversation). What is missing from them
-    has not been seen yet: the reader takes the prior.
+    beginning was read last, and its tokens) by (target, conversation), `witnesses` by backend. What
+    is missing from them has not been seen yet: the reader takes the prior.
 
         live.advance(now); decision = decider.decide(question, live, draw)
         live.chose(question, decision)
@@ -386,7 +404,16 @@ class Live:
         live.finished(flight, now, usage)             # or failed(flight, now), abandoned(flight)
     """
 
-    __slots__ = ("_next", "cached", "estimates", "incumbents", "outputs", "prefixes", "replicas")
+    __slots__ = (
+        "_next",
+        "cached",
+        "estimates",
+        "incumbents",
+        "outputs",
+        "prefixes",
+        "replicas",
+        "witnesses",
+    )
 
     def __init__(self) -> None:
         self.estimates: dict[tuple[str, str], Estimate] = {}
@@ -395,6 +422,7 @@ class Live:
         self.cached: dict[str, Share] = {}
         self.incumbents: dict[tuple[str, str], str] = {}
         self.prefixes: dict[tuple[str, int], tuple[str, int]] = {}
+        self.witnesses: dict[str, Witness] = {}
         self._next = float("-inf")
 
     def advance(self, now: float) -> None:
@@ -423,13 +451,16 @@ class Live:
         server = self.server(replica)
         queue = server.in_line
         server.began()
-        return Flight(target, route, estimate, server, queue, now)
+        return Flight(target, route, estimate, server, replica, queue, now)
 
     def first_token(self, flight: Flight, now: float) -> None:
         """The first token of a stream has come."""
         if flight.first_s is None:
-            flight.first_s = now - max(flight.started, flight.estimate.loaded_at)
-            flight.estimate.saw_first_token(flight.first_s, flight.queue, now)
+            estimate = flight.estimate
+            flight.first_s = now - max(flight.started, estimate.loaded_at)
+            warm_s = estimate.first_s + estimate.queue_s * flight.queue
+            loading_s = self._loading(flight, flight.first_s, warm_s)
+            estimate.saw_first_token(flight.first_s - loading_s, flight.queue, now)
 
     def finished(self, flight: Flight, now: float, usage: Usage) -> None:
         """The whole answer has come. Of a plain answer only the whole time is known: it is split
@@ -441,7 +472,9 @@ class Live:
         first = flight.first_s
         if first is None:
             expected = estimate.first_s + estimate.queue_s * flight.queue
-            first = total * expected / (expected + usage.output * estimate.token_s)
+            warm_s = expected + usage.output * estimate.token_s
+            total -= self._loading(flight, total, warm_s)
+            first = total * expected / warm_s
             estimate.saw_first_token(first, flight.queue, now)
         if usage.output > 1:
             estimate.saw_tokens(usage.output - 1, max(0.0, total - first), now)
@@ -453,6 +486,7 @@ class Live:
     def failed(self, flight: Flight, now: float, *, connected: bool = True) -> None:
         """The attempt failed: at the server as a whole if it did not even connect."""
         flight.replica.ended()
+        self._no_answer(flight)
         seconds = now - flight.started
         if connected:
             flight.estimate.failed(seconds, now)
@@ -463,6 +497,7 @@ class Live:
     def abandoned(self, flight: Flight) -> None:
         """The client went away: says nothing about the target."""
         flight.replica.ended()
+        self._no_answer(flight)
 
     def talked(self, target: str, conversation: int, replica: str, usage: Usage) -> None:
         """`replica` has in its prefix cache what it has just read and written."""
@@ -528,6 +563,23 @@ class Live:
             estimate.declare(kept[name])
         for (_, name), output in self.outputs.items():
             output.declare(kept[name])
+
+    def _loading(self, flight: Flight, seconds: float, warm_s: float) -> float:
+        """Of the `seconds` until an answer those that went into loading its adapter, as expected
+        where `warm_s` is what it takes without: they say nothing of the next answer."""
+        witness = self.witnesses.get(flight.target.backend)
+        if witness is None or flight.target.adapter is None:
+            return 0.0
+        load_s = flight.estimate.one_load_s
+        cold = witness.first_token(
+            flight.url, flight.target.served, flight.started, seconds, warm_s, load_s
+        )
+        return min(cold * load_s, max(0.0, seconds - warm_s))
+
+    def _no_answer(self, flight: Flight) -> None:
+        witness = self.witnesses.get(flight.target.backend)
+        if witness is not None and flight.first_s is None and flight.target.adapter is not None:
+            witness.no_answer(flight.url, flight.target.served, flight.started)
 
     def _server_answered(self, replica: Replica, now: float) -> None:
         if replica.lost_s:

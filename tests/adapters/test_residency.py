@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.adapters.residency import Residency
+from gateway.adapters.whereabouts import Whereabouts
+from gateway.policy.live import Live
+from gateway.types import Capabilities, Price, Shaping, Target, Usage
 
 WARM_S, LOAD_S = 0.05, 0.5
 
@@ -85,8 +88,9 @@ def simulated(
         said = held.p_resident(adapter, now)
         cold = truth.used(adapter)
         took = random.lognormvariate(0.0, 0.3) * (WARM_S + LOAD_S * cold)
-        held.observed(adapter, took, WARM_S, LOAD_S, now)
+        use = held.use(adapter, now)
         held.used(adapter, now)
+        held.observed(use, took, WARM_S, LOAD_S)
         if now > seconds / 2:
             squares += (said - (not cold)) ** 2
             n += 1
@@ -111,6 +115,98 @@ def test_whatever_was_measured_a_probability_stays_one(
 ) -> None:
     held = Residency(2)
     held.used("a", 0.0)
-    assert 0.0 <= held.observed("a", first, warm, load, now) <= 1.0
+    assert 0.0 <= held.observed(held.use("a", now), first, warm, load) <= 1.0
     assert 0.0 <= held.p_resident("a", now) <= 1.0
     assert held.rate >= 0.0
+
+
+# ---------------------------------------------------------------- from live traffic
+
+
+def adapter_target(served: str) -> Target:
+    return Target(
+        name=f"local/qwen+{served}",
+        backend="local",
+        model="qwen",
+        adapter=served,
+        served=served,
+        internal=True,
+        price=Price(),
+        capabilities=Capabilities(),
+        shaping=Shaping(),
+        replicas=(URL,),
+        first_token_s=WARM_S,
+    )
+
+
+URL = "http://replica"
+TARGETS = {f"ours-{n}": adapter_target(f"ours-{n}") for n in range(13)}
+
+
+def watched(slots: int) -> tuple[Live, Whereabouts]:
+    live = Live()
+    whereabouts = live.witnesses["local"] = Whereabouts(live)
+    whereabouts.serve([URL], slots, {name: (each,) for name, each in TARGETS.items()}, (), 0.0)
+    for name in TARGETS:
+        whereabouts.loaded(URL, name, LOAD_S, 0.0)
+    return live, whereabouts
+
+
+def simulated_live(others_a_second: float, *, waiters: int = 1) -> tuple[Live, Whereabouts, float]:
+    """An hour of our requests and others' at one replica; and when it ends. Of `waiters` requests
+    for an adapter at once each waits for its load."""
+    random, now = Random(6), 0.0
+    truth = Truth(8)
+    live, whereabouts = watched(8)
+    foreign = random.expovariate(others_a_second) if others_a_second else float("inf")
+    while now < 3600.0:
+        now += 2.0 + random.expovariate(1.0)
+        while foreign < now:
+            truth.used(f"other-{random.randrange(10_000)}")
+            foreign += random.expovariate(others_a_second)
+        name = f"ours-{min(int(random.paretovariate(1.0)), 12)}"
+        flights = []
+        for _ in range(waiters):
+            flights.append(live.started(TARGETS[name], URL, "route", now))
+            whereabouts.used(URL, name, now)
+            now += 0.001
+        took = random.lognormvariate(0.0, 0.3) * WARM_S + LOAD_S * truth.used(name)
+        for flight in flights:
+            live.first_token(flight, now + took)
+            live.finished(flight, now + took + 0.1, Usage(10, 0, 5))
+        whereabouts.refresh(now)
+    return live, whereabouts, now
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+def test_that_others_push_adapters_out_is_seen_in_live_traffic(waiters: int) -> None:
+    live, whereabouts, now = simulated_live(0.5, waiters=waiters)
+    whereabouts.used(URL, "ours-1", now)
+    assert whereabouts.p_resident(URL, "ours-1", now + 1.0) > 0.9
+    assert whereabouts.p_resident(URL, "ours-1", now + 60.0) < 0.05
+    whereabouts.refresh(now + 60.0)
+    estimate = live.estimate(TARGETS["ours-1"], URL)
+    assert estimate.load_s > 0.9 * LOAD_S
+    # What was loading is not taken for the answer's own time.
+    assert estimate.first_s < 2.0 * WARM_S
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+def test_where_nobody_else_is_nothing_is_suspected(waiters: int) -> None:
+    _, whereabouts, now = simulated_live(0.0, waiters=waiters)
+    whereabouts.used(URL, "ours-1", now)
+    assert whereabouts.p_resident(URL, "ours-1", now + 60.0) > 0.95
+
+
+def test_an_attempt_without_an_answer_tells_nothing_and_holds_nothing_up() -> None:
+    live, whereabouts = watched(8)
+    target = TARGETS["ours-1"]
+    flight = live.started(target, URL, "route", 100.0)
+    whereabouts.used(URL, "ours-1", 100.0)
+    live.failed(flight, 130.0)
+    before = whereabouts.p_resident(URL, "ours-1", 1000.0)
+    assert before == 1.0
+    flight = live.started(target, URL, "route", 200.0)
+    whereabouts.used(URL, "ours-1", 200.0)
+    live.first_token(flight, 200.0 + WARM_S + LOAD_S)
+    assert whereabouts.p_resident(URL, "ours-1", 1000.0) < before
