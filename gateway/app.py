@@ -21,6 +21,7 @@ from gateway.adapters.lending import shelf_router
 from gateway.backends.addresses import DNS, Names, with_addresses
 from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess, served_by
+from gateway.backends.turns import Gpus, TurnsBackend
 from gateway.backends.vllm import VllmBackend
 from gateway.classify.declared import declared_classifier
 from gateway.classify.recognise import Recogniser
@@ -103,6 +104,7 @@ class Gateway:
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._standing: StandingClassifier | None = None
         self._book = AdapterBook(store)
+        self.gpus = Gpus(self.live, self._http, clock=time.perf_counter)
         self.fleet = Fleet(
             self.live,
             self._http,
@@ -112,6 +114,7 @@ class Gateway:
             now=time.time,
             agent_key=agent_key,
             told=self._engine_told,
+            door=self.gpus,
         )
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
@@ -160,6 +163,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.fleet.stop()
+        await self.gpus.stop()
         await self.keep_hours()
         if self._litellm is not None:
             await self._litellm.stop()
@@ -208,6 +212,7 @@ class Gateway:
         snapshot = await self._with_litellm(snapshot)
         self._unresolved = snapshot
         snapshot = with_addresses(snapshot, await self._names.look(snapshot))
+        await self.gpus.serve(snapshot.backends.values())
         await self.fleet.tend(snapshot)
         classifier = await asyncio.to_thread(declared_classifier, snapshot, self._cache)
         self._standing = classifier if isinstance(classifier, StandingClassifier) else None
@@ -219,7 +224,10 @@ class Gateway:
     def _backend(self, declared: Declared) -> Backend:
         plain = HttpBackend(declared, self._transport(declared.proxy))
         keeper = self.fleet.keepers.get(declared.name)
-        return plain if keeper is None else VllmBackend(plain, keeper)
+        backend = plain if keeper is None else VllmBackend(plain, keeper)
+        if declared.turns is None:
+            return backend
+        return TurnsBackend(backend, self.gpus, time.perf_counter)
 
     def _redress(self) -> None:
         """Serves adapters as they are now: other versions, or ones that have come to be there."""
@@ -280,7 +288,10 @@ class Gateway:
         """Looks after the adapters, and the encoder."""
         for task in self._tending:
             task.cancel()
-        self._tending = [asyncio.create_task(self.fleet.run())]
+        self._tending = [
+            asyncio.create_task(self.fleet.run()),
+            asyncio.create_task(self.gpus.run()),
+        ]
         if any(
             each.startswith(DNS) for b in self._snapshot.backends.values() for each in b.replicas
         ):
@@ -308,6 +319,9 @@ class Gateway:
             self._redress()
 
     def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
+        if engine.asleep:
+            self._hosting.away(replica)
+            return
         counters = Counters(
             engine.started,
             engine.running,

@@ -19,7 +19,8 @@ SwitchboardError
     ├── UpstreamTimeout      one of connect, first_byte, between, total ran out
     ├── UpstreamClosed       the peer closed; `sent` says whether the request may have reached it
     ├── MalformedAnswer      what came back is not HTTP/1.1
-    └── AdapterAway          the replica cannot load the adapter that the call is for
+    ├── AdapterAway          the replica cannot load the adapter that the call is for
+    └── ModelAway            the replica's model sleeps, and it is not its turn
 """
 
 from collections.abc import Sequence
@@ -210,3 +211,14 @@ class MalformedAnswer(UpstreamError):
 
 class AdapterAway(UpstreamError):
     """A replica cannot load the adapter that a call is for: nothing was sent."""
+
+
+class ModelAway(UpstreamError):
+    """The model of a replica sleeps and could not be woken in time: nothing was sent.
+
+    `retry_after` is in seconds.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

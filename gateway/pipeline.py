@@ -20,6 +20,7 @@ from gateway.errors import (
     ApiError,
     AttemptsFailed,
     BadRequest,
+    ModelAway,
     NoTargetFits,
     Overloaded,
     UpstreamClosed,
@@ -628,6 +629,8 @@ def backend_failure(backend: str, error: UpstreamError) -> ApiError:
 def _failure(target: str, error: UpstreamError) -> AttemptFailed:
     if isinstance(error, AttemptFailed):
         return error
+    if isinstance(error, ModelAway):
+        return AttemptFailed(target, 503, str(error), error.retry_after)
     status = 504 if isinstance(error, UpstreamTimeout) else 502
     return AttemptFailed(target, status, str(error))
 

@@ -184,6 +184,21 @@ class Serve(msgspec.Struct, frozen=True):
         return f"Serve({self.model!r}, {self.host}:{self.port})"
 
 
+class Turns(msgspec.Struct, frozen=True):
+    """Models that share GPUs by vLLM's sleep mode. Times in seconds.
+
+    `gpus` are, for each GPU, the servers that share it, of which one is awake; it stays so for
+    `stay` while others are waited for. `queue` requests of a GPU may wait, each for `wait`. `swap`
+    is what putting one to sleep and waking another takes, until that was measured.
+    """
+
+    gpus: tuple[tuple[str, ...], ...] = ()
+    stay: float = 10.0
+    queue: int = 64
+    wait: float = 60.0
+    swap: float = 5.0
+
+
 BackendKind = Literal["vllm", "openai", "litellm"]
 
 
@@ -194,12 +209,13 @@ class Backend(msgspec.Struct, frozen=True):
     adapters' relative sources lie in, on this machine; what was fetched and checked is kept in
     `shelf_here`, which its replicas see as `shelf_on_replicas`; or `agent` is the URL of what keeps
     a shelf beside each, with `{host}` for the replica's. A replica of `dns://` is each address of
-    the name. `replica_hour` is in dollars, and `idle` says who is billed for idle time. `serve` are
-    the servers that `switchboard up` runs. `slots`, `cpu_slots` and `max_rank` are vLLM's
-    `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`. The last four are for litellm's process,
-    which is the one replica of such a backend: the provider's own base URL if it
-    is not the usual one, its ids by declared model, what goes with each of its calls, and body
-    parameters that litellm does not know of.
+    the name. A model with servers of its own is a backend of its own, called `backend:model`, and
+    `turns` says how it shares GPUs with the others. `replica_hour` is in dollars, and `idle` says
+    who is billed for idle time. `serve` are the servers that `switchboard up` runs. `slots`,
+    `cpu_slots` and `max_rank` are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`.
+    The last four are for litellm's process, which is the one replica of such a backend: the
+    provider's own base URL if it is not the usual one, its ids by declared model, what goes with
+    each of its calls, and body parameters that litellm does not know of.
     """
 
     name: str
@@ -216,6 +232,7 @@ class Backend(msgspec.Struct, frozen=True):
     replica_hour: float | None = None
     idle: Literal["ours", "shared"] = "ours"
     agent: str | None = None
+    turns: Turns | None = None
     serve: tuple[Serve, ...] = ()
     slots: int | None = None
     cpu_slots: int | None = None
@@ -232,6 +249,11 @@ class Backend(msgspec.Struct, frozen=True):
         """The base URL of a replica's API: providers' is as SDKs take it, others' lacks /v1."""
         url = replica.rstrip("/")
         return url if self.kind == "openai" or url.endswith("/v1") else f"{url}/v1"
+
+
+def declared_as(backend: str) -> str:
+    """The name that a backend has in the files, without the model that has servers of its own."""
+    return backend.partition(":")[0]
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -267,7 +289,7 @@ class Adapter(msgspec.Struct, frozen=True):
     @property
     def target(self) -> str:
         """The name of the target that it makes with its model."""
-        return f"{self.backend}/{self.model}+{self.name}"
+        return f"{declared_as(self.backend)}/{self.model}+{self.name}"
 
 
 class Server(msgspec.Struct, frozen=True):

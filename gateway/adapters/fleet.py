@@ -18,7 +18,7 @@ import msgspec
 from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
 from gateway.adapters.engine import Engine
-from gateway.adapters.keeper import AdapterKeeper, Loadable, LoadFailed, Pull
+from gateway.adapters.keeper import AdapterKeeper, Door, Loadable, LoadFailed, Pull
 from gateway.adapters.manifest import ShelfError
 from gateway.adapters.registry import Files, Registry, Standing
 from gateway.adapters.shelf import Shelf
@@ -82,10 +82,12 @@ class Fleet:
         now: Callable[[], float],
         agent_key: str | None = None,
         told: Callable[[str, str, Engine], None] | None = None,
+        door: Door | None = None,
     ) -> None:
         """`changed` is called when what `dress` makes may have changed; `now` is in Unix time."""
         self._agent_key = agent_key
         self._told = told
+        self._door = door
         self._clean_at = now() + CLEAN_EVERY_S
         self.keepers: dict[str, AdapterKeeper] = {}
         self.registry = Registry(self._learnt)
@@ -126,6 +128,7 @@ class Fleet:
                     clock=self._clock,
                     pull=self._puller(name),
                     told=self._told,
+                    door=self._door,
                 )
                 self.keepers[name] = keeper
                 self._running[name] = asyncio.create_task(keeper.run())
@@ -281,9 +284,10 @@ class Fleet:
         files, keeper = self._meant(target), self._keeper(target)
         took = {}
         for url in self._chosen(keeper, replica):
-            began = self._clock()
-            await keeper.ensure(url, files.served)
-            took[url] = self._clock() - began
+            async with keeper.awake(url):
+                began = self._clock()
+                await keeper.ensure(url, files.served)
+                took[url] = self._clock() - began
         return took
 
     async def unload(self, target: str, replica: str | None = None) -> list[str]:
@@ -291,7 +295,8 @@ class Fleet:
         files, keeper = self._meant(target), self._keeper(target)
         urls = [url for url in self._chosen(keeper, replica) if (url, files.served) in keeper.ready]
         for url in urls:
-            await keeper.unload(url, files.served)
+            async with keeper.awake(url):
+                await keeper.unload(url, files.served)
         return urls
 
     def known(self) -> Iterator[dict[str, Any]]:
@@ -442,8 +447,9 @@ class Fleet:
 
     async def _prepared_at(self, keeper: AdapterKeeper, replica: str, files: Files) -> None:
         try:
-            await keeper.ensure(replica, files.served)
-            await keeper.probe(replica, files.served)
+            async with keeper.awake(replica):
+                await keeper.ensure(replica, files.served)
+                await keeper.probe(replica, files.served)
         except (LoadFailed, httpx.HTTPError) as error:
             raise LoadFailed(f"{files.served} at {replica}: {error}") from error
 

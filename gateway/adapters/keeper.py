@@ -8,7 +8,9 @@ for a while, and of nothing else.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 import httpx
 import msgspec
@@ -57,6 +59,18 @@ Pull = Callable[[str, str], Awaitable[str]]
 """Brings (a replica's machine, a digest) together; the path there. Raises SwitchboardError."""
 
 
+class Door(Protocol):
+    """What keeps everybody from a replica whose model sleeps: it would hang."""
+
+    def enter_if_awake(self, server: str) -> bool:
+        """Whether something may be sent there now; then `leave` has to follow."""
+
+    async def enter(self, server: str) -> None:
+        """Back when it is awake; then `leave` has to follow. Raises SwitchboardError."""
+
+    def leave(self, server: str) -> None: ...
+
+
 class ReplicaState(msgspec.Struct, frozen=True):
     """What the last look at a replica found: what it has of ours, and all that it lists. `failed`
     says why an adapter could not be loaded."""
@@ -66,6 +80,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
     failed: Mapping[str, str] = {}
     error: str = "not looked at yet"
     listed: frozenset[str] = frozenset()
+    asleep: bool = False
 
 
 class _Model(msgspec.Struct):
@@ -99,10 +114,12 @@ class AdapterKeeper:
         clock: Callable[[], float],
         pull: Pull | None = None,
         told: Callable[[str, str, Engine], None] | None = None,
+        door: Door | None = None,
     ) -> None:
         """`pull` brings files to a replica that shares no directory with us; `told` hears what each
         replica's engine says of itself."""
         self._told = told
+        self._door = door
         self._backend = backend
         self._live = live
         self.whereabouts = Whereabouts(live)
@@ -197,6 +214,21 @@ class AdapterKeeper:
             load.add_done_callback(lambda _: self._loads.pop(key, None))
         await asyncio.shield(load)
 
+    @asynccontextmanager
+    async def awake(self, replica: str) -> AsyncIterator[None]:
+        """Keeps the replica's model awake meanwhile, after waking it. Raises LoadFailed."""
+        if self._door is None:
+            yield
+            return
+        try:
+            await self._door.enter(replica)
+        except SwitchboardError as error:
+            raise LoadFailed(str(error)) from error
+        try:
+            yield
+        finally:
+            self._door.leave(replica)
+
     async def unload(self, replica: str, served: str) -> None:
         """Takes an adapter's name from a replica; the engine forgets its weights in its own time.
 
@@ -253,9 +285,14 @@ class AdapterKeeper:
         self._let_in(replica)
         await self._ask_engine(replica)
         self._found(replica, present)
-        await self._fill(replica)
-        await self._keep_pinned(replica)
-        await self._tidy(replica, present)
+        if self._door is None or self._door.enter_if_awake(replica):
+            try:
+                await self._fill(replica)
+                await self._keep_pinned(replica)
+                await self._tidy(replica, present)
+            finally:
+                if self._door is not None:
+                    self._door.leave(replica)
         self._show(replica, before, state)
 
     def _show(self, replica: str, before: ReplicaState, state: ReplicaState) -> None:
@@ -268,7 +305,8 @@ class AdapterKeeper:
                 for (url, served), failure in self._failures.items()
                 if url == replica and served in self._wanted
             }
-            state = ReplicaState(True, loaded, failed, "", state.listed)
+            asleep = self._live.server(replica).asleep
+            state = ReplicaState(True, loaded, failed, "", state.listed, asleep)
         if (state.reachable, state.error) != (before.reachable, before.error):
             level = logging.INFO if state.reachable else logging.WARNING
             said = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"

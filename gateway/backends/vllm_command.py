@@ -32,6 +32,8 @@ def command(
         line += ["--quantization", serve.quantization]
     if len(serve.gpus) > 1:
         line += ["--tensor-parallel-size", str(len(serve.gpus))]
+    if backend.turns is not None:
+        line.append("--enable-sleep-mode")
     mine = of(serve, backend, adapters)
     if mine:
         slots = backend.slots or min(2 * len(mine), MOST_SLOTS)
@@ -60,7 +62,8 @@ def environment(
 ) -> dict[str, str]:
     """The server's environment: `own` without the gateway's secrets, and what vLLM needs besides.
 
-    Loading at run time is allowed only where there are adapters: it lets callers name files.
+    Loading at run time is allowed only where there are adapters: it lets callers name files; and
+    the endpoints of sleep mode only where models take turns.
     """
     hidden = frozenset(secrets)
     made = {
@@ -70,6 +73,8 @@ def environment(
     }
     if of(serve, backend, adapters):
         made["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if backend.turns is not None:
+        made["VLLM_SERVER_DEV_MODE"] = "1"
     if serve.gpus:
         made["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in serve.gpus)
     if backend.api_key is not None:

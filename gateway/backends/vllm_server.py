@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from gateway.adapters.engine import read
 from gateway.errors import SwitchboardError
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -49,7 +50,10 @@ class ServerFailed(SwitchboardError):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """What is run. `served` is the model that it has to list once it is up; `key` opens it."""
+    """What is run. `served` is the model that it has to list once it is up; `key` opens it.
+
+    `beside` are the servers that share its GPU: while it starts they sleep.
+    """
 
     name: str
     line: tuple[str, ...]
@@ -58,6 +62,7 @@ class Program(msgspec.Struct, frozen=True):
     served: str
     log: Path
     key: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 Tell = Callable[[str, str], None]
@@ -144,7 +149,10 @@ class VllmServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         progress: Progress = _no_progress,
         start_within_s: float = START_WITHIN_S,
+        gpu: asyncio.Lock | None = None,
     ) -> None:
+        """`gpu` is held by whoever starts there, where several share one."""
+        self._gpu = gpu or asyncio.Lock()
         self.program = program
         self.healthy = asyncio.Event()
         self.log = Log(program.log)
@@ -169,8 +177,10 @@ class VllmServer:
                 trust_env=False,
             ) as client:
                 while True:
-                    await self._start()
-                    why, healthy_s = await self._came_up(client), 0.0
+                    async with self._gpu:
+                        await self._make_room(client)
+                        await self._start()
+                        why, healthy_s = await self._came_up(client), 0.0
                     if why is None:
                         has_served = True
                         why, healthy_s = await self._watched(client)
@@ -188,6 +198,20 @@ class VllmServer:
             await asyncio.shield(self._end())
 
     # -------------------------------------------------------- its life
+
+    async def _make_room(self, client: httpx.AsyncClient) -> None:
+        """Puts those beside it to sleep as soon as they have nothing to do: a start needs the GPU's
+        memory. One that cannot be asked has none of it, or the start will say so."""
+        for url in self.program.beside:
+            try:
+                if not (await client.get(f"{url}/is_sleeping")).json()["is_sleeping"]:
+                    while not await _is_idle(client, url):
+                        await self._sleep(LOOK_EVERY_S)
+                    slept = await client.post(f"{url}/sleep?level=1", timeout=START_WITHIN_S)
+                    slept.raise_for_status()
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                if not isinstance(error, httpx.ConnectError):
+                    self._tell(self.program.name, f"{url} could not be put to sleep: {error}")
 
     async def _start(self) -> None:
         command = shutil.which(self.program.line[0], path=self.program.env.get("PATH"))
@@ -279,6 +303,11 @@ class VllmServer:
         assert self._reader is not None
         await asyncio.wait([self._reader], timeout=LOOK_EVERY_S)
         self._reader.cancel()
+
+
+async def _is_idle(client: httpx.AsyncClient, url: str) -> bool:
+    engine = read((await client.get(f"{url}/metrics")).text)
+    return not engine.running + engine.waiting
 
 
 class _Model(msgspec.Struct):

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.opening import ConfigOption, fail, snapshot_of
+from gateway.types import declared_as
 
 if TYPE_CHECKING:
     from gateway.backends.vllm_server import Program
-    from gateway.types import Snapshot
+    from gateway.types import Backend, Snapshot
 
 PLAIN_EVERY_S = 15.0
 """How often a start is told of where there is no terminal."""
@@ -55,8 +56,9 @@ def register(app: typer.Typer) -> None:
         from gateway.backends.vllm_server import ServerFailed, check_ports, installed
 
         snapshot = snapshot_of(config)
-        if backend is not None and backend not in snapshot.backends:
-            fail(f"there is no backend {backend}; declared are {', '.join(snapshot.backends)}")
+        declared = sorted({declared_as(name) for name in snapshot.backends})
+        if backend is not None and backend not in declared:
+            fail(f"there is no backend {backend}; declared are {', '.join(declared)}")
         if not any(each.serve for each in snapshot.backends.values()):
             fail("no backend declares servers to run; write `serve: [{model: …, port: 8000}]`")
         try:
@@ -125,13 +127,20 @@ def _programs(
             env=vllm.environment(serve, backend, snapshot.adapters, os.environ, secrets),
             url=vllm.url(serve),
             served=serve.id,
-            log=logs / f"{name}-{serve.port}.log",
+            log=logs / f"{name.replace(':', '-')}-{serve.port}.log",
             key=backend.api_key,
+            beside=_beside(backend, vllm.url(serve)),
         )
         for name, backend in snapshot.backends.items()
-        if only in (None, name)
+        if only in (None, declared_as(name))
         for serve in backend.serve
     ]
+
+
+def _beside(backend: "Backend", url: str) -> tuple[str, ...]:
+    """The servers that share a GPU with one."""
+    gpus = backend.turns.gpus if backend.turns is not None else ()
+    return tuple(each for servers in gpus if url in servers for each in servers if each != url)
 
 
 def _tell_what_is_unknown(snapshot: "Snapshot", only: str | None, board: Board) -> None:
@@ -139,7 +148,7 @@ def _tell_what_is_unknown(snapshot: "Snapshot", only: str | None, board: Board) 
     from gateway.backends import vllm_command as vllm
 
     for name, backend in snapshot.backends.items():
-        if only not in (None, name) or not backend.serve:
+        if only not in (None, declared_as(name)) or not backend.serve:
             continue
         mine = vllm.of(backend.serve[0], backend, snapshot.adapters)
         unread = vllm.unread(backend, mine)
@@ -161,6 +170,7 @@ async def _run(programs: "Sequence[Program]", board: Board, start_within_s: floa
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    gpus = {frozenset((each.url, *each.beside)): asyncio.Lock() for each in programs}
     running = [
         asyncio.create_task(
             VllmServer(
@@ -169,6 +179,7 @@ async def _run(programs: "Sequence[Program]", board: Board, start_within_s: floa
                 clock=time.monotonic,
                 progress=board.progress,
                 start_within_s=start_within_s,
+                gpu=gpus[frozenset((program.url, *program.beside))],
             ).run()
         )
         for program in programs

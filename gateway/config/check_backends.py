@@ -41,7 +41,54 @@ def check_backends(
             )
         yield from _prices(sheet, path, part)
         if isinstance(part, VllmPart):
+            yield from _servers(sheet, path, part)
             yield from _adapters(sheet, path, part, directory)
+
+
+def _servers(sheet: Sheet[GatewayFile], path: Path, part: VllmPart) -> Iterator[Problem]:
+    """Each model needs servers; those that share GPUs need one each at every GPU."""
+    if not part.replicas and not any(model.replicas for model in part.models.values()):
+        yield sheet.problem(
+            (*path, "replicas"), "is empty", "for example `replicas: [http://gpu-1:8000]`"
+        )
+        return
+    for name, model in part.models.items():
+        if not part.replicas and not model.replicas:
+            yield sheet.problem(
+                (*path, "models", name),
+                "is served nowhere",
+                "add `replicas: [http://127.0.0.1:8000]` to the backend, or to the model",
+            )
+    if part.turns is None:
+        return
+    counts = {name: len(model.replicas) for name, model in part.models.items()}
+    most = max(counts.values())
+    for name, count in counts.items():
+        if count != most or not count:
+            yield sheet.problem(
+                (*path, "models", name),
+                f"has {count} servers of its own, and others have {most}: models that take turns"
+                " have one each at every GPU",
+                "write as many `replicas` as there are GPUs, in the same order for each model",
+            )
+    if len(part.models) < 2:
+        yield sheet.problem(
+            (*path, "turns"), "needs two models at least", "add the other, or leave `turns` out"
+        )
+    seen: dict[str, str] = {}
+    for name, model in part.models.items():
+        for index, url in enumerate(model.replicas):
+            place = (*path, "models", name, "replicas", index)
+            if url.startswith("dns://"):
+                yield sheet.problem(
+                    place, "is a name: which server shares which GPU is unknown", "write addresses"
+                )
+            elif seen.setdefault(url, name) != name:
+                yield sheet.problem(
+                    place,
+                    f"serves `{seen[url]}` already",
+                    "give each model a server of its own",
+                )
 
 
 def _prices(sheet: Sheet[GatewayFile], path: Path, part: AnyBackend) -> Iterator[Problem]:

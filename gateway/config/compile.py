@@ -2,7 +2,7 @@
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,7 +44,9 @@ from gateway.types import (
     Snapshot,
     Target,
     Timeouts,
+    Turns,
     Version,
+    declared_as,
 )
 
 SECONDS_PER_HOUR = 3600
@@ -174,9 +176,56 @@ def _option(value: str | float | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def parts(file: GatewayFile) -> Iterator[tuple[str, AnyBackend]]:
+    """The backends by name; a model with servers of its own is one of its own."""
+    for name, part in file.backends.items():
+        own = _with_own_servers(part)
+        for model in own:
+            yield f"{name}:{model}", _alone(part, model)
+        if len(own) < len(part.models):
+            yield name, _without(part, own) if own else part
+
+
+def _with_own_servers(part: AnyBackend) -> list[str]:
+    if not isinstance(part, VllmPart):
+        return []
+    return [name for name, model in part.models.items() if model.replicas]
+
+
+def _alone(part: AnyBackend, model: str) -> VllmPart:
+    assert isinstance(part, VllmPart)
+    return part.model_copy(
+        update={"models": {model: part.models[model]}, "replicas": part.models[model].replicas}
+    )
+
+
+def _without(part: AnyBackend, models: Collection[str]) -> AnyBackend:
+    kept = {name: model for name, model in part.models.items() if name not in models}
+    return part.model_copy(update={"models": kept})
+
+
+def _turns(file: GatewayFile, name: str) -> Turns | None:
+    """How a backend shares GPUs with the others that were declared in one with it."""
+    part = file.backends[declared_as(name)]
+    if not isinstance(part, VllmPart) or part.turns is None:
+        return None
+    servers = [[_server(url) for url in model.replicas] for model in part.models.values()]
+    return Turns(
+        gpus=tuple(zip(*servers, strict=False)),
+        stay=part.turns.stay,
+        queue=part.turns.queue,
+        wait=part.turns.wait,
+        swap=part.turns.swap,
+    )
+
+
+def _server(url: str) -> str:
+    return url.removesuffix("/v1")
+
+
 def _replicas(part: AnyBackend) -> tuple[str, ...]:
     if isinstance(part, VllmPart):
-        return tuple(url.removesuffix("/v1") for url in part.replicas)
+        return tuple(_server(url) for url in part.replicas)
     if isinstance(part, OpenaiPart):
         return (part.url,) if part.url is not None else tuple(part.replicas or ())
     return ()
@@ -221,7 +270,7 @@ def _adapters_of(model: ModelPart) -> Iterable[tuple[str, AdapterPart]]:
 def _target(backend_name: str, part: AnyBackend, name: str, model: ModelPart) -> Target:
     """litellm's process knows a model by its declared name and looks the id up by itself."""
     declared = price(part, model)
-    target = f"{backend_name}/{name}"
+    target = f"{declared_as(backend_name)}/{name}"
     return Target(
         name=target,
         backend=backend_name,
@@ -388,6 +437,7 @@ def snapshot(
     policies: Mapping[str, Policy],
 ) -> Snapshot:
     """The whole configuration, under the hash of its content."""
+    declared = list(parts(file))
     whole = Snapshot(
         hash="",
         server=server(file, directory),
@@ -395,16 +445,13 @@ def snapshot(
         aliases=file.aliases,
         routes=routes,
         policies=policies,
-        targets={
-            target.name: target
-            for name, part in file.backends.items()
-            for target in targets(name, part)
+        targets={target.name: target for name, part in declared for target in targets(name, part)},
+        backends={
+            name: msgspec.structs.replace(backend(name, part, directory), turns=_turns(file, name))
+            for name, part in declared
         },
-        backends={name: backend(name, part, directory) for name, part in file.backends.items()},
         adapters=tuple(
-            adapter
-            for name, part in file.backends.items()
-            for adapter in adapters(name, part, directory)
+            adapter for name, part in declared for adapter in adapters(name, part, directory)
         ),
     )
     return msgspec.structs.replace(whole, hash=hashlib.sha256(canonical(whole)).hexdigest())

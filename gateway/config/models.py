@@ -33,7 +33,7 @@ from gateway.config.fields import (
     Weight,
     Whole,
 )
-from gateway.types import Capabilities, Policy, Server, Timeouts
+from gateway.types import Capabilities, Policy, Server, Timeouts, Turns
 
 EndpointName = Literal["chat", "completions", "embeddings", "responses"]
 ENDPOINTS = {
@@ -44,6 +44,7 @@ ENDPOINTS = {
 }
 
 _SERVER, _TIMEOUTS, _CAPABILITIES, _POLICY = Server(), Timeouts(), Capabilities(), Policy("")
+_TURNS = Turns()
 
 
 class Part(BaseModel):
@@ -273,6 +274,11 @@ class VllmModelPart(HostedModelPart):
         " checked against its shapes.",
         examples=["models/qwen3-8b/config.json"],
     )
+    replicas: list[ReplicaUrl] = Field(
+        default=[],
+        description="Servers of this model alone, instead of the backend's `replicas`.",
+        examples=[["http://gpu-1:8001"]],
+    )
 
 
 class TimeoutsPart(Part):
@@ -362,6 +368,34 @@ class HostedPart(BackendPart):
     )
 
 
+class TurnsPart(Part):
+    """Several models on one GPU, each at its own server: one is awake, the others sleep.
+
+    The first of every model's `replicas` share one GPU, the second another. The servers need
+    `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`, which `switchboard up` gives them.
+    """
+
+    stay: Seconds = Field(
+        default=_TURNS.stay,
+        description="How long a model stays awake at least while others are waited for.",
+        examples=["10 s"],
+    )
+    queue: Whole = Field(
+        default=_TURNS.queue,
+        description="How many requests may wait at a GPU for their model; more are refused.",
+        examples=[64],
+    )
+    wait: Seconds = Field(
+        default=_TURNS.wait, description="How long one may wait.", examples=["60 s"]
+    )
+    swap: Seconds = Field(
+        default=_TURNS.swap,
+        description="What putting one model to sleep and waking another takes, until that was"
+        " measured.",
+        examples=["5 s"],
+    )
+
+
 class AgentPart(Part):
     """The agent on each replica's machine; its key is `SWITCHBOARD_AGENT_KEY`, here and there."""
 
@@ -411,10 +445,15 @@ class VllmPart(HostedPart):
 
     kind: Literal["vllm"] = Field(description="vLLM.")
     replicas: list[ReplicaUrl] = Field(
-        min_length=1,
+        default=[],
         description="Base URLs, without `/v1`; or `dns://NAME:PORT`, of which each address is one,"
-        " and they may come and go.",
+        " and they may come and go. Each serves all of the models that have none of their own.",
         examples=[["http://gpu-1:8000"], ["dns://vllm.ml.svc:8000"]],
+    )
+    turns: TurnsPart | None = Field(
+        default=None,
+        description="Models that share a GPU, of which one is awake at a time.",
+        examples=[{"stay": "10 s"}],
     )
     agent: AgentPart | None = Field(
         default=None,

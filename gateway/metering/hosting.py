@@ -232,6 +232,10 @@ class HostingMeter:
         self._hours[key] = looked(hour, last, counters, now - at)
         self._unsaved.add(key)
 
+    def away(self, replica: str) -> None:
+        """It takes no part of an hour until it is seen again: another has its GPU meanwhile."""
+        self._last.pop(replica, None)
+
     def unsaved(self, now: float) -> list[Hour]:
         """The hours that have changed; those that are over are forgotten afterwards."""
         found = [self._hours[key] for key in self._unsaved]

@@ -22,6 +22,8 @@ again; those seconds are not the request's own, but count for it as if they were
     net -= (waiting_first_token + waiting_whole) x E[load s]
            x (in flight + P(a copy to spare) x (1 + in flight))
 
+So do the seconds that others lose where their model is put to sleep to wake another on their GPU.
+
 The 95th percentile of the whole is taken as that of the first token plus that of the generation,
 which is at or above the true one. The ranked list orders (target, replica) pairs. Exploring
 (epsilon-greedy: `explore` spread evenly over the fitting candidates) chooses among candidates, and
@@ -223,11 +225,13 @@ def _score(
             total = first + output * estimate.token_s
             load_s = estimate.load_s
             loss = per_first * first + per_whole * total - worth
-            others = 0.0
+            others = server.others_s
             if load_s:
                 running = server.in_line
-                others = load_s * (running + estimate.spare * (1.0 + running) - patient)
+                others += load_s * (running + estimate.spare * (1.0 + running) - patient)
+            if others:
                 loss += (per_first + per_whole) * others
+            load_s += server.wake_s
             scored = (loss, total, order, row, url, cost, first, load_s, others)
             order += 1
             if timed:

@@ -106,17 +106,44 @@ class Failures:
 class Replica:
     """One server, whatever target it is used for: requests in flight, and whether it fails.
 
-    `in_line` counts those of others too, as far as the server tells.
+    `in_line` counts those of others too, as far as the server tells. `lost_s` is what is expected
+    to pass before an answer begins: by failing, and `wake_s` until a model that sleeps is awake.
+    `others_s` is what those lose whose model is put to sleep for it. It was woken last at
+    `ready_at`, an instant of the caller's clock.
     """
 
-    __slots__ = ("_told", "failures", "in_flight", "in_line", "lost_s")
+    __slots__ = (
+        "_told",
+        "asleep",
+        "failures",
+        "in_flight",
+        "in_line",
+        "lost_s",
+        "others_s",
+        "ready_at",
+        "wake_s",
+    )
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.in_line = 0
         self.lost_s = 0.0
+        self.asleep = False
+        self.wake_s = 0.0
+        self.others_s = 0.0
+        self.ready_at = float("-inf")
         self.failures = Failures()
         self._told = 0
+
+    def turn(self, *, asleep: bool, wake_s: float, others_s: float) -> None:
+        """Whether its model sleeps, how long a request would wait for it, and what others would
+        lose by that."""
+        self.asleep, self.wake_s, self.others_s = asleep, wake_s, others_s
+        self.publish()
+
+    def publish(self) -> None:
+        """After its failures have changed."""
+        self.lost_s = self.failures.lost_s + self.wake_s
 
     def told(self, requests: int) -> None:
         """The server has so many requests, running or waiting. Ours are among them, give or take
@@ -435,9 +462,9 @@ class Live:
         for output in self.outputs.values():
             output.fade(now)
         for replica in self.replicas.values():
-            if replica.lost_s:
+            if replica.failures.lost_s:
                 replica.failures.fade(now)
-                replica.lost_s = replica.failures.lost_s
+                replica.publish()
 
     def chose(self, question: Question, decision: Decision) -> None:
         """Remember the incumbent of (route, policy); explored and named choices do not count."""
@@ -457,7 +484,8 @@ class Live:
         """The first token of a stream has come."""
         if flight.first_s is None:
             estimate = flight.estimate
-            flight.first_s = now - max(flight.started, estimate.loaded_at)
+            ready_at = max(estimate.loaded_at, flight.replica.ready_at)
+            flight.first_s = now - max(flight.started, ready_at)
             warm_s = estimate.first_s + estimate.queue_s * flight.queue
             loading_s = self._loading(flight, flight.first_s, warm_s)
             estimate.saw_first_token(flight.first_s - loading_s, flight.queue, now)
@@ -468,7 +496,8 @@ class Live:
         flight.replica.ended()
         estimate = flight.estimate
         # An adapter that was loaded meanwhile says nothing about the next request's first token.
-        total = now - max(flight.started, min(estimate.loaded_at, now))
+        ready_at = max(estimate.loaded_at, flight.replica.ready_at)
+        total = now - max(flight.started, min(ready_at, now))
         first = flight.first_s
         if first is None:
             expected = estimate.first_s + estimate.queue_s * flight.queue
@@ -492,7 +521,7 @@ class Live:
             flight.estimate.failed(seconds, now)
         else:
             flight.replica.failures.failed(seconds, now)
-            flight.replica.lost_s = flight.replica.failures.lost_s
+            flight.replica.publish()
 
     def abandoned(self, flight: Flight) -> None:
         """The client went away: says nothing about the target."""
@@ -526,6 +555,11 @@ class Live:
     def bar(self, target: Target, replica: str, reason: str) -> None:
         """The replica is out of this target's choice, and of no other's; "" lets it in again."""
         self.estimate(target, replica).barred = reason
+
+    def woke(self, replica: str, now: float) -> None:
+        """The model of a replica has just been woken: what it had read is forgotten."""
+        self.server(replica).ready_at = now
+        self.prefixes = {key: at for key, at in self.prefixes.items() if at[0] != replica}
 
     def server(self, replica: str) -> Replica:
         """What is known of a server, begun anew if need be."""
@@ -582,9 +616,9 @@ class Live:
             witness.no_answer(flight.url, flight.target.served, flight.started)
 
     def _server_answered(self, replica: Replica, now: float) -> None:
-        if replica.lost_s:
+        if replica.failures.lost_s:
             replica.failures.answered(now)
-            replica.lost_s = replica.failures.lost_s
+            replica.publish()
 
     def _saw_usage(self, flight: Flight, usage: Usage, now: float) -> None:
         key = (flight.route, flight.target.name)

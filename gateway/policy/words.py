@@ -173,11 +173,12 @@ def verdicts(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _loading(choice: Choice) -> str:
-    """What part of the time is expected of loading the adapter."""
+    """What part of the time is expected of loading the adapter, or of waking the model."""
     if choice.load_s < _TELLING * choice.first_token_s:
         return ""
     others = f", holding others up {number(choice.others_s, 2)} s" if choice.others_s > 0 else ""
-    return f"; {number(choice.load_s, 2)} s of it to load the adapter{others}"
+    what = "load the adapter" if "+" in choice.target else "wake the model"
+    return f"; {number(choice.load_s, 2)} s of it to {what}{others}"
 
 
 def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -> str:

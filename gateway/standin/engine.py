@@ -1,5 +1,6 @@
 """vLLM's management endpoints: health, load, metrics, and adapters loaded while it runs."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,13 @@ TYPES = {400: "BadRequestError", 401: "Unauthorized", 404: "NotFoundError"}
 TEXT = "text/plain; charset=utf-8"
 
 
+class Card:
+    """A GPU's memory, which is enough for one of the models that share it."""
+
+    def __init__(self) -> None:
+        self.holder: Engine | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Vllm:
     """How a stand-in for vLLM is started.
@@ -20,7 +28,8 @@ class Vllm:
     `base` is the base model's served name; `adapters` (served name: path) are there from the start,
     as with `--lora-modules`. A load takes `load_s` seconds. `refuses` maps a path to the status and
     message that loading it is answered with. `slots` is how many requests run at once
-    (`--max-num-seqs`); the rest wait.
+    (`--max-num-seqs`); the rest wait. With a `card` it has sleep mode, and putting it to sleep or
+    waking it takes `swap_s` seconds.
     """
 
     base: str = "base"
@@ -30,6 +39,8 @@ class Vllm:
     max_loras: int = 4
     max_model_len: int = 4096
     version: str = "0.32.0"
+    card: Card | None = None
+    swap_s: float = 0.0
 
 
 class Engine:
@@ -52,6 +63,12 @@ class Engine:
         """Every load that succeeded since the stand-in was made: served name and path."""
         self.changes = 0
         """How often what is loaded has changed."""
+        self.asleep = False
+        self.swaps: list[str] = []
+        """Every time that it was put to sleep or woken."""
+        self.cut = 0
+        """Requests that ran when it was put to sleep."""
+        self._awake = asyncio.Event()
         self._sleep = sleep
         self._now = now
         self.restart()
@@ -61,6 +78,7 @@ class Engine:
         self.adapters = dict(self.vllm.adapters)
         self.changes += 1
         self.started = self._now()
+        self._rise()
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.requests = 0
@@ -100,11 +118,47 @@ class Engine:
                 return Whole({"server_load": running})
             case "GET", "/metrics":
                 return Whole(self.metrics(running, waiting).encode(), content_type=TEXT)
+            case "POST", "/sleep" if self.vllm.card is not None:
+                return await self._lie_down(running)
+            case "POST", "/wake_up" if self.vllm.card is not None:
+                return await self._wake_up(self.vllm.card)
+            case "GET", "/is_sleeping" if self.vllm.card is not None:
+                return Whole({"is_sleeping": self.asleep})
             case "POST", "/v1/load_lora_adapter":
+                await self.awake()
                 return await self._load(json_object(seen.body))
             case "POST", "/v1/unload_lora_adapter":
                 return self._unload(json_object(seen.body))
         return None
+
+    async def awake(self) -> None:
+        """Back when it does not sleep: until then everything that needs the engine hangs."""
+        while self.asleep:
+            await self._awake.wait()
+
+    async def _lie_down(self, running: int) -> Whole:
+        self.cut += running
+        await self._sleep(self.vllm.swap_s)
+        self.asleep = True
+        self._awake = asyncio.Event()
+        self.swaps.append("sleep")
+        if self.vllm.card is not None and self.vllm.card.holder is self:
+            self.vllm.card.holder = None
+        return Whole(b"")
+
+    async def _wake_up(self, card: Card) -> Whole:
+        await self._sleep(self.vllm.swap_s)
+        if card.holder not in (None, self):
+            return error(500, "CUDA Error: out of memory", type="InternalServerError", code=500)
+        self._rise()
+        self.swaps.append("wake")
+        return Whole(b"")
+
+    def _rise(self) -> None:
+        self.asleep = False
+        self._awake.set()
+        if self.vllm.card is not None and self.vllm.card.holder is None:
+            self.vllm.card.holder = self
 
     async def _load(self, body: Mapping[str, Any]) -> Whole:
         name, path = body.get("lora_name"), body.get("lora_path")
@@ -162,6 +216,14 @@ class Engine:
                 self._now(),
             ),
         ]
+        if self.vllm.card is not None:
+            for state, holds in (
+                ("awake", not self.asleep),
+                ("weights_offloaded", self.asleep),
+                ("discard_all", False),
+            ):
+                labels = f'{label},sleep_state="{state}"'
+                series.append(("gauge", "engine_sleep_state", labels, float(holds)))
         lines = []
         for kind, name, labels, value in series:
             lines.append(f"# TYPE vllm:{name} {kind}")

@@ -200,6 +200,8 @@ class StandIn:
             return
         await self._enter()
         try:
+            if self.engine is not None:
+                await self.engine.awake()
             await delivery.run()
             self._count(answered)
         finally:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from gateway.standin.engine import Vllm
+from gateway.standin.engine import Card, Vllm
 from gateway.standin.standin import StandIn
 
 
@@ -15,6 +15,7 @@ async def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--port", type=int)
     parser.add_argument("--served-model-name")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     known, _ = parser.parse_known_args()
     print("main", os.getpid(), flush=True)
     if "WITH_A_WORKER" in os.environ:
@@ -26,7 +27,8 @@ async def main() -> None:
         raise SystemExit(3)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with StandIn(vllm=Vllm(base=known.served_model_name), port=known.port):
+    card = Card() if known.enable_sleep_mode else None
+    async with StandIn(vllm=Vllm(base=known.served_model_name, card=card), port=known.port):
         await ended.wait()
 
 
