@@ -29,19 +29,36 @@ AT_ONCE = 4
 TELL_EVERY_S = 5.0
 """How often the log says how far a fetch has come."""
 
+Key = tuple[str, str]
+"""An adapter's target, and a version's name."""
 
-class _Progress:
-    """Tells the log now and then."""
+Heard = Callable[[Key, int, int | None], None]
+"""Takes whose files are being fetched, how many bytes there are, and of how many if that is known.
+It may be called in any thread."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._next = time.monotonic() + TELL_EVERY_S
 
-    def __call__(self, done: int, total: int | None) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + TELL_EVERY_S
-            of = f" of {total / 1e6:,.0f}" if total else ""
-            log.info("%s: %.0f%s MB fetched", self._source, done / 1e6, of)
+def log_now_and_then() -> Heard:
+    """Tells the log how far each fetch has come."""
+    told: dict[Key, float] = {}
+
+    def heard(key: Key, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now >= told.setdefault(key, now) + TELL_EVERY_S:
+            told[key] = now
+            log.info("%s: %s fetched", name_of(key), _megabytes(done, total))
+
+    return heard
+
+
+def name_of(key: Key) -> str:
+    """The name of a version's target."""
+    target, version = key
+    return f"{target}@{version}" if version else target
+
+
+def _megabytes(done: int, total: int | None) -> str:
+    of = f" of {total / 1e6:,.0f}" if total else ""
+    return f"{done / 1e6:,.0f}{of} MB"
 
 
 class Unusable(Exception):
@@ -72,16 +89,16 @@ class Standing(msgspec.Struct, frozen=True):
 
 UNKNOWN = Standing()
 
-Key = tuple[str, str]
-"""An adapter's target, and a version's name."""
-
 
 class Registry:
     """The versions of every declared adapter."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """`changed` is called on the event loop whenever something new is known."""
+    def __init__(self, changed: Callable[[], None], progress: Heard | None = None) -> None:
+        """`changed` is called on the event loop whenever something new is known; `progress` hears
+        of fetches, the log if left out."""
         self._changed = changed
+        self._progress = progress or log_now_and_then()
+        self._fetching: dict[Key, str] = {}
         self._standings: dict[Key, Standing] = {}
         self._made_of: dict[Key, tuple[Backend, Adapter, Version]] = {}
         self._tasks: dict[Key, asyncio.Task[Standing]] = {}
@@ -107,7 +124,16 @@ class Registry:
 
     def standing(self, target: str, version: str) -> Standing:
         """What is known of a version."""
-        return self._standings.get((target, version), UNKNOWN)
+        key = (target, version)
+        found = self._standings.get(key)
+        if found is None:
+            so_far = self._fetching.get(key)
+            found = UNKNOWN if so_far is None else Standing(problem=f"{UNKNOWN.problem}: {so_far}")
+        return found
+
+    def standings(self) -> dict[Key, Standing]:
+        """What is known of every version."""
+        return {key: self.standing(*key) for key in self._made_of}
 
     async def settled(self) -> None:
         """Back when nothing is being fetched, checked or mixed any more."""
@@ -132,6 +158,7 @@ class Registry:
         def done(task: asyncio.Task[Standing]) -> None:
             if self._tasks.get(key) is task:
                 del self._tasks[key]
+                self._fetching.pop(key, None)
                 if not task.cancelled():
                     self._standings[key] = task.result()
                     self._changed()
@@ -139,7 +166,7 @@ class Registry:
         task.add_done_callback(done)
 
     async def _see_to(self, backend: Backend, adapter: Adapter, version: Version) -> Standing:
-        name = f"{adapter.target}@{version.name}" if version.name else adapter.target
+        name = name_of((adapter.target, version.name))
         try:
             if version.mix:
                 parts = await self._parts(adapter, version)
@@ -180,12 +207,18 @@ class Registry:
     def _fetched(self, backend: Backend, adapter: Adapter, version: Version) -> Files:
         """In a thread: the version's source, on the shelf and checked."""
         assert version.source is not None
+        key = (adapter.target, version.name)
+
+        def progress(done: int, total: int | None) -> None:
+            self._fetching[key] = _megabytes(done, total)
+            self._progress(key, done, total)
+
         place = Shelf(Path(backend.shelf_here))
         entry = sources.fetch(
             version.source,
             base=Path(backend.adapters_here),
             into=place,
-            progress=_Progress(version.source),
+            progress=progress,
             sha256=version.sha256,
             # Without a store declared the configuration may name any directory of this machine.
             outside=backend.shelf_here.startswith(backend.adapters_here + "/.switchboard"),

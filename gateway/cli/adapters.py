@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.admin import GatewayOption, KeyOption, ask
-from gateway.cli.opening import ConfigOption, console, local
+from gateway.cli.opening import ConfigOption, console, fail, local, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
+
+if TYPE_CHECKING:
+    from gateway.adapters.registry import Standing
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 NameArgument = Annotated[
@@ -35,6 +38,7 @@ def register(app: typer.Typer) -> None:
     _changing(group)
     _residing(group)
     _checking(group)
+    _fetching(group)
 
 
 def _looking(group: typer.Typer) -> None:
@@ -165,6 +169,53 @@ def _residing(group: typer.Typer) -> None:
         where: dict[str, Any] = {"gateway": gateway, "key": key, "config": config}
         ask("POST", f"adapters/{'unpin' if off else 'pin'}/{name}", {}, **where)
         console().print("no longer pinned" if off else "[green]pinned[/green]")
+
+
+def _fetching(group: typer.Typer) -> None:
+    @group.command()
+    def fetch(
+        names: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="NAME", help="Of these adapters alone, as local/qwen+support."),
+        ] = None,
+        as_json: JsonOption = False,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Fetch, mix and check every version that the files declare, before a gateway needs it.
+
+        Needs no running gateway: what is kept here already is not fetched again. Ends with 1 where
+        a version cannot be used.
+        """
+        from gateway.cli.fetching import fetched
+
+        snapshot = snapshot_of(config)
+        known = [adapter.target for adapter in snapshot.adapters]
+        for name in names or ():
+            if name not in known:
+                fail(f"there is no adapter {name}; declared are {', '.join(known) or 'none'}")
+        standings = fetched(snapshot, names or known, Console(stderr=True))
+        if as_json:
+            print(msgspec.json.encode(standings).decode())
+        elif not standings:
+            console().print("no adapters are declared")
+        else:
+            rows = [_fetched(name, standing) for name, standing in standings.items()]
+            Lines(console(), ("version", "MB", "rank", "sha256", "")).print(rows)
+        if any(standing.failed for standing in standings.values()):
+            raise typer.Exit(1)
+
+
+def _fetched(name: str, standing: "Standing") -> list[Cell]:
+    files = standing.files
+    if files is None:
+        return [Cell(name), Cell(""), Cell(""), Cell(""), Cell(standing.problem, "red")]
+    return [
+        Cell(name),
+        Cell(f"{files.size / 1e6:,.1f}", figure=True),
+        Cell(str(files.rank), figure=True),
+        Cell(files.digest[:12], ASIDE),
+        Cell("; ".join(files.warnings), "yellow"),
+    ]
 
 
 def _checking(group: typer.Typer) -> None:
