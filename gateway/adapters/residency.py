@@ -66,12 +66,14 @@ class Residency:
 
         What that pushed out, if anything is surely gone by it.
         """
-        order = self._order
-        known = order.pop(adapter, None) is not None
+        order, slots = self._order, self.slots
+        crowded = slots is not None and len(order) >= slots
+        there = adapter in order and (not crowded or self.behind(adapter) < (slots or 0))
+        order.pop(adapter, None)
         order[adapter] = now
-        if known or self.slots is None or len(order) <= self.slots:
+        if there or slots is None or not crowded:
             return None
-        return self._at(self.slots)
+        return self._at(slots)
 
     def forgotten(self, adapter: str) -> None:
         """It is known to be there no more."""

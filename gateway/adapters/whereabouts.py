@@ -104,10 +104,13 @@ class Whereabouts:
         self._registered[replica].add(served)
         if seconds is not None:
             self._load_s[replica, served] = seconds
+        pushed_out = None
         if seconds is not None or (news and self._held[replica].p_resident(served, now) == 0.0):
-            self._held[replica].used(served, now)
+            pushed_out = self._held[replica].used(served, now)
         if news or seconds is not None:
             self._tell(served, now, seconds)
+        if pushed_out is not None:
+            self._tell(pushed_out, now)
 
     def restarted(self, replica: str, now: float) -> None:
         """The replica was started anew: it holds nothing but what it lists."""
@@ -185,8 +188,10 @@ class Whereabouts:
 
     def kept(self, replica: str, served: str, now: float) -> None:
         """It was used there only so that it stays."""
-        self._held[replica].used(served, now)
+        pushed_out = self._held[replica].used(served, now)
         self._tell(served, now)
+        if pushed_out is not None:
+            self._tell(pushed_out, now)
 
     def p_resident(self, replica: str, served: str, now: float) -> float:
         """P(the replica has it in memory)."""

@@ -79,6 +79,14 @@ class _Response(_Head):
     previous_response_id: str | None = None
 
 
+_GONE = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+"""Parameters that vLLM ignores without a word since it took `structured_outputs` instead."""
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`")
@@ -91,6 +99,15 @@ class _Read(msgspec.Struct):
     turns: tuple[str, ...]
     previous: str | None = None
     streams_usage: bool = False
+
+
+def _gone(name: str) -> BadRequest:
+    return BadRequest(
+        f"'{name}' would be ignored: vLLM has no such parameter any more. Write "
+        f'structured_outputs: {{"{_GONE[name]}": …}}.',
+        param=name,
+        code="unsupported_parameter",
+    )
 
 
 def parse(
@@ -118,6 +135,8 @@ def parse(
         raise BadRequest(
             f"The request's body is not valid JSON: {error}.", code="invalid_json"
         ) from None
+    if not fields.keys().isdisjoint(_GONE):
+        raise _gone(next(name for name in fields if name in _GONE))
     model, stream, asks_usage = _common(head)
     seen = read(head, fields, body)
     return Request(

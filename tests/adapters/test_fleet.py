@@ -418,3 +418,21 @@ async def test_a_change_under_way_is_not_undone_by_a_look_at_the_store(tmp_path:
         assert fleet.shown(SUPPORT)["live"] == "v7"
         assert version_of(fleet.dress(whole).targets[SUPPORT].served) == "v7"
         await fleet.stop()
+
+
+async def test_a_restarted_replica_has_its_adapters_again_within_two_seconds(
+    tmp_path: Path,
+) -> None:
+    """Without a request for them: as soon as it is healthy it is looked at."""
+    async with fleet(tmp_path, support=["v7"], brand=["v1"]) as (_, _, (first, second)):
+        assert first.engine is not None
+        assert second.engine is not None
+        before = set(first.engine.adapters)
+        assert len(before) == 2
+        await first.restart()
+        assert not first.engine.adapters
+        loads = "/v1/load_lora_adapter"
+        async with asyncio.timeout(2.0):
+            await first.until(lambda: first.engine is not None and len(first.engine.loads) == 4)
+        assert set(first.engine.adapters) == before
+        assert len([seen for seen in second.seen if seen.path == loads]) == 2

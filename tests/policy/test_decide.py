@@ -435,6 +435,18 @@ def test_a_replica_that_has_the_adapter_goes_before_one_that_must_load_it() -> N
     assert second.first_token_s - first.first_token_s == pytest.approx(2.0)
 
 
+def test_a_long_line_where_it_is_loaded_outweighs_a_load_elsewhere() -> None:
+    """Always preferring who has it makes hot spots: here they are left as they come to be."""
+    config, live = two_replicas(ADAPTED), Live()
+    made = config.targets[ADAPTED.name]
+    live.resident(made, "http://a", 0.0, 0.5)
+    live.resident(made, "http://b", 1.0)
+    assert first_replica(config, live) == "http://b"
+    for _ in range(2):
+        live.server("http://b").told(200)
+    assert first_replica(config, live) == "http://a"
+
+
 def test_who_runs_there_counts_against_a_load_and_so_does_a_copy_to_spare() -> None:
     config, live = two_replicas(ADAPTED), Live()
     made = config.targets[ADAPTED.name]
