@@ -158,9 +158,26 @@ def _command(said: Said, world: World) -> str:
                 return _script(which, arguments)
             case ["vllm", "serve", model, *arguments] if not model.startswith("-"):
                 return _vllm(arguments)
+            case ["kubectl", *arguments]:
+                return _kubectl(arguments)
+            case ["docker", "build", "-f", file, *_] if (ROOT / file).is_file():
+                return ""
     except (ValueError, OSError) as error:
         raise Wrong(f"{said.place}: {error}") from error
     raise Wrong(f"{said.place}: it is not known how to check {said.command!r}: teach {__file__}")
+
+
+def _kubectl(arguments: list[str]) -> str:
+    """Nothing is run: what it is pointed to has to be there, and what is run in a pod to exist."""
+    if "-k" in arguments:
+        folder = arguments[arguments.index("-k") + 1]
+        if not (ROOT / folder / "kustomization.yaml").is_file():
+            raise ValueError(f"there is no kustomization in {folder}")
+    if "--" in arguments:
+        inner = arguments[arguments.index("--") + 1 :]
+        if inner[0] == "switchboard":
+            parsed(inner[1:])
+    return ""
 
 
 def _make(targets: list[str]) -> str:
@@ -243,7 +260,7 @@ UNIT_KEYS = {
         "Type", "ExecStart", "WorkingDirectory", "EnvironmentFile", "User", "Restart",
         "RestartSec", "TimeoutStopSec", "KillSignal", "NoNewPrivileges", "ProtectSystem",
         "ProtectHome", "PrivateTmp", "ReadWritePaths", "StateDirectory", "LimitNOFILE", "UMask",
-        "DynamicUser",
+        "DynamicUser", "LogsDirectory",
     },
     "Install": {"WantedBy"},
 }  # fmt: skip
