@@ -45,6 +45,8 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 
 bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/results.json
 	@$(PYTHON) scripts/system.py nginx
+	@$(PYTHON) demo/vllm_env.py
+	@$(BIN)/python -m benchmarks.vllm_times --write
 	@$(BIN)/python -m benchmarks.run --write
 
 schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import systems
+from benchmarks import systems, vllm_times
 from benchmarks.gateway_config import KEY_NAME, write_configuration
 from benchmarks.systems import ROOT, Running
 
@@ -165,7 +165,7 @@ def measure(names: list[str], seconds: float, rounds: int, say: Callable[[str], 
             for name in names:
                 if name not in together:
                     _measure_group([name], direct, folder, seconds, 1, result, say)
-    result["decide_us"] = decide_us()
+    result |= decisions()
     result["machine"] = f"{platform.machine()}, {_cpu()}, {os.cpu_count()} cores"
     result["versions"] = {"python": platform.python_version(), **systems.VERSIONS}
     result["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -229,11 +229,13 @@ def _measure_apart(
     say(f"{system.name}: {result['added_ms']}, {result['rss_mb_2000_streams']} MB")
 
 
-def decide_us() -> float:
-    """CPU µs of one decision among five candidates, by its own benchmark."""
+def decisions() -> Result:
+    """CPU µs of one decision among five candidates, and with 1,000 adapters and 100 routes
+    declared besides, by its own benchmark."""
     command = [sys.executable, "-m", "benchmarks.decide", "--json"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return float(json.loads(done.stdout)["five_us"])
+    found = json.loads(done.stdout)
+    return {"decide_us": found["five_us"], "decide_large_us": found["thousand_adapters_us"]}
 
 
 def _cpu() -> str:
@@ -270,7 +272,19 @@ def table(result: Result) -> str:
             f"Added at half of saturation ({added['rate']:,.0f}/s): p50 {added['p50']} ms, "
             f"p99 {added['p99']} ms. Resident with 2,000 open streams: "
             f"{result['rss_mb_2000_streams']} MB. Ready after {result['ready_s']} s. "
-            f"One decision among five candidates: {result['decide_us']} µs.",
+            f"One decision among five candidates: {result['decide_us']:.1f} µs; with 1,000 "
+            f"adapters declared: {result['decide_large_us']:.1f} µs.",
+        ]
+    if vllm_times.RESULTS.exists():
+        lines += [
+            "",
+            "## The first token, through the gateway and from vLLM directly",
+            "",
+            "In turns, by `python -m benchmarks.vllm_times`: the real vLLM's CPU build with the "
+            "demo's tiny base. Cold is an adapter that the replica does not know: it is loaded "
+            "first, by the gateway or by hand.",
+            "",
+            vllm_times.table(json.loads(vllm_times.RESULTS.read_text())),
         ]
     return "\n".join(lines) + "\n"
 
