@@ -260,7 +260,8 @@ class Version(msgspec.Struct, frozen=True):
     """One set of an adapter's files: of a source, or mixed from other adapters of the same model.
 
     `source` is a path, or a URL that `gateway.adapters.sources` knows; `sha256` what its content
-    must hash to. `mix` holds weights by adapter, `rank` what the mix is reduced to.
+    must hash to. `mix` holds weights by adapter, `rank` what the mix is reduced to,
+    `dtype` what it is stored in.
     """
 
     name: str
@@ -268,6 +269,7 @@ class Version(msgspec.Struct, frozen=True):
     sha256: str | None = None
     mix: Mapping[str, float] = {}
     rank: int | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class Adapter(msgspec.Struct, frozen=True):

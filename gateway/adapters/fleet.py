@@ -557,12 +557,23 @@ class Fleet:
             "canary": msgspec.to_builtins(trial) if trial is not None else None,
             "ended": state.ended,
             "pinned": state.pinned,
+            "quality": self._quality(target),
             "problem": "" if serving is not None and not standing.failed else standing.problem,
             "versions": [
                 _version(version.name, self.registry.standing(target, version.name))
                 for version in adapter.versions
             ],
             "replicas": self._residency(target, adapter),
+        }
+
+    def _quality(self, target: str) -> dict[str, float]:
+        """What each route takes its P(right) for."""
+        routes = self._snapshot.routes.values() if self._snapshot is not None else ()
+        return {
+            route.name: candidate.quality
+            for route in routes
+            for candidate in route.candidates
+            if candidate.target == target
         }
 
     def _residency(self, target: str, adapter: Adapter) -> dict[str, dict[str, Any]]:

@@ -231,7 +231,9 @@ def _mixed(
 ) -> Files:
     """In a thread: the mix, made once for the same parts, weights and rank."""
     place = Shelf(Path(backend.shelf_here))
-    recipe = mix.recipe([(part.digest, weight) for part, weight in parts], version.rank)
+    recipe = mix.recipe(
+        [(part.digest, weight) for part, weight in parts], version.rank, version.dtype
+    )
     digest = place.seen.get(recipe, MIXED)
     try:
         entry = place.touch(digest) if digest is not None else None
@@ -244,6 +246,7 @@ def _mixed(
                 folder / "mix",
                 rank=version.rank,
                 max_rank=backend.max_rank,
+                dtype=version.dtype,
                 base_matches=adapter.base_matches,
             )
             log.info("%s: %s", adapter.target, report)

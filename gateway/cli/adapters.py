@@ -1,6 +1,7 @@
 """`switchboard adapters`: what a running gateway serves, and the commands that change it."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from gateway.cli.records import ASIDE, Cell, Lines
 
 if TYPE_CHECKING:
     from gateway.adapters.registry import Standing
+    from gateway.cli.mixing import Tried
+    from gateway.types import Adapter, Snapshot
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 NameArgument = Annotated[
@@ -25,7 +28,10 @@ ReplicaOption = Annotated[
     str | None, typer.Option(metavar="URL", help="At this replica alone; else at all.")
 ]
 
-LIST_HEAD = ("adapter", "live", "canary", "loaded", "requests", "failed", "in", "out", "usd", "")
+LIST_HEAD = (
+    *("adapter", "live", "canary", "loaded", "quality"),
+    *("requests", "failed", "in", "out", "usd", ""),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +45,7 @@ def register(app: typer.Typer) -> None:
     _residing(group)
     _checking(group)
     _fetching(group)
+    _mixing(group)
 
 
 def _looking(group: typer.Typer) -> None:
@@ -205,6 +212,122 @@ def _fetching(group: typer.Typer) -> None:
             raise typer.Exit(1)
 
 
+def _mixing(group: typer.Typer) -> None:
+    @group.command("mix")
+    def mix_grid(
+        name: Annotated[
+            str, typer.Argument(metavar="NAME", help="A declared mix, as local/qwen+both or both.")
+        ],
+        suites: Annotated[
+            list[Path],
+            typer.Option("--suite", metavar="FILE", help="A suite to try it on; several may be."),
+        ],
+        weights: Annotated[
+            list[str] | None,
+            typer.Option(metavar="PART=W,W", help="Weights of a part, instead of the usual four."),
+        ] = None,
+        replica: Annotated[
+            str | None, typer.Option(metavar="URL", help="Where to try it; else the first replica.")
+        ] = None,
+        as_json: JsonOption = False,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Try a grid of a mix's weights on suites, and show which are best at what.
+
+        Each mixture is made, loaded at a replica, asked every case, and unloaded. Nothing goes
+        live: for that, write the weights as a version and promote it.
+        """
+        import asyncio
+
+        from gateway.cli import mixing
+        from gateway.cli.fetching import fetched
+        from gateway.errors import ConfigError, SwitchboardError
+        from gateway.evals.suites import read
+
+        snapshot = snapshot_of(config)
+        adapter = _declared(snapshot, name)
+        version = next((each for each in adapter.versions if each.mix), None)
+        if version is None:
+            fail(f"{adapter.target} is no mix; write `mix: {{support: 1.0, brand: 0.8}}` for it")
+        backend = snapshot.backends[adapter.backend]
+        if backend.agent is not None:
+            fail(f"the replicas of {backend.name} share no directory with this machine")
+        base = adapter.target.partition("+")[0]
+        targets = {part: f"{base}+{part.partition('@')[0]}" for part in version.mix}
+        try:
+            read_suites = [read(path, os.environ) for path in suites]
+            chosen = mixing.grid(version.mix, _weights(weights or [], version.mix))
+            standings = fetched(snapshot, set(targets.values()), Console(stderr=True))
+            digests = {}
+            for part, target in targets.items():
+                number = part.partition("@")[2]
+                standing = standings[f"{target}@{number}" if number else target]
+                if standing.files is None:
+                    fail(f"its part {part} cannot be used: {standing.problem}")
+                digests[part] = standing.files.digest
+            tried = asyncio.run(
+                mixing.try_out(
+                    chosen,
+                    digests,
+                    read_suites,
+                    backend,
+                    (replica or backend.replicas[0]).rstrip("/"),
+                    rank=version.rank,
+                    base_matches=adapter.base_matches,
+                    out=Console(stderr=True),
+                )
+            )
+        except ConfigError as error:
+            fail("\n".join(str(problem) for problem in error.problems))
+        except SwitchboardError as error:
+            fail(str(error))
+        except ExceptionGroup as group:  # of the cases that were asked side by side
+            fail(str(group.exceptions[0]))
+        if as_json:
+            print(msgspec.json.encode(tried).decode())
+        else:
+            _print_tried(console(), tried)
+
+
+def _declared(snapshot: "Snapshot", name: str) -> "Adapter":
+    """The adapter of a full name, or of one that is enough."""
+    found = [each for each in snapshot.adapters if name in (each.target, each.name)]
+    if len(found) != 1:
+        known = ", ".join(each.target for each in found or snapshot.adapters) or "none"
+        fail(f"{name} is {'several adapters' if found else 'no adapter'}; there are {known}")
+    return found[0]
+
+
+def _weights(written: Iterable[str], parts: Iterable[str]) -> dict[str, list[float]]:
+    """`support=0.5,1` as numbers by part."""
+    found = {}
+    for each in written:
+        name, _, numbers = each.partition("=")
+        if name not in parts:
+            raise typer.BadParameter(f"'{name}' is none of {', '.join(parts)}")
+        try:
+            found[name] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"'{each}' is not as {name}=0.5,1.0") from None
+    return found
+
+
+def _print_tried(out: Console, tried: "Sequence[Tried]") -> None:
+    names = list(tried[0].weights)
+    suites = list(tried[0].right)
+    rows = [
+        [
+            *(Cell(f"{each.weights[name]:g}", figure=True) for name in names),
+            *(Cell(f"{100 * each.right[suite]:.1f} %", figure=True) for suite in suites),
+            Cell("on the front" if each.on_front else "", "green"),
+        ]
+        for each in tried
+    ]
+    Lines(out, (*names, *(f"right: {suite}" for suite in suites), "")).print(rows)
+    best = ", ".join(f"{name}: {weight:g}" for name, weight in tried[0].weights.items())
+    out.print(f"\nto serve the first, write it as a version (mix: {{{best}}}) and promote that")
+
+
 def _fetched(name: str, standing: "Standing") -> list[Cell]:
     files = standing.files
     if files is None:
@@ -307,6 +430,7 @@ def _listed(adapter: dict[str, Any]) -> list[Cell]:
         Cell(adapter["live"] or "–"),
         Cell(f"{trial['version']} {100 * trial['share']:g} %" if trial else "–", "yellow"),
         Cell(f"{loaded} of {len(replicas)}", colour, figure=True),
+        Cell(_quality(adapter["quality"].values()), figure=True),
         Cell(f"{used['requests']:,}", figure=True),
         Cell(f"{used['failed']:,}", "red" if used["failed"] else "", figure=True),
         Cell(f"{used['input_tokens']:,}", figure=True),
@@ -314,6 +438,12 @@ def _listed(adapter: dict[str, Any]) -> list[Cell]:
         Cell(f"{used['cost_usd']:.6f}", figure=True),
         Cell(notes, "red" if problem else ASIDE),
     ]
+
+
+def _quality(declared: Iterable[float]) -> str:
+    """One figure, or from the least to the most of several routes."""
+    figures = sorted({f"{each:g}" for each in declared})
+    return "–" if not figures else "–".join(dict.fromkeys((figures[0], figures[-1])))
 
 
 def _summed(used: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -328,6 +458,8 @@ def _print_adapter(out: Console, adapter: dict[str, Any]) -> None:
         out.print(f"  [red]{escape(adapter['problem'])}[/red]")
     if adapter["ended"]:
         out.print(f"  [yellow]{escape(adapter['ended'])}[/yellow]")
+    for route, quality in adapter["quality"].items():
+        out.print(f"  quality {quality:g} on {escape(route)}")
     out.print()
     versions = ("version", "state", "served as", "rank", "MB", "content")
     Lines(out, versions).print([_version(each, adapter) for each in adapter["versions"]])

@@ -364,7 +364,12 @@ def versions(declared: AdapterPart) -> tuple[Version, ...]:
 
 def _version(name: str, part: VersionPart) -> Version:
     return Version(
-        name=name, source=part.source, sha256=part.sha256, mix=part.mix or {}, rank=part.rank
+        name=name,
+        source=part.source,
+        sha256=part.sha256,
+        mix=part.mix or {},
+        rank=part.rank,
+        dtype=part.dtype,
     )
 
 

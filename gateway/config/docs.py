@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gateway.config.models import GatewayFile, PolicyFile, RouteFile
+from gateway.config.models import GatewayFile, PolicyFile, RouteFile, SuiteFile
 from gateway.config.problems import in_flow, members
 from gateway.config.schema import default_text
 
@@ -27,6 +27,7 @@ A configuration is a directory:
 | `gateway.yaml` | every backend, model, adapter and price, each declared once |
 | `routes/*.yaml` | one kind of work each: how to recognise it, what it is worth, who could do it |
 | `policies/*.yaml` | one way each to trade quality, money and time |
+| `evals/*.yaml` | cases with known answers, and how an answer is scored |
 | `prompts/` or any other folder | system prompts that routes name |
 
 `switchboard init DIR` writes one to start from. `switchboard validate --config DIR` says everything
@@ -62,6 +63,7 @@ _FILES = (
     ("gateway.yaml", GatewayFile),
     ("routes/*.yaml", RouteFile),
     ("policies/*.yaml", PolicyFile),
+    ("evals/*.yaml", SuiteFile),
 )
 
 

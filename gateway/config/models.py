@@ -1,4 +1,4 @@
-"""The three kinds of file that a team edits, as pydantic models.
+"""The kinds of file that a team edits, as pydantic models.
 
 The JSON Schemas that editors use and the reference in `docs/configuration.md` are made from these.
 """
@@ -201,6 +201,11 @@ class VersionPart(Part):
         default=None,
         description="The rank that a mix is reduced to, where its ranks' sum is too much.",
         examples=[32],
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None,
+        description="What a mix is stored in; the widest of its parts if left out.",
+        examples=["bfloat16"],
     )
 
 
@@ -753,4 +758,33 @@ class PolicyFile(Part):
         description="How much quality and price count: `{price: 0}` makes `best`,"
         " `{quality: 0}` makes `cheapest`.",
         examples=[{"quality": 1, "price": 1}],
+    )
+
+
+# ---------------------------------------------------------------- evals/*.yaml
+
+
+class SuiteFile(Part):
+    """`evals/*.yaml`: cases with known answers, and how an answer is scored."""
+
+    name: Name = Field(description="What it is called.", examples=["support"])
+    data: Text = Field(
+        description="The cases, as JSONL or CSV beside this file: `input` and `expected` of each.",
+        examples=["support.jsonl"],
+    )
+    prompt: Text = Field(
+        default="{input}",
+        description="What is asked; `{input}` stands for the case's, and other fields likewise.",
+        examples=["Which queue? {input}"],
+    )
+    system: Text | None = Field(
+        default=None, description="A system prompt.", examples=["Answer with one word."]
+    )
+    max_tokens: Whole = Field(default=64, description="Of an answer.", examples=[64])
+    score: Literal["exact", "normalised", "contains", "regex"] = Field(
+        default="exact",
+        description="When an answer is right: it is the expected one, to the letter or but for"
+        " case, punctuation and spaces; it has it in it; or the expected one is a pattern that the"
+        " whole of it matches.",
+        examples=["normalised"],
     )

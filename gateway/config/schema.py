@@ -1,4 +1,4 @@
-"""The JSON Schemas of the three kinds of file, for editors. `python -m gateway.config.schema`."""
+"""The JSON Schemas of the kinds of file, for editors. `python -m gateway.config.schema`."""
 
 import argparse
 import json
@@ -13,12 +13,13 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from gateway.config.fields import Read
-from gateway.config.models import GatewayFile, Part, PolicyFile, RouteFile
+from gateway.config.models import GatewayFile, Part, PolicyFile, RouteFile, SuiteFile
 
 FILES: Mapping[str, type[BaseModel]] = {
     "gateway.json": GatewayFile,
     "route.json": RouteFile,
     "policy.json": PolicyFile,
+    "suite.json": SuiteFile,
 }
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

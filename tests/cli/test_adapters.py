@@ -44,7 +44,8 @@ async def test_the_list_shows_what_is_live_and_its_last_hour(adapters: Commands)
     assert ran.code == 0
     head, line = ran.out.splitlines()
     assert head.split()[:4] == ["adapter", "live", "canary", "loaded"]
-    assert line.split()[:7] == ["local/qwen+support", "v7", "–", "2", "of", "2", "1"]
+    first = ["local/qwen+support", "v7", "–", "2", "of", "2", "0.99", "1"]
+    assert line.split()[:8] == first
 
 
 async def test_one_is_shown_with_versions_replicas_and_history(adapters: Commands) -> None:

@@ -1,0 +1,1 @@
+"""Whether answers are right: suites of cases, and how they are asked and scored."""

@@ -1,0 +1,117 @@
+"""Suites: read with every mistake named, and scored."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.mixing import MOST, Tried, TryFailed, grid, with_front
+from gateway.errors import ConfigError
+from gateway.evals.suites import Case, Score, Suite, read
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(folder: Path, suite: str, **data: str) -> Path:
+    for name, text in data.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    path = folder / "suite.yaml"
+    path.write_text(suite)
+    return path
+
+
+def test_a_suite_is_read_with_its_cases(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        'name: desk\ndata: cases.jsonl\nprompt: "Queue of: {input}"\nscore: normalised\n',
+        cases_jsonl='{"input": "It {broke}.", "expected": "Repair"}\n\n'
+        '{"input": 7, "expected": 8}\n',
+    )
+    suite = read(path, {})
+    assert suite.cases == (Case("Queue of: It {broke}.", "Repair"), Case("Queue of: 7", "8"))
+    assert (suite.name, suite.score, suite.max_tokens) == ("desk", "normalised", 64)
+
+
+def test_comma_separated_values_are_read_as_well(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "name: desk\ndata: cases.csv\n", cases_csv='input,expected\n"a, b",c\n'
+    )
+    assert read(path, {}).cases == (Case("a, b", "c"),)
+
+
+@pytest.mark.parametrize(
+    ("suite", "data", "said"),
+    [
+        ("name: desk\n", "", "suite.yaml:1: data: is missing"),
+        ("name: desk\ndata: no.jsonl\n", "", "no.jsonl: cannot be read"),
+        ("name: desk\ndata: cases.jsonl\n", "", "cases.jsonl: has no cases"),
+        ("name: desk\ndata: cases.jsonl\n", "{}\n", "cases.jsonl:1: needs the fields"),
+        ("name: desk\ndata: cases.jsonl\n", '\n{"a"\n', "cases.jsonl:2: is not JSON"),
+        (
+            'name: desk\ndata: cases.jsonl\nprompt: "{question}"\n',
+            '{"expected": "x"}\n',
+            "cases.jsonl:1: has no field `question`",
+        ),
+        (
+            "name: desk\ndata: cases.jsonl\nscore: regex\n",
+            '{"input": "x", "expected": "("}\n',
+            "cases.jsonl:1: `expected` is no pattern",
+        ),
+        ("name: desk\ndata: cases.jsonl\nscores: 1\n", "", "scores: unknown key"),
+    ],
+)
+def test_each_mistake_is_said_with_its_place(
+    tmp_path: Path, suite: str, data: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(written(tmp_path, suite, cases_jsonl=data), {})
+    assert said in " ".join(str(raised.value).split()).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("score", "expected", "right", "wrong"),
+    [
+        ("exact", "Repair", " Repair\n", "repair"),
+        ("normalised", "Re-pair it!", "  repair  IT", "repaired it"),
+        ("contains", "pair", "Repair", "Par"),
+        ("regex", r"\d+ (EUR|USD)", "12 EUR", "12 EUR or so"),
+    ],
+)
+def test_when_an_answer_is_right(score: Score, expected: str, right: str, wrong: str) -> None:
+    suite = Suite("s", (), score=score)
+    assert suite.is_right(Case("?", expected), right)
+    assert not suite.is_right(Case("?", expected), wrong)
+
+
+@pytest.mark.parametrize("name", ["support", "brand"])
+def test_the_suites_of_this_tree_are_right(name: str) -> None:
+    suite = read(ROOT / "evals" / f"{name}.yaml", {})
+    assert suite.name == name
+    assert len(suite.cases) == 50
+
+
+# ---------------------------------------------------------------- a grid of weights
+
+
+def test_the_grid_is_every_combination_of_what_is_given_and_the_usual() -> None:
+    found = grid({"a": 1.0, "b": 1.0}, {"a": [1.0, 2.0]})
+    assert len(found) == 2 * 4
+    assert {"a": 2.0, "b": 0.5} in found
+    with pytest.raises(TryFailed, match=f"{MOST} are the most"):
+        grid(dict.fromkeys("abcd", 1.0), {})
+
+
+def test_on_the_front_is_what_no_other_beats_everywhere() -> None:
+    def tried(n: float, one: float, other: float) -> Tried:
+        return Tried({"a": n}, {"one": one, "other": other})
+
+    found = with_front(
+        [tried(1, 0.9, 0.5), tried(2, 0.5, 0.9), tried(3, 0.5, 0.5), tried(4, 0.9, 0.9)]
+    )
+    assert [(each.weights["a"], each.on_front) for each in found] == [
+        (4, True),
+        (1, False),
+        (2, False),
+        (3, False),
+    ]
+    both = with_front([tried(1, 0.9, 0.5), tried(2, 0.5, 0.9)])
+    assert all(each.on_front for each in both)
