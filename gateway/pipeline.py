@@ -20,6 +20,7 @@ from gateway.errors import (
     ApiError,
     AttemptsFailed,
     BadRequest,
+    ConnectFailed,
     ModelAway,
     NoTargetFits,
     Overloaded,
@@ -632,7 +633,7 @@ def _failure(target: str, error: UpstreamError) -> AttemptFailed:
     if isinstance(error, ModelAway):
         return AttemptFailed(target, 503, str(error), error.retry_after)
     status = 504 if isinstance(error, UpstreamTimeout) else 502
-    return AttemptFailed(target, status, str(error))
+    return AttemptFailed(target, status, str(error), away=isinstance(error, ConnectFailed))
 
 
 def _retry_after(reply: Reply) -> float | None:

@@ -1,6 +1,5 @@
 """`docs/cli.md`, written from the commands. `python -m gateway.cli.reference [--check]`."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 import typer.main
 
 from gateway.cli import build
+from gateway.config.docs import written_or_checked
 
 PAGE = Path("docs/cli.md")
 
@@ -99,17 +99,7 @@ def _anchor(path: str) -> str:
 
 def main() -> int:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m gateway.cli.reference", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if not current")
-    if not parser.parse_args().check:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(), "utf-8")
-        print(f"wrote {PAGE}")
-        return 0
-    current = PAGE.is_file() and PAGE.read_text("utf-8") == page()
-    if not current:
-        print(f"{PAGE} is not current; write it with: python -m gateway.cli.reference")
-    return 0 if current else 1
+    return written_or_checked(PAGE, page(), "gateway.cli.reference", __doc__)
 
 
 if __name__ == "__main__":

@@ -133,16 +133,21 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def main() -> int:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m gateway.config.docs", description=__doc__)
+    return written_or_checked(PAGE, page(), "gateway.config.docs", __doc__)
+
+
+def written_or_checked(path: Path, text: str, module: str, description: str | None) -> int:
+    """The command line of a module that writes a page: the exit code, 1 for one that is old."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if not current")
     if not parser.parse_args().check:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(), "utf-8")
-        print(f"wrote {PAGE}")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
+        print(f"wrote {path}")
         return 0
-    current = PAGE.is_file() and PAGE.read_text("utf-8") == page()
+    current = path.is_file() and path.read_text("utf-8") == text
     if not current:
-        print(f"{PAGE} is not current; write it with: python -m gateway.config.docs")
+        print(f"{path} is not current; write it with: python -m {module}")
     return 0 if current else 1
 
 

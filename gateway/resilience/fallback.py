@@ -18,17 +18,25 @@ TELLING = frozenset({400, 413, 422, 504})
 class AttemptFailed(UpstreamError):
     """One attempt's failure, such that another candidate may do better.
 
-    `status` is the backend's own, 504 for a timeout and 502 for every other broken leg.
+    `status` is the backend's own, 504 for a timeout and 502 for every other broken leg; `away` that
+    the replica takes no connection, whatever it is asked for.
     """
 
     def __init__(
-        self, target: str, status: int, message: str, retry_after: float | None = None
+        self,
+        target: str,
+        status: int,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        away: bool = False,
     ) -> None:
         super().__init__(message)
         self.target = target
         self.status = status
         self.message = message
         self.retry_after = retry_after
+        self.away = away
 
 
 async def first_to_answer(
@@ -39,14 +47,22 @@ async def first_to_answer(
 ) -> T:
     """What the first of the best `tries` choices gives that does not fail.
 
-    Raises AttemptsFailed with every failure gathered when none does.
+    A replica that took no connection is not asked for another target. Raises AttemptsFailed with
+    every failure gathered when none answers.
     """
     failures: list[AttemptFailed] = []
-    for choice in ranked[:tries]:
+    away: set[str] = set()
+    for choice in ranked:
+        if choice.replica in away:
+            continue
         try:
             return await attempt(choice, "fallback" if failures else "first")
         except AttemptFailed as failure:
             failures.append(failure)
+            if failure.away:
+                away.add(choice.replica)
+            if len(failures) >= tries:
+                break
     raise gathered(failures)
 
 

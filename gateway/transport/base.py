@@ -8,6 +8,9 @@ import msgspec
 
 from gateway.types import Timeouts
 
+MAX_HEAD = 65_536
+"""Bytes of an answer's head, or of one line of it; a longer one is malformed."""
+
 Headers = tuple[tuple[bytes, bytes], ...]
 """A request's headers, names in lower case; a tuple, so that what is made of it can be kept."""
 

@@ -23,11 +23,8 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.transport.base import Headers, Origin, Sink
+from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types import Timeouts
-
-MAX_HEAD = 65_536
-"""Bytes of an answer's head; a longer one is malformed."""
 
 HIGH_WATER, LOW_WATER = 131_072, 32_768
 """Unread bytes of a body at which reading from the backend stops, and starts again."""

@@ -23,11 +23,8 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.transport.base import Headers, Origin, Sink
+from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types import Timeouts
-
-MAX_HEAD = 65_536
-"""Bytes of one line or header of an answer's head; a longer one is malformed."""
 
 BUFFER = 65_536
 """Reading from the backend stops while twice as many bytes wait unread."""

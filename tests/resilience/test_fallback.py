@@ -1,5 +1,6 @@
 """Fallback: in order, at most as many as allowed, failures gathered into one error."""
 
+import msgspec
 import pytest
 
 from gateway.errors import AttemptsFailed
@@ -61,3 +62,21 @@ async def test_all_failures_are_gathered(
     assert (caught.value.status, caught.value.retry_after) == (status, retry_after)
     assert first.message in caught.value.message
     assert second.message in caught.value.message
+
+
+def at(name: str, replica: str) -> Choice:
+    return msgspec.structs.replace(choice(name), replica=replica)
+
+
+async def test_a_replica_that_takes_no_connection_is_not_asked_for_something_else() -> None:
+    ranked = [at("a", "http://dead"), at("b", "http://dead"), at("c", "http://well")]
+    backends = Scripted(a=AttemptFailed("a", 502, "refused", away=True), b="never", c="yes")
+    assert await first_to_answer(ranked, backends) == "yes"
+    assert backends.asked == [("a", "first"), ("c", "fallback")]
+
+
+async def test_where_all_else_is_at_that_replica_the_failure_is_told() -> None:
+    ranked = [at("a", "http://dead"), at("b", "http://dead")]
+    backends = Scripted(a=AttemptFailed("a", 502, "refused", away=True), b="never")
+    with pytest.raises(AttemptsFailed, match="a: refused"):
+        await first_to_answer(ranked, backends)
