@@ -257,7 +257,7 @@ async def test_under_load_at_both_every_request_is_answered_and_both_have_turns(
         assert statuses == [200] * 240
         swaps = sum(len(engine.swaps) for engine in w.engines)
     # A swap is two calls, and a turn takes 0.3 s while the other has requests running.
-    assert 4 <= swaps <= 40
+    assert 4 <= swaps <= 120
 
 
 async def test_an_adapter_of_a_sleeping_model_is_loaded_once_that_is_awake(

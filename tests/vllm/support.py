@@ -16,6 +16,17 @@ from gateway.types import Adapter, Snapshot, Version
 from tests.gateway.support import Served, route, serving, snapshot, target
 
 SEED = 43
+ROUTE_FILES = {
+    "routes/general.yaml": """
+name: general
+value: 0.01 usd
+candidates: [{target: local/tiny, quality: 0.9}]
+policy: plain
+""",
+    "policies/plain.yaml": "name: plain\n",
+}
+"""What a configuration needs besides its `gateway.yaml`, where requests name their targets."""
+
 PARTS = vllm_server.ADAPTERS
 SLOTS = 4
 ROOM = vllm_server.Room(loras=2, cpu_loras=SLOTS)

@@ -10,6 +10,7 @@ from demo import vllm_server
 from tests.cli.running import switchboard
 from tests.config.trees import ENV, write
 from tests.vllm.conftest import Replica
+from tests.vllm.support import ROUTE_FILES
 
 EVALS = Path(__file__).parents[2] / "evals"
 GATEWAY = """
@@ -30,12 +31,6 @@ backends:
           brand: {{source: brand}}
           both: {{mix: {{support: 1.0, brand: 1.0}}}}
 """
-GENERAL = """
-name: general
-value: 0.01 usd
-candidates: [{target: local/tiny, quality: 0.9}]
-policy: plain
-"""
 
 
 def home(folder: Path, url: str) -> Path:
@@ -45,8 +40,7 @@ def home(folder: Path, url: str) -> Path:
         shutil.copytree(vllm_server.ADAPTERS / name, adapters / name)
     files = {
         "gateway.yaml": GATEWAY.format(url=url, adapters=adapters),
-        "routes/general.yaml": GENERAL,
-        "policies/plain.yaml": "name: plain\n",
+        **ROUTE_FILES,
     }
     return write(folder / "home", files)
 

@@ -12,6 +12,7 @@ import httpx
 from demo import processes, vllm_server
 from gateway.adapters import files, sizing
 from tests.config.trees import write
+from tests.vllm.support import ROUTE_FILES
 
 SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
 STARTS_WITHIN_S = 240
@@ -37,16 +38,6 @@ backends:
           support: {{source: support}}
           brand: {{source: brand}}
 """
-GENERAL = """
-name: general
-value: 0.01 usd
-candidates: [{target: local/tiny, quality: 0.9}]
-policy: cheapest
-"""
-CHEAPEST = """
-name: cheapest
-weigh: {quality: 0}
-"""
 
 
 async def test_a_real_vllm_is_run_with_room_for_the_declared_adapters(tmp_path: Path) -> None:
@@ -57,8 +48,7 @@ async def test_a_real_vllm_is_run_with_room_for_the_declared_adapters(tmp_path: 
             "gateway.yaml": GATEWAY.format(
                 port=port, adapters=vllm_server.ADAPTERS, base=vllm_server.BASE.resolve()
             ),
-            "routes/general.yaml": GENERAL,
-            "policies/cheapest.yaml": CHEAPEST,
+            **ROUTE_FILES,
         },
     )
     said: list[str] = []
