@@ -116,6 +116,7 @@ class Journey:
         "status",
         "upstream_s",
         "usage",
+        "within_s",
     )
 
     def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
@@ -137,6 +138,7 @@ class Journey:
         self.overhead_s = 0.0
         self.completion_id: str | None = None
         self.answer: str | None = None
+        self.within_s: float | None = None
 
 
 class Opened(msgspec.Struct):
@@ -270,7 +272,10 @@ class Pipeline:
         async def attempt(choice: Choice, reason: Reason) -> Opened:
             return await self._attempt(journey, choice, reason)
 
-        return await first_to_answer(decision.ranked, attempt)
+        policy = journey.plane.snapshot.policies[decision.policy]
+        given = [each for each in (journey.request.within_s, policy.total_s) if each is not None]
+        journey.within_s = min(given, default=None)
+        return await first_to_answer(decision.ranked, attempt, tries=policy.tries)
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
         """One upstream call, up to its first piece."""
@@ -280,8 +285,13 @@ class Pipeline:
             target = _version(plane.snapshot, target, target.canary, request)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
         adapter = target.served if target.adapter is not None else None
-        call = Call(choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter)
         began = self._clock()
+        left = None if journey.within_s is None else journey.began + journey.within_s - began
+        if left is not None and left <= 0.0:
+            raise AttemptFailed(target.name, 504, "no time was left for it")
+        call = Call(
+            choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
+        )
         assert journey.decision is not None
         flight = self.live.started(target, choice.replica, journey.decision.route, began)
         opened = Opened(
@@ -298,17 +308,50 @@ class Pipeline:
             watch=None,
         )
         try:
-            opened.reply = await plane.backends[target.backend].send(call)
-            await self._first_piece(journey, opened)
+            if left is None:
+                await self._open(journey, opened, call)
+            else:
+                await self._open_within(left, journey, opened, call)
         except UpstreamError as error:
             failure = _failure(target.name, error)
-            self._ended(journey, opened, "error", failure.message, failure.status, NO_USAGE)
+            outcome: Outcome = "abandoned" if self._out_of_time(journey, error) else "error"
+            self._ended(
+                journey,
+                opened,
+                outcome,
+                failure.message,
+                failure.status,
+                NO_USAGE,
+                connected=not failure.away,
+            )
             raise failure from error
         except asyncio.CancelledError:
             opened.reply.abort()
             self._ended(journey, opened, "abandoned", "the client went away", 0, _unseen(journey))
             raise
         return opened
+
+    def _out_of_time(self, journey: Journey, error: UpstreamError) -> bool:
+        """Whether the time that was given for all of it ran out, which is no fault of a backend."""
+        within_s = journey.within_s
+        late = isinstance(error, UpstreamTimeout) and within_s is not None
+        return late and self._clock() - journey.began >= (within_s or 0.0)
+
+    async def _open(self, journey: Journey, opened: Opened, call: Call) -> None:
+        opened.reply = await journey.plane.backends[opened.target.backend].send(call)
+        await self._first_piece(journey, opened)
+
+    async def _open_within(
+        self, seconds: float, journey: Journey, opened: Opened, call: Call
+    ) -> None:
+        """As `_open`, whatever is waited for: a load, a model's turn, or the backend."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._open(journey, opened, call)
+        except TimeoutError:
+            opened.reply.abort()
+            assert journey.within_s is not None
+            raise UpstreamTimeout("total", journey.within_s, opened.target.name) from None
 
     async def _first_piece(self, journey: Journey, opened: Opened) -> None:
         """Reads what must be known before anything is sent on; raises for a failed attempt."""
@@ -466,6 +509,8 @@ class Pipeline:
         error: str,
         status: int,
         usage: Usage,
+        *,
+        connected: bool = True,
     ) -> None:
         """Books one attempt: its row, its money, and what it teaches about the target."""
         now = self._clock()
@@ -496,7 +541,7 @@ class Pipeline:
         elif outcome == "abandoned" or status in CLIENT_FAULTS:
             self.live.abandoned(opened.flight)
         else:
-            self.live.failed(opened.flight, now, connected=status != 0)
+            self.live.failed(opened.flight, now, connected=connected)
 
     def _keeps_text(self, journey: Journey) -> bool:
         decision = journey.decision

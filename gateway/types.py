@@ -151,7 +151,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     `value_weight` scales what a right answer is worth and `price_weight` what it costs, so that
     `cheapest`, `fastest` and `best` are policies in the same words. `on_cold` forces what is done
-    where the best target's adapter is not loaded; None leaves it to the objective.
+    where the best target's adapter is not loaded; None leaves it to the objective. `tries` backends
+    are asked at most, and the whole answer may take `total_s`, all of them together.
     """
 
     name: str
@@ -164,6 +165,8 @@ class Policy(msgspec.Struct, frozen=True):
     value_weight: float = 1.0
     price_weight: float = 1.0
     on_cold: Literal["wait", "base", "external"] | None = None
+    tries: int = 2
+    total_s: float | None = None
 
 
 class Serve(msgspec.Struct, frozen=True):
@@ -366,6 +369,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
     when the client itself asked for a stream's usage event. `route` and `policy` are what headers
     asked for. `previous` names the response that this one continues. `choices` is OpenAI's `n`.
+    `within_s` are the seconds that the client gives the whole answer.
     """
 
     id: str
@@ -382,6 +386,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     policy: str | None = None
     previous: str | None = None
     choices: int = 1
+    within_s: float | None = None
 
 
 Source = Literal[

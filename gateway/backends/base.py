@@ -6,12 +6,14 @@ import msgspec
 
 from gateway.transport.base import Headers, Origin, Reply, Transport
 from gateway.types import Backend as Declared
+from gateway.types import Timeouts
 
 
 class Call(msgspec.Struct, frozen=True):
     """One upstream call. `path` is below the API's base, such as `b"/chat/completions"`.
 
-    `adapter` is the served name of the adapter that the replica must have.
+    `adapter` is the served name of the adapter that the replica must have. `within_s` are the
+    seconds that are left for the whole answer, if fewer than the backend may take.
     """
 
     replica: str
@@ -20,6 +22,7 @@ class Call(msgspec.Struct, frozen=True):
     headers: Headers = ()
     method: bytes = b"POST"
     adapter: str | None = None
+    within_s: float | None = None
 
 
 class Backend(Protocol):
@@ -48,8 +51,17 @@ class HttpBackend:
             base + call.path,
             self._headers + call.headers if call.headers else self._headers,
             call.body,
-            self._timeouts,
+            self._timeouts if call.within_s is None else _at_most(self._timeouts, call.within_s),
         )
+
+
+def _at_most(timeouts: Timeouts, seconds: float) -> Timeouts:
+    return Timeouts(
+        connect=min(timeouts.connect, seconds),
+        first_byte=min(timeouts.first_byte, seconds),
+        between=min(timeouts.between, seconds),
+        total=min(timeouts.total, seconds),
+    )
 
 
 def _api_base(declared: Declared, url: str) -> tuple[Origin, bytes]:

@@ -429,6 +429,8 @@ def policy(file: PolicyFile) -> Policy:
         value_weight=file.weigh.quality,
         price_weight=file.weigh.price,
         on_cold=file.on_cold,
+        tries=file.on_failure.tries,
+        total_s=file.on_failure.total,
     )
 
 

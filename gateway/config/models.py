@@ -718,6 +718,23 @@ class WeighPart(Part):
     price: Number = Field(default=_POLICY.price_weight, description="What it costs.", examples=[1])
 
 
+class OnFailurePart(Part):
+    """What is done about failures."""
+
+    tries: Whole = Field(
+        default=_POLICY.tries,
+        description="How many candidates are asked at most, one after the other, while nothing was"
+        " sent to the client.",
+        examples=[3],
+    )
+    total: Seconds | None = Field(
+        default=None,
+        description="What the whole answer may take, all tries together. A client may give less"
+        " with the header `x-request-timeout`.",
+        examples=["2 m"],
+    )
+
+
 class PolicyFile(Part):
     """`policies/*.yaml`: how to trade quality, money and time."""
 
@@ -758,6 +775,11 @@ class PolicyFile(Part):
         description="How much quality and price count: `{price: 0}` makes `best`,"
         " `{quality: 0}` makes `cheapest`.",
         examples=[{"quality": 1, "price": 1}],
+    )
+    on_failure: OnFailurePart = Field(
+        default=OnFailurePart(),
+        description="What is done where a backend fails.",
+        examples=[{"tries": 3, "total": "2 m"}],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.classify.rules import read_of
+from gateway.config import units
 from gateway.errors import BadRequest
 from gateway.types import Caller, Endpoint, Needs, Request
 
@@ -89,6 +90,8 @@ _GONE = {
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+_NUMBER = re.compile(r"\s*[0-9]+(\.[0-9]+)?\s*")
+
 _PATH = re.compile(r" - at `\$\.?([^`]*)`")
 
 
@@ -154,7 +157,31 @@ def parse(
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
         choices=head.n or 1,
+        within_s=_within(headers),
     )
+
+
+def _within(headers: Mapping[str, str]) -> float | None:
+    """The seconds that the client gives the whole answer: `30`, `1.5 s` or `800 ms`."""
+    written = headers.get("x-request-timeout")
+    if written is None:
+        return None
+    plain = _NUMBER.fullmatch(written) is not None
+    try:
+        seconds = units.parse(f"{written} s" if plain else written, units.DURATION)
+    except units.UnitError as error:
+        raise BadRequest(
+            f"x-request-timeout: {error.message}; {error.mend}.",
+            param="x-request-timeout",
+            code="invalid_header",
+        ) from None
+    if seconds <= 0.0:
+        raise BadRequest(
+            f"x-request-timeout: '{written}' leaves no time; write more than 0 seconds.",
+            param="x-request-timeout",
+            code="invalid_header",
+        )
+    return seconds
 
 
 def _invalid(message: str) -> BadRequest:
