@@ -5,6 +5,7 @@ it was made for; an id that we have not seen goes to the one backend that keeps 
 there is only one.
 """
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,15 @@ from gateway.pipeline import Pipeline, backend_failure, read_all
 from gateway.transport.base import Reply
 from gateway.types import Caller, Endpoint, Snapshot
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+"""What ids are made of; nothing in them leads anywhere else at the backend."""
+
+_PARTS = {
+    Endpoint.RESPONSES: frozenset({"", "cancel", "input_items"}),
+    Endpoint.CHAT: frozenset({"", "messages"}),
+}
+"""What OpenAI's API has below an object: nothing else is asked of a backend."""
+
 
 class StoredObjects:
     """Relays calls on stored objects."""
@@ -28,9 +38,9 @@ class StoredObjects:
     async def relay(self, request: Request, caller: Caller, endpoint: Endpoint) -> Response:
         """The owner's answer, as it is."""
         plane = self._pipeline.plane
-        below = request.url.path.removeprefix("/v1")
-        id = below.removeprefix(f"/{endpoint.value}").strip("/").split("/")[0]
+        id, part = _named(request.scope["path"], endpoint)
         name = await self._owner(plane.snapshot, caller, endpoint, id)
+        below = "/".join(["", endpoint.value, *filter(None, (id, part))])
         query = f"?{request.url.query}" if request.url.query else ""
         call = Call(
             plane.snapshot.backends[name].replicas[0],
@@ -59,6 +69,14 @@ class StoredObjects:
             if len(keepers) == 1:
                 return keepers.pop()
         raise NotFound(f"There is no '{id}' at /v1/{endpoint.value}.", code="not_found")
+
+
+def _named(path: str, endpoint: Endpoint) -> tuple[str, str]:
+    """The object's id, empty for a list of them, and which part of it is asked for."""
+    id, _, part = path.removeprefix(f"/v1/{endpoint.value}").strip("/").partition("/")
+    if part not in _PARTS[endpoint] or (id and not _ID.fullmatch(id)):
+        raise NotFound(f"There is nothing at {path!r}.", code="unknown_url")
+    return id, part
 
 
 async def _answer(reply: Reply) -> Response:
