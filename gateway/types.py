@@ -32,7 +32,11 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Hard facts of a model: what it can take. `context` is in tokens, None if not declared."""
+    """Hard facts of a model: what it can take. `context` is in tokens, None if not declared.
+
+    `media_from` are the hosts from which it may fetch what a request names by URL, in lower case,
+    `.example.com` for all below one; None is any.
+    """
 
     context: int | None = None
     tools: bool = True
@@ -40,6 +44,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     audio: bool = False
     json_schema: bool = True
     endpoints: frozenset[str] = frozenset({"chat/completions", "completions"})
+    media_from: frozenset[str] | None = None
 
 
 class Shaping(msgspec.Struct, frozen=True):
@@ -352,7 +357,10 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 
 
 class Needs(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks of a target; tokens are estimates made before any tokenizer."""
+    """What a request asks of a target; tokens are estimates made before any tokenizer.
+
+    `media_hosts` are those that its pictures and the like are to be fetched from.
+    """
 
     endpoint: str = "chat/completions"
     input_tokens: int = 0
@@ -361,6 +369,7 @@ class Needs(msgspec.Struct, frozen=True, gc=False):
     vision: bool = False
     audio: bool = False
     json_schema: bool = False
+    media_hosts: tuple[str, ...] = ()
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):

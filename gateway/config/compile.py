@@ -328,7 +328,17 @@ def _capabilities(part: AnyBackend, model: ModelPart) -> Capabilities:
         audio=declared.audio,
         json_schema=declared.json_schema,
         endpoints=frozenset(ENDPOINTS[name] for name in endpoints),
+        media_from=_media_from(part, declared.media_from),
     )
+
+
+def _media_from(part: AnyBackend, declared: list[str] | None) -> frozenset[str] | None:
+    """What is not declared is fetched by nobody inside our network: neither by a server of our own
+    nor by litellm, which fetches pictures itself for providers that want them whole."""
+    if declared is not None:
+        return frozenset(declared)
+    fetched_here = is_internal(part) or isinstance(part, LitellmPart)
+    return frozenset() if fetched_here else None
 
 
 def adapters(name: str, part: AnyBackend, directory: Path) -> Iterator[Adapter]:

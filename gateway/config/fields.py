@@ -23,6 +23,7 @@ _TARGET = re.compile(
     r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+)(?:@(?P<version>[a-z0-9][a-z0-9.-]*))?)?"
 )
 _REFERENCE = r"\$\{"
+_MEDIA_HOST = re.compile(r"\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f]*:[0-9a-f:.]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
@@ -219,6 +220,16 @@ def _not_text(value: Any) -> str:
     raise Wrong("must be text", "quote it" if isinstance(value, int | float) else "")
 
 
+def _media_host(value: Any) -> str:
+    text = _text(value).lower()
+    if _MEDIA_HOST.fullmatch(text):
+        return text
+    raise Wrong(
+        f"`{text}` is not a host",
+        "write a name such as `images.example.com`, or `.example.com` for all below it",
+    )
+
+
 def _store(value: Any) -> str:
     text = _text(value)
     if text.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
@@ -317,6 +328,7 @@ Switch = Annotated[
     bool, Read(_switch, _text_or("boolean", r"^(true|false)$"), lambda value: str(value).lower())
 ]
 Text = Annotated[str, Read(_text, _plain)]
+MediaHost = Annotated[str, Read(_media_host, _plain)]
 HeaderName = Annotated[str, Read(_header_name, _plain)]
 HeaderValue = Annotated[str, Read(_header_value, _plain)]
 StoreUrl = Annotated[str, Read(_store, _plain)]

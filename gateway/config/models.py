@@ -12,6 +12,7 @@ from gateway.config.fields import (
     HeaderValue,
     Index,
     Listen,
+    MediaHost,
     Name,
     Number,
     Pattern,
@@ -132,6 +133,14 @@ class CapabilitiesPart(Part):
     audio: Switch = Field(default=_CAPABILITIES.audio, description="Takes audio.", examples=[False])
     json_schema: Switch = Field(
         default=_CAPABILITIES.json_schema, description="Answers by a JSON Schema.", examples=[True]
+    )
+    media_from: list[MediaHost] | None = Field(
+        default=None,
+        description="Hosts from which it may fetch pictures and the like that a request names by"
+        " URL; `.example.com` is each below it. If left out, a self-hosted model, and one"
+        " behind litellm, fetches from none and takes what stands in the request itself; a"
+        " provider's own server may fetch from any.",
+        examples=[["images.example.com", ".cdn.example.com"]],
     )
     endpoints: list[EndpointName] | None = Field(
         default=None,

@@ -13,6 +13,7 @@ import msgspec
 from gateway.classify.rules import read_of
 from gateway.config import units
 from gateway.errors import BadRequest
+from gateway.http.media import host_of
 from gateway.types import Caller, Endpoint, Needs, Request
 
 MAX_TURNS = 6
@@ -22,9 +23,16 @@ BYTES_PER_TOKEN = 4
 """English text has about four bytes a token in the usual vocabularies; only an estimate."""
 
 
+_NOTHING = msgspec.Raw()
+
+
 class _Part(msgspec.Struct):
     type: str = "text"
     text: str | None = None
+    image_url: msgspec.Raw = _NOTHING
+    audio_url: msgspec.Raw = _NOTHING
+    video_url: msgspec.Raw = _NOTHING
+    file_url: msgspec.Raw = _NOTHING
 
 
 class _Message(msgspec.Struct):
@@ -224,7 +232,7 @@ Fields = dict[str, msgspec.Raw]
 def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
     if chat.messages is None:
         raise _missing("messages")
-    turns, vision, audio = _read_messages(chat.messages)
+    turns, vision, audio, hosts = _read_messages(chat.messages)
     needs = Needs(
         endpoint="chat/completions",
         input_tokens=_tokens(fields["messages"]),
@@ -233,6 +241,7 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
         vision=vision,
         audio=audio,
         json_schema=chat.response_format is not None and chat.response_format.type == "json_schema",
+        media_hosts=hosts,
     )
     return _Read(needs, turns)
 
@@ -253,10 +262,11 @@ def _read_embedding(embedding: Any, fields: Fields, body: bytes) -> _Read:
 def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
     turns: tuple[str, ...] = ()
     vision = audio = False
+    hosts: tuple[str, ...] = ()
     if isinstance(response.input, str):
         turns = (read_of(response.input),)
     elif response.input is not None:
-        turns, vision, audio = _read_messages(response.input)
+        turns, vision, audio, hosts = _read_messages(response.input)
     text_format = response.text.format if response.text is not None else None
     needs = Needs(
         endpoint="responses",
@@ -266,6 +276,7 @@ def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
         vision=vision,
         audio=audio,
         json_schema=text_format is not None and text_format.type == "json_schema",
+        media_hosts=hosts,
     )
     # Usage is part of the last event of every such stream.
     return _Read(needs, turns, response.previous_response_id, streams_usage=True)
@@ -291,10 +302,14 @@ def _missing(param: str) -> BadRequest:
     )
 
 
-def _read_messages(messages: Iterable[_Message]) -> tuple[tuple[str, ...], bool, bool]:
-    """The user's turns, latest first, and whether any part is a picture or a sound."""
+def _read_messages(
+    messages: Iterable[_Message],
+) -> tuple[tuple[str, ...], bool, bool, tuple[str, ...]]:
+    """The user's turns, latest first; whether any part is a picture or a sound; and the hosts that
+    such parts are to be fetched from."""
     turns: list[str] = []
     vision = audio = False
+    hosts: set[str] = set()
     for message in messages:
         content = message.content
         if isinstance(content, str):
@@ -305,13 +320,20 @@ def _read_messages(messages: Iterable[_Message]) -> tuple[tuple[str, ...], bool,
             for part in content:
                 if part.text is not None:
                     texts.append(part.text)
-                elif "image" in part.type:
-                    vision = True
-                elif "audio" in part.type:
-                    audio = True
+                    continue
+                vision |= "image" in part.type or bool(part.image_url)
+                audio |= "audio" in part.type or bool(part.audio_url)
+                hosts |= _hosts(part)
             if texts and message.role == "user":
                 turns.append("\n".join(texts))
-    return tuple(map(read_of, turns[: -MAX_TURNS - 1 : -1])), vision, audio
+    read = tuple(map(read_of, turns[: -MAX_TURNS - 1 : -1]))
+    return read, vision, audio, tuple(sorted(hosts))
+
+
+def _hosts(part: _Part) -> set[str]:
+    named = (part.image_url, part.audio_url, part.video_url, part.file_url)
+    found = {host_of(value) for value in named if value}
+    return {host for host in found if host is not None}
 
 
 def _texts(value: str | list[Any]) -> tuple[str, ...]:

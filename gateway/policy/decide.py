@@ -40,6 +40,7 @@ from gateway.policy.table import (
     AUDIO,
     INFINITE,
     JSON_SCHEMA,
+    MEDIA,
     TOOLS,
     VISION,
     Candidates,
@@ -172,6 +173,8 @@ def _score(
     endpoint = needs.endpoint
     asked = needs.tools * TOOLS | needs.vision * VISION | needs.audio * AUDIO
     asked |= needs.json_schema * JSON_SCHEMA
+    if needs.media_hosts:
+        asked |= MEDIA
     tokens = needs.input_tokens
     max_output = INFINITE if needs.max_output is None else needs.max_output
     if endpoint == "embeddings":
@@ -192,7 +195,7 @@ def _score(
     first_p95 = whole_p95 = 0.0
     for row in rows:
         if (
-            asked & row.lacks
+            (asked & row.lacks and not _only_media(asked & row.lacks, row, needs))
             or (internal and not row.internal)
             or room > row.context
             or endpoint not in row.endpoints
@@ -248,6 +251,11 @@ def _score(
     return fitting, over
 
 
+def _only_media(lacking: int, row: Row, needs: Needs) -> bool:
+    """Whether what speaks against the row is its list of hosts alone, and they are on it."""
+    return lacking == MEDIA and row.fetches(needs.media_hosts)
+
+
 def _unfit(row: Row, needs: Needs, internal: bool) -> str:
     """Why the facts rule `row` out."""
     if internal and not row.internal:
@@ -266,6 +274,9 @@ def _unfit(row: Row, needs: Needs, internal: bool) -> str:
     ]
     if lacking:
         return f"does not take {' or '.join(lacking)}"
+    if needs.media_hosts and not row.fetches(needs.media_hosts):
+        hosts = ", ".join(needs.media_hosts)
+        return f"may not fetch from {hosts}: `capabilities: {{media_from: […]}}` declares hosts"
     output = f" and up to {needs.max_output:,} of output" if needs.max_output else ""
     return (
         f"takes {row.context:,.0f} tokens of context;"

@@ -1,12 +1,12 @@
 """What the configuration alone fixes of a decision, worked out once per snapshot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gateway.policy.live import Estimate, Output, Replica
 from gateway.types import Candidate, Policy, Route, RuledOut, Target
 
 TENANT = "{key.tenant}"
-TOOLS, VISION, AUDIO, JSON_SCHEMA = 1, 2, 4, 8
+TOOLS, VISION, AUDIO, JSON_SCHEMA, MEDIA = 1, 2, 4, 8, 16
 """Abilities that a request may need, as bits."""
 
 INFINITE = float("inf")
@@ -15,7 +15,8 @@ INFINITE = float("inf")
 class Row:
     """One candidate, resolved to its target, as `decide` reads it.
 
-    `lacks` holds the bits of the abilities that the target does not have. Each of `replicas` is
+    `lacks` holds the bits of the abilities that the target does not have; `MEDIA` where it may
+    fetch from the hosts `media_from` only. Each of `replicas` is
     (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too.
     """
 
@@ -27,6 +28,7 @@ class Row:
         "input_price",
         "internal",
         "lacks",
+        "media_from",
         "output",
         "output_key",
         "output_price",
@@ -48,7 +50,9 @@ class Row:
             | (not can.vision) * VISION
             | (not can.audio) * AUDIO
             | (not can.json_schema) * JSON_SCHEMA
+            | (can.media_from is not None) * MEDIA
         )
+        self.media_from = can.media_from
         self.input_price = target.price.input
         self.cached_saving = target.price.input - target.price.cached_input
         self.output_price = target.price.output
@@ -56,6 +60,10 @@ class Row:
         self.output = Output(target)
         cold, idle = Estimate(target), Replica()
         self.replicas = tuple((url, (target.name, url), cold, idle) for url in target.replicas)
+
+    def fetches(self, hosts: Iterable[str]) -> bool:
+        """Whether the target may fetch from all of these hosts."""
+        return self.media_from is None or all(_among(host, self.media_from) for host in hosts)
 
 
 class Tenants:
@@ -160,6 +168,13 @@ def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Ro
             target.name, "fact", "its price is not known; declare one, or wait for litellm's"
         )
     return Row(route, target, candidate, quality)
+
+
+def _among(host: str, declared: frozenset[str]) -> bool:
+    """Whether a host is declared, by itself or by a name that it is below."""
+    if host in declared:
+        return True
+    return any(name.startswith(".") and host.endswith(name) for name in declared)
 
 
 def _part(
