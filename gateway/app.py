@@ -30,6 +30,7 @@ from gateway.config.load import load
 from gateway.errors import ConfigError
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
+from gateway.http.gate import Gate
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
 from gateway.metering.hosting import Counters, HostingMeter
@@ -38,6 +39,7 @@ from gateway.pipeline import Pipeline, Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.store.adapters import AdapterBook
+from gateway.store.audit import AuditBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring
 from gateway.store.reader import Reader
@@ -116,6 +118,7 @@ class Gateway:
             told=self._engine_told,
             door=self.gpus,
         )
+        self.gate = Gate(self.authenticate, AuditBook(store).add)
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self._names = Names()
@@ -147,7 +150,7 @@ class Gateway:
             ready=self.readiness,
             metrics=self.metrics.page,
             started=int(self._started_at),
-            admin=admin_api(self.fleet, self.authenticate, self._used, self._changes),
+            admin=admin_api(self.fleet, self.gate, self._used, self._changes),
             lending=shelf_router(self.fleet.shelves, self._agent_key),
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)

@@ -342,10 +342,18 @@ class Snapshot(msgspec.Struct, frozen=True):
 # and its row in the store; walking them cost the collector 13 us a request.
 
 
+Role = Literal["read", "operate", "apply", "admin"]
+"""What a key may do besides asking models: see what runs and what was done; change what gets
+requests (drain, weight, promote, canary, roll back); change the configuration; make keys."""
+
+ROLES: tuple[Role, ...] = ("read", "operate", "apply", "admin")
+"""In order: each may do what those before it may."""
+
+
 class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks. `routes` None is every route; `direct` allows targets and overrides by header.
 
-    `admin` may command: promote, load, pin.
+    `role` says which commands are open to it; None none, as for applications.
     """
 
     key: str | None = None
@@ -353,7 +361,11 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     tenant: str | None = None
     routes: frozenset[str] | None = None
     direct: bool = True
-    admin: bool = False
+    role: Role | None = None
+
+    def may(self, needed: Role) -> bool:
+        """Whether its role is `needed`, or one above."""
+        return self.role is not None and ROLES.index(self.role) >= ROLES.index(needed)
 
 
 class Needs(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""How commands speak to a running gateway: its admin API, with an admin's key."""
+"""How commands speak to a running gateway: its admin API, with a key that has the role."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ KeyOption = Annotated[
         "--key",
         envvar="SWITCHBOARD_ADMIN_KEY",
         metavar="KEY",
-        help="An admin's key: `switchboard keys create --name NAME --admin` makes one.",
+        help="A key with a role: `switchboard keys create --name NAME --role operate` makes one.",
         show_envvar=True,
     ),
 ]
@@ -64,5 +64,5 @@ def ask(
         return found
     message = found.get("error", {}).get("message", answer.text[:300])
     if answer.status_code in (401, 403) and not key:
-        message = f"{message} Give an admin's key with --key or SWITCHBOARD_ADMIN_KEY."
+        message = f"{message} Give a key with a role by --key or SWITCHBOARD_ADMIN_KEY."
     return fail(message)

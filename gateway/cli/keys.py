@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
 from gateway.cli.records import ASIDE, Cell, Lines
+from gateway.types import ROLES, Role
 
 if TYPE_CHECKING:
     from gateway.store.keys import Key
@@ -41,9 +42,15 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="NAME", help="What {key.tenant} stands for in a candidate."),
         ] = None,
-        admin: Annotated[
-            bool, typer.Option("--admin", help="May use the admin API: promote, load, pin.")
-        ] = False,
+        role: Annotated[
+            str | None,
+            typer.Option(
+                metavar="WORD",
+                help="May command besides: read, operate, apply or admin, each what those before "
+                "it may; else nothing.",
+            ),
+        ] = None,
+        admin: Annotated[bool, typer.Option("--admin", help="The same as --role admin.")] = False,
         expires: Annotated[
             str | None,
             typer.Option(metavar="TIME", help="When it ends: in 30d, or at a local time."),
@@ -61,13 +68,14 @@ def register(app: typer.Typer) -> None:
         allowed = None if routes is None else [each for each in routes.split(",") if each.strip()]
         if allowed is not None and not allowed:
             raise typer.BadParameter("--routes names none; leave it out for every route")
+        may = _role("admin" if admin else role)
         end = None if expires is None else instant(expires, time.time(), ahead=True)
         with opened(store, config, new=True) as found:
             made = Keys(found).create(
                 name,
                 routes=None if allowed is None else [each.strip() for each in allowed],
                 tenant=tenant,
-                admin=admin,
+                role=may,
                 expires=end,
             )
         if as_json:
@@ -121,12 +129,24 @@ def register(app: typer.Typer) -> None:
         console().print(f"[red]revoked[/red] {key.id} {escape(key.name)}")
 
 
+def _role(word: str | None) -> Role | None:
+    if word is None:
+        return None
+    for role in ROLES:
+        if role == word:
+            return role
+    raise typer.BadParameter(f"'{word}' is no role; write one of {', '.join(ROLES)}")
+
+
 def _row(key: "Key", state: str) -> list[Cell]:
     return [
         Cell(key.id),
         Cell(key.name),
         Cell(f"{key.prefix}…", ASIDE),
-        Cell(("every" if key.routes is None else ",".join(key.routes)) + " +admin" * key.admin),
+        Cell(
+            ("every" if key.routes is None else ",".join(key.routes))
+            + (f" +{key.role}" if key.role else "")
+        ),
         Cell(key.tenant or "–"),
         Cell(local(key.created), ASIDE),
         Cell("–" if key.expires is None else local(key.expires), ASIDE),

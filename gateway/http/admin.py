@@ -1,22 +1,18 @@
-"""The admin API, under `/admin/`: what commands do to adapters. Closed to keys that are no admin's.
-
-While the store holds no key at all, only callers on this machine are served; they may not command
-either: an admin's key is made first.
-"""
+"""The admin API, under `/admin/`: what commands do to adapters. Each route needs a key's role."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.adapters.fleet import Fleet, UnknownAdapter
 from gateway.adapters.keeper import LoadFailed
 from gateway.adapters.state import AdapterState, StateError
-from gateway.errors import ApiError, Conflict, Forbidden, NotFound
-from gateway.http.openai import Authenticate, bearer
+from gateway.errors import ApiError, Conflict, NotFound
+from gateway.http.gate import Gate
 from gateway.types import Caller
 
 T = TypeVar("T")
@@ -38,47 +34,44 @@ class Asked(BaseModel):
     replica: str | None = None
 
 
-def admin_api(fleet: Fleet, authenticate: Authenticate, use: Use, history: History) -> APIRouter:
+def admin_api(fleet: Fleet, gate: Gate, use: Use, history: History) -> APIRouter:
     """The routes of the admin API."""
     api = APIRouter(prefix="/admin")
 
-    def admin(request: Request) -> Caller:
-        caller = authenticate(bearer(request.scope["headers"]))
-        if not caller.admin:
-            raise Forbidden(
-                "This key may not command. Make one that may: "
-                "`switchboard keys create --name NAME --admin`.",
-                code="not_an_admin",
-            )
-        return caller
+    looks = Annotated[Caller, Depends(gate.needs("read"))]
 
     @api.get("/adapters")
-    async def adapters(request: Request) -> Response:
-        admin(request)
+    async def adapters(_: looks) -> Response:
         used = await use()
         return _json({"object": "list", "data": [_with_use(a, used) for a in fleet.known()]})
 
     @api.get("/adapters/{name:path}")
-    async def adapter(request: Request, name: str) -> Response:
-        admin(request)
+    async def adapter(_: looks, name: str) -> Response:
         target = _found(fleet, name).partition("@")[0]
         shown = _with_use(fleet.shown(target), await use())
         return _json(shown | {"history": await history(target)})
 
     @api.post("/adapters/{command}/{name:path}")
     async def command(request: Request, command: str, name: str, asked: Asked) -> Response:
-        caller = admin(request)
-        target = _found(fleet, name)
-        try:
-            return _json(await _done(fleet, command, target, asked, caller.name))
-        except UnknownAdapter as error:
-            raise NotFound(str(error), code="adapter_not_found") from error
-        except (StateError, LoadFailed) as error:
-            raise Conflict(str(error), code=f"{command}_refused") from error
-        except httpx.HTTPError as error:
-            raise Conflict(f"{type(error).__name__}: {error}", code=f"{command}_refused") from error
+        said = asked.model_dump(exclude_none=True)
+        action = f"adapters {command}"
+        async with gate.command(request, "operate", action, name, **said) as caller:
+            return _json(await _tried(fleet, command, name, asked, caller.name))
 
     return api
+
+
+async def _tried(fleet: Fleet, command: str, name: str, asked: Asked, author: str) -> Any:
+    """Does what was asked, or says as an error answer why not."""
+    target = _found(fleet, name)
+    try:
+        return await _done(fleet, command, target, asked, author)
+    except UnknownAdapter as error:
+        raise NotFound(str(error), code="adapter_not_found") from error
+    except (StateError, LoadFailed) as error:
+        raise Conflict(str(error), code=f"{command}_refused") from error
+    except httpx.HTTPError as error:
+        raise Conflict(f"{type(error).__name__}: {error}", code=f"{command}_refused") from error
 
 
 async def _done(fleet: Fleet, command: str, target: str, asked: Asked, author: str) -> Any:

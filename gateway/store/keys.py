@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.store.schema import keys, meta
 from gateway.store.store import Store, StoreError, fields
-from gateway.types import Caller
+from gateway.types import Caller, Role
 
 PREFIX = "sb-"
 SHOWN = len(PREFIX) + 4
@@ -33,10 +33,10 @@ class Key(msgspec.Struct, frozen=True):
     routes: tuple[str, ...] | None
     tenant: str | None
     direct: bool
-    admin: bool
     created: float
     expires: float | None
     revoked: float | None
+    role: Role | None
 
     def valid(self, now: float) -> bool:
         """Whether it opens anything at that instant."""
@@ -67,11 +67,11 @@ class Keys:
         routes: Iterable[str] | None = None,
         tenant: str | None = None,
         direct: bool | None = None,
-        admin: bool = False,
+        role: Role | None = None,
         expires: float | None = None,
     ) -> NewKey:
         """Makes a key. `direct` (targets, and overrides by header) is off where `routes` are set.
-        `admin` opens the admin API, which no other key does.
+        Without a `role` it opens none of the admin API.
 
         Raises StoreError for a name that another valid key has.
         """
@@ -84,10 +84,10 @@ class Keys:
             routes=allowed,
             tenant=tenant,
             direct=allowed is None if direct is None else direct,
-            admin=admin,
             created=self._now(),
             expires=expires,
             revoked=None,
+            role=role,
         )
         with self._store.change() as connection:
             _touch(connection)
@@ -185,7 +185,7 @@ def _key(row: "Row[tuple[object, ...]]") -> Key:
 def _entry(row: "Row[tuple[object, ...]]") -> tuple[bytes, tuple[bytes, Caller, float | None]]:
     key, digest = _key(row), bytes.fromhex(row.digest)
     routes = None if key.routes is None else frozenset(key.routes)
-    caller = Caller(key.id, key.name, key.tenant, routes, key.direct, key.admin)
+    caller = Caller(key.id, key.name, key.tenant, routes, key.direct, key.role)
     return digest, (digest, caller, key.expires)
 
 

@@ -14,10 +14,9 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    false,
 )
 
-VERSION = "0003"
+VERSION = "0004"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -102,13 +101,14 @@ keys = Table(
     Column("routes", Text),
     Column("tenant", Text),
     Column("direct", Boolean, nullable=False),
-    Column("admin", Boolean, nullable=False, server_default=false()),
     Column("created", Double, nullable=False),
     Column("expires", Double),
     Column("revoked", Double),
+    Column("role", Text),
 )
 """`digest` is the key's SHA-256 in hex, `prefix` its first characters, for people to tell keys
-apart; `routes` a JSON array of texts, null for every route."""
+apart; `routes` a JSON array of texts, null for every route; `role` null where it may not command.
+"""
 
 revisions = Table(
     "revisions",
@@ -145,6 +145,37 @@ replica_hours = Table(
     Column("content", Text, nullable=False),
 )
 """What each replica did in the hour from `start` on, by its engine; `content` is JSON."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("key", Text),
+    Column("name", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("audit_at", "at"),
+)
+"""Every command that changes something, tried or done; `key` null for a person at the store itself.
+"""
+
+weights = Table(
+    "weights",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("share", Double, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("saved", Double, nullable=False),
+    Index("weights_subject", "subject"),
+)
+"""What share of its traffic a target, backend or replica gets by command; 0 is drained. The last
+row of each is the truth, and a share of 1 is as if nothing was said."""
 
 meta = Table(
     "meta",

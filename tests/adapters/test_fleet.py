@@ -42,7 +42,7 @@ class Admin:
 
     def __init__(self, served: Served) -> None:
         self._client = served.client
-        key = Keys(served.gateway.store).create("ops", admin=True).secret
+        key = Keys(served.gateway.store).create("ops", role="operate").secret
         served.gateway.keyring.refresh()
         self.headers = {"authorization": f"Bearer {key}"}
         served.client.headers["authorization"] = f"Bearer {key}"
@@ -151,7 +151,7 @@ async def test_only_an_admins_key_commands(tmp_path: Path) -> None:
             await served.client.post("/admin/adapters/pin/support", json={}, headers=headers),
         ]
     assert [answer.status_code for answer in refused] == [403, 403]
-    assert refused[0].json()["error"]["code"] == "not_an_admin"
+    assert refused[0].json()["error"]["code"] == "role_needed"
 
 
 async def test_without_any_key_nobody_commands(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Commands:
     """An administrator at the command line."""
 
     def __init__(self, served: Served) -> None:
-        key = Keys(served.gateway.store).create("ops", admin=True).secret
+        key = Keys(served.gateway.store).create("ops", role="operate").secret
         served.gateway.keyring.refresh()
         url = f"http://127.0.0.1:{served.port}"
         self.env = {**ENV, "SWITCHBOARD_GATEWAY": url, "SWITCHBOARD_ADMIN_KEY": key}

@@ -83,7 +83,7 @@ def sources(*names: str, **more: Version) -> dict[str, dict[str, Version]]:
 async def gateway(configuration: Snapshot, folder: Path) -> AsyncIterator[Served]:
     """The gateway with an administrator's key, when all that should be loaded is."""
     async with serving(configuration, folder) as served:
-        key = Keys(served.gateway.store).create("ops", admin=True).secret
+        key = Keys(served.gateway.store).create("ops", role="operate").secret
         served.gateway.keyring.refresh()
         served.client.headers["authorization"] = f"Bearer {key}"
         await served.gateway.adapters_present()

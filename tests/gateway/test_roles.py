@@ -1,0 +1,95 @@
+"""Keys' roles at the admin API, and what the audit log says of it."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.http.gate import REFUSALS_A_MINUTE
+from gateway.standin.standin import StandIn
+from gateway.store.audit import AuditBook, Entry
+from gateway.store.keys import Keys
+from gateway.types import ROLES, Caller, Role
+from tests.gateway.conftest import KEY
+from tests.gateway.support import Served, serving, snapshot, target
+
+
+def test_each_role_may_what_those_before_it_may() -> None:
+    allowed = {
+        role: [needed for needed in ROLES if Caller(role=role).may(needed)] for role in ROLES
+    }
+
+    assert allowed == {
+        "read": ["read"],
+        "operate": ["read", "operate"],
+        "apply": ["read", "operate", "apply"],
+        "admin": ["read", "operate", "apply", "admin"],
+    }
+    assert not any(Caller().may(role) for role in ROLES)
+
+
+@pytest.mark.parametrize(
+    ("role", "looking", "commanding"),
+    [(None, 403, 403), ("read", 200, 403), ("operate", 200, 404), ("admin", 200, 404)],
+)
+async def test_a_route_opens_to_its_role(
+    provider: StandIn, tmp_path: Path, role: Role | None, looking: int, commanding: int
+) -> None:
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True, role=role) as served:
+        looked = await served.client.get("/admin/adapters")
+        tried = await served.client.post("/admin/adapters/pin/nobody", json={})
+        asked = await served.chat()
+
+    assert (looked.status_code, tried.status_code, asked.status_code) == (looking, commanding, 200)
+    if commanding == 403:
+        error = tried.json()["error"]
+        assert error["code"] == "role_needed"
+        assert "`switchboard keys create --name NAME --role operate`" in error["message"]
+
+
+async def test_what_was_tried_is_kept_with_who_and_whence(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True) as served:
+        keys = Keys(served.gateway.store)
+        operator = keys.create("ops", role="operate")
+        served.gateway.keyring.refresh()
+        headers = {"authorization": f"Bearer {operator.secret}"}
+        asked = {"version": "v2"}
+        await served.client.post("/admin/adapters/promote/gone", json=asked, headers=headers)
+        await served.client.post("/admin/adapters/pin/gone", json={})
+        stranger = {"authorization": "Bearer sb-nobody-knows-this"}
+        await served.client.post("/admin/adapters/pin/gone", json={}, headers=stranger)
+        failed, refused, unknown = AuditBook(served.gateway.store).list()
+
+    assert (failed.name, failed.key, failed.source) == ("ops", operator.key.id, "127.0.0.1")
+    assert (failed.action, failed.subject, failed.outcome) == (
+        "adapters promote",
+        "gone",
+        "failed",
+    )
+    assert failed.detail["version"] == "v2"
+    assert "there is no adapter 'gone'" in failed.detail["error"]
+    assert (refused.name, refused.outcome) == ("test", "refused")
+    assert (unknown.name, unknown.key, unknown.outcome) == ("unknown", None, "refused")
+    written = _written(tmp_path)
+    assert operator.secret.encode() not in written
+    assert b"sb-nobody-knows-this" not in written
+
+
+async def test_a_stranger_cannot_fill_the_log(served: Served) -> None:
+    Keys(served.gateway.store).create("somebody")
+    served.gateway.keyring.refresh()
+    answers: list[httpx.Response] = [
+        await served.client.get("/admin/adapters") for _ in range(REFUSALS_A_MINUTE + 5)
+    ]
+
+    assert {answer.status_code for answer in answers} == {401}
+    entries: list[Entry] = AuditBook(served.gateway.store).list(limit=1000)
+    assert len(entries) == REFUSALS_A_MINUTE
+
+
+def _written(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.glob("switchboard.db*"))
