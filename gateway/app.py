@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import msgspec
@@ -27,7 +27,7 @@ from gateway.classify.declared import declared_classifier
 from gateway.classify.recognise import Recogniser
 from gateway.classify.standing import StandingClassifier
 from gateway.config.load import load
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.gate import Gate
@@ -50,6 +50,9 @@ from gateway.transport.base import Transport
 from gateway.transport.lean import LeanTransport
 from gateway.types import Backend as Declared
 from gateway.types import Caller, Record, Server, Snapshot
+
+if TYPE_CHECKING:
+    from gateway.coordination.coordinator import Coordinator
 
 log = logging.getLogger("switchboard")
 
@@ -90,6 +93,7 @@ class Gateway:
         `agent_key` adapters' files are lent to the agents that know it."""
         self._agent_key = agent_key
         self.store = store
+        self.coordinator = _coordinator(snapshot.server)
         self.metrics = Metrics()
         self.live = Live()
         self.writer = Writer(store)
@@ -133,6 +137,8 @@ class Gateway:
         """Builds the first plane and starts what goes on beside serving."""
         self.keyring.refresh()
         self.writer.start()
+        if self.coordinator is not None:
+            await self.coordinator.start()
         self.pipeline = Pipeline(
             await self._plane(self._snapshot),
             self.live,
@@ -173,6 +179,8 @@ class Gateway:
         await self._http.aclose()
         for transport in self._transports.values():
             await transport.close()
+        if self.coordinator is not None:
+            await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
         self.store.close()
 
@@ -199,6 +207,9 @@ class Gateway:
             "ready": True,
             "snapshot": self._snapshot.hash,
             "configuration_error": self.problem,
+            "coordinator": None
+            if self.coordinator is None
+            else msgspec.to_builtins(self.coordinator.state),
             "replicas": {
                 f"{keeper.backend} {url}": msgspec.to_builtins(state)
                 for keeper in self.fleet.keepers.values()
@@ -376,6 +387,24 @@ class Gateway:
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)
         return row["target"] if row is not None else None
+
+
+def _coordinator(server: Server) -> "Coordinator | None":
+    """Raises ConfigError where Redis is declared and its package is missing."""
+    if server.coordinator is None:
+        return None
+    try:
+        from gateway.coordination.coordinator import Coordinator  # one worker needs no Redis
+    except ImportError as error:
+        problem = Problem(
+            "gateway.yaml",
+            0,
+            "coordinator",
+            f"needs a package that is missing: {error}",
+            "pip install 'switchboard[redis]'",
+        )
+        raise ConfigError([problem]) from error
+    return Coordinator(server.coordinator, name=server.coordinator_name)
 
 
 def _new_transport(proxy: str | None) -> Transport:

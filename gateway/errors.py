@@ -13,6 +13,7 @@ SwitchboardError
 │   ├── NoTargetFits         422   hard facts rule every candidate out
 │   ├── Overloaded           503   limits leave nothing, or too many open requests
 │   └── AttemptsFailed       502/504 or the last backend's own status: every attempt failed
+├── CoordinatorAway          Redis cannot be asked now
 └── UpstreamError            the leg to a backend failed
     ├── ConnectFailed        no connection: nothing was sent
     ├── TlsFailed            the peer's certificate or handshake
@@ -169,6 +170,17 @@ class AttemptsFailed(ApiError):
 
     status = 502
     type = "upstream_error"
+
+
+class CoordinatorAway(SwitchboardError):
+    """Redis cannot be asked now, or refuses.
+
+    `sent` says whether what was asked may have been done nevertheless.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class UpstreamError(SwitchboardError):

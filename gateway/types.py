@@ -306,7 +306,8 @@ class Server(msgspec.Struct, frozen=True):
     """The gateway's own side. Sizes in bytes, times in seconds.
 
     An embedding classifier's encoder is a local directory (`encoder`) or a target that serves
-    embeddings (`encoder_target`).
+    embeddings (`encoder_target`). `coordinator` is a Redis' URL; `coordinator_name` begins the keys
+    that are ours there.
     """
 
     host: str = "127.0.0.1"
@@ -321,6 +322,7 @@ class Server(msgspec.Struct, frozen=True):
     encoder: str | None = None
     encoder_target: str | None = None
     coordinator: str | None = None
+    coordinator_name: str = "switchboard"
 
 
 class Snapshot(msgspec.Struct, frozen=True):

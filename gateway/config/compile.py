@@ -14,6 +14,7 @@ from gateway.config.models import (
     AdapterStorePart,
     AnyBackend,
     CandidatePart,
+    CoordinatorPart,
     GatewayFile,
     HostedModelPart,
     HostedPart,
@@ -69,8 +70,19 @@ def server(file: GatewayFile, directory: Path) -> Server:
         classifier=classifier.kind,
         encoder=str((directory / encoder).resolve()) if encoder is not None else None,
         encoder_target=classifier.target,
-        coordinator=file.coordinator,
+        coordinator=_coordinator_url(file),
+        coordinator_name=_coordinator_name(file),
     )
+
+
+def _coordinator_url(file: GatewayFile) -> str | None:
+    part = file.coordinator
+    return part.url if isinstance(part, CoordinatorPart) else part
+
+
+def _coordinator_name(file: GatewayFile) -> str:
+    part = file.coordinator
+    return part.name if isinstance(part, CoordinatorPart) else Server().coordinator_name
 
 
 # ---------------------------------------------------------------- backends

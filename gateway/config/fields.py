@@ -237,6 +237,20 @@ def _store(value: Any) -> str:
     raise Wrong("is not a store's URL", "write `sqlite:///FILE` or `postgresql://user@host/name`")
 
 
+def _coordinator(value: Any) -> str:
+    """Never says the value: it may have a password in it."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        if parts.scheme == "unix" and parts.path:
+            return text
+        if parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:
+        pass
+    raise Wrong("is not the URL of a Redis", "write `redis://host:6379`")
+
+
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
     try:
@@ -331,6 +345,7 @@ Text = Annotated[str, Read(_text, _plain)]
 MediaHost = Annotated[str, Read(_media_host, _plain)]
 HeaderName = Annotated[str, Read(_header_name, _plain)]
 HeaderValue = Annotated[str, Read(_header_value, _plain)]
+CoordinatorUrl = Annotated[str, Read(_coordinator, _plain)]
 StoreUrl = Annotated[str, Read(_store, _plain)]
 Name = Annotated[str, Read(_name, _names)]
 TargetName = Annotated[str, Read(_target, _plain)]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.config.fields import (
+    CoordinatorUrl,
     HeaderName,
     HeaderValue,
     Index,
@@ -83,6 +84,20 @@ class ServerPart(Part):
         default=_SERVER.body_timeout,
         description="Time for a client between two pieces of a body.",
         examples=["30 s"],
+    )
+
+
+class CoordinatorPart(Part):
+    """A Redis that others use too."""
+
+    url: CoordinatorUrl = Field(
+        description="Where it is; `rediss://` by TLS.", examples=["redis://host:6379/0"]
+    )
+    name: Name = Field(
+        default=_SERVER.coordinator_name,
+        description="Begins the name of every key and channel. Workers and hosts that share their"
+        " limits have the same; another gateway at the same Redis has another.",
+        examples=["switchboard"],
     )
 
 
@@ -568,10 +583,10 @@ class GatewayFile(Part):
         description="Where requests, keys and revisions are kept.",
         examples=["postgresql://user@host/switchboard"],
     )
-    coordinator: Text | None = Field(
+    coordinator: CoordinatorPart | CoordinatorUrl | None = Field(
         default=None,
-        description="Needed only with several workers or hosts.",
-        examples=["redis://host:6379"],
+        description="Redis: needed only with several workers or hosts. Its URL, or a mapping.",
+        examples=["redis://host:6379", {"url": "redis://host:6379", "name": "switchboard"}],
     )
     classifier: ClassifierPart = Field(
         default=ClassifierPart(),

@@ -543,6 +543,21 @@ CASES = [
     Case(
         "gateway.yaml",
         "default_route: general\n",
+        "default_route: general\ncoordinator: http://x:6379\n",
+        "gateway.yaml:2 coordinator",
+        "is not the URL of a Redis",
+        "write `redis://host:6379`",
+    ),
+    Case(
+        "gateway.yaml",
+        "default_route: general\n",
+        "default_route: general\ncoordinator: {url: redis://, name: a}\n",
+        "gateway.yaml:2 coordinator.url",
+        "is not the URL of a Redis",
+    ),
+    Case(
+        "gateway.yaml",
+        "default_route: general\n",
         "",
         "gateway.yaml:1 default_route",
         "is missing",

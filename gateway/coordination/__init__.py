@@ -1,0 +1,1 @@
+"""What workers and hosts tell each other through Redis."""
