@@ -14,7 +14,7 @@ import msgspec
 from gateway.adapters.canary import is_canarys
 from gateway.backends.base import Backend, Call
 from gateway.backends.shape import Shaped, shape
-from gateway.backends.verdict import judge, message_of, openai_shaped
+from gateway.backends.verdict import judge, message_of, openai_shaped, without_secrets
 from gateway.classify.recognise import Recogniser
 from gateway.errors import (
     ApiError,
@@ -367,6 +367,9 @@ class Pipeline:
         if reply.status >= 400 or not streams:
             body = _decoded(await read_all(reply), encoding)
             opened.first_at = self._clock()
+            if reply.status >= 400:
+                declared = journey.plane.snapshot.backends[opened.target.backend]
+                body = without_secrets(body, declared)
             if reply.status >= 400 and judge(reply.status, body) == "next":
                 raise AttemptFailed(
                     opened.target.name,

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.types import Backend
+
 Verdict = Literal["final", "next"]
 
 PARAMETER_CODES = frozenset(
@@ -52,6 +54,19 @@ def message_of(status: int, body: bytes) -> str:
     if error is not None and error.message:
         return f"{status}, {error.message[:300]}"
     return f"status {status}"
+
+
+SECRET_BYTES = 8
+"""A header's value or an argument that is shorter is no secret worth the name."""
+
+
+def without_secrets(body: bytes, declared: Backend) -> bytes:
+    """A backend's error without what we authenticate with there: some say it back."""
+    secrets = [declared.api_key, *declared.headers.values(), *declared.arguments.values()]
+    for secret in secrets:
+        if isinstance(secret, str) and len(secret) >= SECRET_BYTES:
+            body = body.replace(secret.encode(), b"***")
+    return body
 
 
 def openai_shaped(status: int, body: bytes) -> bytes:

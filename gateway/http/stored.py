@@ -13,10 +13,11 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from gateway.backends.base import Call
+from gateway.backends.verdict import without_secrets
 from gateway.errors import NotFound, UpstreamError
 from gateway.pipeline import Pipeline, backend_failure, read_all
 from gateway.transport.base import Reply
-from gateway.types import Caller, Endpoint, Snapshot
+from gateway.types import Backend, Caller, Endpoint, Snapshot
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """What ids are made of; nothing in them leads anywhere else at the backend."""
@@ -50,7 +51,7 @@ class StoredObjects:
         )
         try:
             reply = await plane.backends[name].send(call)
-            return await _answer(reply)
+            return await _answer(reply, plane.snapshot.backends[name])
         except UpstreamError as error:
             raise backend_failure(name, error) from error
 
@@ -79,11 +80,14 @@ def _named(path: str, endpoint: Endpoint) -> tuple[str, str]:
     return id, part
 
 
-async def _answer(reply: Reply) -> Response:
+async def _answer(reply: Reply, declared: Backend) -> Response:
     headers = dict(reply.headers)
     kind = headers.get(b"content-type", b"application/json").decode("latin-1")
     if not kind.startswith("text/event-stream"):
-        return Response(await read_all(reply), reply.status, media_type=kind)
+        body = await read_all(reply)
+        if reply.status >= 400:
+            body = without_secrets(body, declared)
+        return Response(body, reply.status, media_type=kind)
     return StreamingResponse(_pieces(reply), reply.status, media_type=kind)
 
 
