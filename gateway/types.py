@@ -317,6 +317,7 @@ class Server(msgspec.Struct, frozen=True):
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     max_open: int = 4096
+    open_metrics: bool = False
     store: str = "sqlite:///switchboard.db"
     classifier: Literal["lexical", "embedding"] = "lexical"
     encoder: str | None = None

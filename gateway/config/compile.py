@@ -66,6 +66,7 @@ def server(file: GatewayFile, directory: Path) -> Server:
         head_timeout=part.head_timeout,
         body_timeout=part.body_timeout,
         max_open=part.max_open,
+        open_metrics=part.open_metrics,
         store=file.store,
         classifier=classifier.kind,
         encoder=str((directory / encoder).resolve()) if encoder is not None else None,

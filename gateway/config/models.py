@@ -85,6 +85,12 @@ class ServerPart(Part):
         description="Time for a client between two pieces of a body.",
         examples=["30 s"],
     )
+    open_metrics: Switch = Field(
+        default=_SERVER.open_metrics,
+        description="True if whoever reaches `/metrics` may read it; else a key of the role `read`"
+        " is needed, as soon as there is any key.",
+        examples=[True],
+    )
 
 
 class CoordinatorPart(Part):

@@ -9,7 +9,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from gateway.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from gateway.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unauthorized
+from gateway.http.gate import role_needed
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
@@ -106,12 +107,17 @@ def control_plane(
         return _json({"status": "ok"})
 
     @app.get("/ready")
-    async def readiness() -> Response:
+    async def readiness(request: Request) -> Response:
         detail = ready()
-        return _json(detail, 200 if detail["ready"] else 503)
+        shown = detail if _may_look(authenticate, request) else {"ready": detail["ready"]}
+        return _json(shown, 200 if detail["ready"] else 503)
 
     @app.get("/metrics")
-    async def metrics_page() -> Response:
+    async def metrics_page(request: Request) -> Response:
+        if not pipeline.plane.snapshot.server.open_metrics:
+            caller = caller_of(request)
+            if caller.key is not None and not caller.may("read"):
+                raise role_needed("read", caller)
         return Response(metrics(), media_type="text/plain; version=0.0.4")
 
     @app.exception_handler(ApiError)
@@ -138,6 +144,15 @@ def control_plane(
         return _error(_of_framework(request, error))
 
     return app
+
+
+def _may_look(authenticate: Authenticate, request: Request) -> bool:
+    """Whether the inside is shown: to a key that may, and while there is none to this machine."""
+    try:
+        caller = authenticate(bearer(request.scope["headers"]))
+    except Unauthorized:
+        return False
+    return caller.key is None or caller.may("read")
 
 
 def _of_framework(request: Request, error: HTTPException) -> ApiError:

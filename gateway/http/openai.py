@@ -43,13 +43,13 @@ class DataPlane:
         authenticate: Authenticate,
     ) -> None:
         self._pipeline = pipeline
-        self._control = control
+        self.control = control
         self._authenticate = authenticate
         self._random = RandomStock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._control(scope, receive, send)
+            await self.control(scope, receive, send)
             return
         path = scope["path"]
         if "//" in path:
@@ -60,7 +60,7 @@ class DataPlane:
             scope["raw_path"] = path.encode()
         endpoint = _ENDPOINTS.get(path)
         if endpoint is None or (scope["method"] == "GET" and endpoint is Endpoint.CHAT):
-            await self._control(scope, receive, send)
+            await self.control(scope, receive, send)
         else:
             await self._infer(endpoint, scope, receive)
 
