@@ -7,7 +7,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,7 @@ import uvicorn
 from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
 from gateway.adapters.lending import shelf_router
-from gateway.backends.addresses import DNS, Names, with_addresses
-from gateway.backends.base import Backend, HttpBackend
-from gateway.backends.litellm_process import LitellmProcess, served_by
-from gateway.backends.turns import Gpus, TurnsBackend
-from gateway.backends.vllm import VllmBackend
-from gateway.classify.declared import declared_classifier
-from gateway.classify.recognise import Recogniser
-from gateway.classify.standing import StandingClassifier
+from gateway.backends.turns import Gpus
 from gateway.config.load import load
 from gateway.errors import ConfigError, Problem
 from gateway.http.admin import admin_api
@@ -36,7 +29,7 @@ from gateway.http.protocol import limited
 from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
-from gateway.policy.decide import Decider
+from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
 from gateway.store.adapters import AdapterBook
 from gateway.store.audit import AuditBook
@@ -46,9 +39,6 @@ from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store
 from gateway.store.writer import Writer
-from gateway.transport.base import Transport
-from gateway.transport.lean import LeanTransport
-from gateway.types import Backend as Declared
 from gateway.types import Caller, Record, Server, Snapshot
 
 if TYPE_CHECKING:
@@ -59,20 +49,11 @@ log = logging.getLogger("switchboard")
 KEYS_EVERY_S = 1.0
 """How soon a key that another process made or revoked counts."""
 
-DRAIN_S = 120.0
-"""How long a replaced litellm process may still answer what it has begun."""
-
-ENCODER_EVERY_S = 1.0
-"""How often an encoder that is away is looked for."""
-
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
 
 HOURS_EVERY_S = 30.0
 """How often what replicas did is written to the store."""
-
-NAMES_EVERY_S = 5.0
-"""How often the addresses behind `dns://` replicas are asked for."""
 
 ANONYMOUS = Caller()
 
@@ -99,23 +80,15 @@ class Gateway:
         self.writer = Writer(store)
         self.keyring = Keyring(store)
         self.reader = Reader(store)
-        self._transports: dict[str | None, Transport] = {}
         self._snapshot = snapshot
-        self._unresolved = snapshot
-        self._undressed: Snapshot | None = None
-        self._cache = cache
-        self._litellm_python = litellm_python
-        self._litellm: LitellmProcess | None = None
-        self._besides: set[asyncio.Task[None]] = set()
         self._http = httpx.AsyncClient(timeout=5.0, trust_env=False)
-        self._standing: StandingClassifier | None = None
         self._book = AdapterBook(store)
         self.gpus = Gpus(self.live, self._http, clock=time.perf_counter)
         self.fleet = Fleet(
             self.live,
             self._http,
             self._book,
-            changed=self._redress,
+            changed=lambda: self.planes.redress(),
             clock=time.perf_counter,
             now=time.time,
             agent_key=agent_key,
@@ -125,9 +98,15 @@ class Gateway:
         self.gate = Gate(self.authenticate, AuditBook(store).add)
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
-        self._names = Names()
+        self.planes = Planes(
+            self.live,
+            self.fleet,
+            self.gpus,
+            serve=self._serve,
+            cache=cache,
+            litellm_python=litellm_python,
+        )
         self._tending: list[asyncio.Task[None]] = []
-        self._following: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self.problem: str | None = None
         self.pipeline: Pipeline
@@ -139,8 +118,10 @@ class Gateway:
         self.writer.start()
         if self.coordinator is not None:
             await self.coordinator.start()
+        for warning in await self.planes.swap(self._snapshot):
+            log.warning("%s", warning)
         self.pipeline = Pipeline(
-            await self._plane(self._snapshot),
+            self.planes.plane,
             self.live,
             keep=self._keep,
             clock=time.perf_counter,
@@ -148,7 +129,6 @@ class Gateway:
             draw=random.random,
             maker=self._maker,
         )
-        self._redress()
         control = control_plane(
             self.pipeline,
             self.authenticate,
@@ -161,36 +141,44 @@ class Gateway:
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
         self._tend()
-        self._following = asyncio.create_task(self._follow_keys())
-        self._beside(self._keep_hours())
 
     async def stop(self) -> None:
         """Stops what goes on beside serving, closes connections, writes every row."""
-        beside = (self._following, *self._tending, *self._besides)
-        tasks = [task for task in beside if task is not None]
-        for task in tasks:
+        for task in self._tending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tending, return_exceptions=True)
         await self.fleet.stop()
         await self.gpus.stop()
         await self.keep_hours()
-        if self._litellm is not None:
-            await self._litellm.stop()
+        await self.planes.stop()
         await self._http.aclose()
-        for transport in self._transports.values():
-            await transport.close()
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
         self.store.close()
 
-    async def swap(self, snapshot: Snapshot) -> None:
-        """Serves a new snapshot from now on; requests under way finish on the old one."""
-        self.pipeline.plane = await self._plane(snapshot)
+    async def swap(self, snapshot: Snapshot) -> list[str]:
+        """Serves a new snapshot from now on; requests under way finish on the old one.
+
+        Answers warnings, such as of a target that takes no connection; raises as `Planes.swap`.
+        """
+        warnings = await self.planes.swap(snapshot)
         self._snapshot = snapshot
-        self.live.keep(self.pipeline.plane.snapshot.targets.values())
-        self._redress()
-        self._tend()
+        return warnings
+
+    def _tend(self) -> None:
+        """Starts what goes on beside serving; what goes wrong in it is logged."""
+        beside = (
+            self.fleet.run(),
+            self.gpus.run(),
+            self.planes.follow_names(),
+            self.planes.look_for_encoder(),
+            self._follow_keys(),
+            self._keep_hours(),
+        )
+        self._tending = [asyncio.create_task(work) for work in beside]
+        for task in self._tending:
+            task.add_done_callback(log_failure)
 
     def authenticate(self, token: bytes | None) -> Caller:
         """Who asks. While the store holds no key, everybody who can reach us may."""
@@ -222,115 +210,10 @@ class Gateway:
         """Back when every adapter's files are known and, where they are to be, loaded."""
         await self.fleet.present()
 
-    async def _plane(self, snapshot: Snapshot) -> Plane:
-        snapshot = await self._with_litellm(snapshot)
-        self._unresolved = snapshot
-        snapshot = with_addresses(snapshot, await self._names.look(snapshot))
-        await self.gpus.serve(snapshot.backends.values())
-        await self.fleet.tend(snapshot)
-        classifier = await asyncio.to_thread(declared_classifier, snapshot, self._cache)
-        self._standing = classifier if isinstance(classifier, StandingClassifier) else None
-        backends = {name: self._backend(each) for name, each in snapshot.backends.items()}
-        self._undressed = snapshot
-        dressed = self.fleet.dress(snapshot)
-        return Plane(dressed, Recogniser(dressed, classifier), Decider(dressed), backends)
-
-    def _backend(self, declared: Declared) -> Backend:
-        plain = HttpBackend(declared, self._transport(declared.proxy))
-        keeper = self.fleet.keepers.get(declared.name)
-        backend = plain if keeper is None else VllmBackend(plain, keeper)
-        if declared.turns is None:
-            return backend
-        return TurnsBackend(backend, self.gpus, time.perf_counter)
-
-    def _redress(self) -> None:
-        """Serves adapters as they are now: other versions, or ones that have come to be there."""
-        if self._undressed is None or not hasattr(self, "pipeline"):
-            return
-        dressed = self.fleet.dress(self._undressed)
-        plane = self.pipeline.plane
-        if dressed != plane.snapshot:
-            self.pipeline.plane = msgspec.structs.replace(
-                plane, snapshot=dressed, decider=Decider(dressed)
-            )
-
-    async def _with_litellm(self, snapshot: Snapshot) -> Snapshot:
-        """Starts litellm's process where a backend needs it, and makes it their replica."""
-        wanted = tuple(b for b in snapshot.backends.values() if b.kind == "litellm")
-        before = self._litellm
-        if before is not None and before.backends != wanted:
-            self._beside(_stop_later(before))
-            self._litellm = before = None
-        if not wanted:
-            return snapshot
-        if before is None:
-            before = LitellmProcess(
-                wanted,
-                python=self._litellm_python,
-                log=logging.getLogger("switchboard.litellm").info,
-                clock=time.monotonic,
-            )
-            await before.start()
-            self._litellm = before
-            self._beside(self._take_prices(before, snapshot))
-            return served_by(snapshot, before.url, {})
-        return served_by(snapshot, before.url, await before.prices())
-
-    async def _take_prices(self, process: LitellmProcess, snapshot: Snapshot) -> None:
-        """Prices that only litellm knows, as soon as it serves: importing it takes seconds."""
-        prices = await process.prices()
-        if self._snapshot is snapshot and self._litellm is process:
-            self._unresolved = served_by(snapshot, process.url, prices)
-            self._undressed = with_addresses(self._unresolved, self._names.known)
-            self._redress()
-
-    def _transport(self, proxy: str | None) -> Transport:
-        """What carries calls through that proxy, or directly; kept from snapshot to snapshot."""
-        transport = self._transports.get(proxy)
-        if transport is None:
-            transport = self._transports[proxy] = _new_transport(proxy)
-        return transport
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on beside serving; what goes wrong in it is logged."""
-        task = asyncio.create_task(work)
-        self._besides.add(task)
-        task.add_done_callback(self._besides.discard)
-        task.add_done_callback(_log_failure)
-
-    def _tend(self) -> None:
-        """Looks after the adapters, and the encoder."""
-        for task in self._tending:
-            task.cancel()
-        self._tending = [
-            asyncio.create_task(self.fleet.run()),
-            asyncio.create_task(self.gpus.run()),
-        ]
-        if any(
-            each.startswith(DNS) for b in self._snapshot.backends.values() for each in b.replicas
-        ):
-            self._tending.append(asyncio.create_task(self._follow_names()))
-        for task in self._tending:
-            task.add_done_callback(_log_failure)
-        if self._standing is not None:
-            looking = asyncio.create_task(_look_for_encoder(self._standing))
-            looking.add_done_callback(_log_failure)
-            self._tending.append(looking)
-
-    async def _follow_names(self) -> None:
-        """Replicas behind a name come and go: requests go to those that are there now."""
-        while True:
-            await asyncio.sleep(NAMES_EVERY_S)
-            before = self._names.known
-            known = await self._names.look(self._unresolved)
-            if known == before:
-                continue
-            self._undressed = with_addresses(self._unresolved, known)
-            await self.fleet.tend(self._undressed)
-            plane = self.pipeline.plane
-            backends = {n: self._backend(each) for n, each in self._undressed.backends.items()}
-            self.pipeline.plane = msgspec.structs.replace(plane, backends=backends)
-            self._redress()
+    def _serve(self, plane: Plane) -> None:
+        """The swap itself: requests that begin from now on have this plane."""
+        if hasattr(self, "pipeline"):
+            self.pipeline.plane = plane
 
     def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
         if engine.asleep:
@@ -405,33 +288,6 @@ def _coordinator(server: Server) -> "Coordinator | None":
         )
         raise ConfigError([problem]) from error
     return Coordinator(server.coordinator, name=server.coordinator_name)
-
-
-def _new_transport(proxy: str | None) -> Transport:
-    if proxy is None:
-        return LeanTransport()
-    from gateway.transport.proxied import AiohttpTransport  # few need it, and it loads slowly
-
-    return AiohttpTransport(proxy=proxy)
-
-
-async def _look_for_encoder(classifier: StandingClassifier) -> None:
-    while True:
-        await asyncio.sleep(ENCODER_EVERY_S)
-        await asyncio.to_thread(classifier.look)
-
-
-async def _stop_later(process: LitellmProcess) -> None:
-    """Ends a replaced process once the requests that it had are surely answered."""
-    try:
-        await asyncio.sleep(DRAIN_S)
-    finally:
-        await process.stop()
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s failed", task.get_coro(), exc_info=error)
 
 
 @contextlib.asynccontextmanager

@@ -111,8 +111,12 @@ class Fleet:
     # ------------------------------------------------------------ a snapshot
 
     async def tend(self, snapshot: Snapshot) -> None:
-        """Looks after the adapters of `snapshot` from now on."""
+        """Looks after the adapters of `snapshot` from now on, in the states that they have now."""
         await self.follow()
+        self.serve(snapshot)
+
+    def serve(self, snapshot: Snapshot) -> None:
+        """Looks after the adapters of `snapshot` from now on."""
         self._snapshot = snapshot
         self._adapters = {adapter.target: adapter for adapter in snapshot.adapters}
         self._serving = {t: f for t, f in self._serving.items() if t in self._adapters}

@@ -28,6 +28,19 @@ def declared_classifier(snapshot: Snapshot, cache: Path | None = None) -> Classi
     return _by_server(snapshot, server.encoder_target or "", examples, cache)
 
 
+def learns_from(snapshot: Snapshot) -> object:
+    """What the classifier comes from: where this is equal, the classifier is the same."""
+    examples = [
+        (text, route.name) for route in snapshot.routes.values() for text in route.match.examples
+    ]
+    server = snapshot.server
+    if not examples or server.classifier == "lexical":
+        return examples
+    target = snapshot.targets[server.encoder_target] if server.encoder_target else None
+    backend = snapshot.backends[target.backend] if target is not None else None
+    return (examples, server.encoder, target, backend)
+
+
 def _by_server(
     snapshot: Snapshot, name: str, examples: list[tuple[str, str]], cache: Path | None
 ) -> Classifier:

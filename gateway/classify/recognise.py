@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.classify.base import Classifier, Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
-from gateway.classify.rules import Rules
+from gateway.classify.rules import Rules, ruled_by
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.types import Recognition, Request, Snapshot, Source
 
@@ -32,9 +32,16 @@ class Recognised(msgspec.Struct, frozen=True):
 class Recogniser:
     """Recognises requests under one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, classifier: Classifier | None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        classifier: Classifier | None,
+        before: "Recogniser | None" = None,
+    ) -> None:
+        """What of `before` is for the same rules is taken over."""
         self._snapshot = snapshot
-        self._rules = Rules(snapshot)
+        same = before is not None and ruled_by(before._snapshot) == ruled_by(snapshot)
+        self._rules: Rules = before._rules if before is not None and same else Rules(snapshot)
         self._classifier = classifier
 
     async def recognise(self, request: Request) -> Recognised:

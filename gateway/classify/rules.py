@@ -38,7 +38,7 @@ class Rules:
 
     def __init__(self, snapshot: Snapshot) -> None:
         routes = tuple(snapshot.routes.values())
-        self._routes = snapshot.routes
+        self._routes = frozenset(snapshot.routes)
         self._aliases = snapshot.aliases
         self._headers = _Headers(routes)
         self._keywords = _Keywords(routes)
@@ -69,6 +69,11 @@ class Rules:
             if pattern.search(read):
                 return Recognition(route, "pattern", detail=pattern.pattern)
         return None
+
+
+def ruled_by(snapshot: Snapshot) -> object:
+    """What the rules come from: where this is equal, the rules are the same."""
+    return snapshot.aliases, [(route.name, route.match) for route in snapshot.routes.values()]
 
 
 class _Headers:

@@ -30,7 +30,7 @@ which is at or above the true one. The ranked list orders (target, replica) pair
 the best replica of a candidate stands for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -50,7 +50,17 @@ from gateway.policy.table import (
 )
 from gateway.policy.words import dollars, number
 from gateway.policy.words import verdicts as verdicts
-from gateway.types import Choice, Decision, Limits, Needs, Question, Route, RuledOut, Snapshot
+from gateway.types import (
+    Choice,
+    Decision,
+    Limits,
+    Needs,
+    Question,
+    Route,
+    RuledOut,
+    Snapshot,
+    Target,
+)
 
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""
@@ -80,19 +90,22 @@ def decide(question: Question, snapshot: Snapshot, live: Live, draw: float) -> D
 class Decider:
     """Decides for one snapshot; what the configuration fixes is worked out once."""
 
-    __slots__ = ("_hash", "_named", "_routes", "_targets", "_terms", "_unlimited")
+    __slots__ = ("_hash", "_named", "_policies", "_routes", "_targets", "_terms")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, before: "Decider | None" = None) -> None:
+        """What of `before` comes from equal parts of the configuration is taken over."""
         self._hash = snapshot.hash
         self._targets = snapshot.targets
-        self._routes = {
-            name: Candidates(route, snapshot.targets) for name, route in snapshot.routes.items()
+        known = before._routes if before is not None else {}
+        self._routes: dict[str, Candidates] = {
+            name: _candidates(route, snapshot.targets, known.get(name))
+            for name, route in snapshot.routes.items()
         }
-        self._terms = {name: Terms(policy) for name, policy in snapshot.policies.items()}
-        self._unlimited = {
-            name: Terms(msgspec.structs.replace(policy, limits=Limits()))
-            for name, policy in snapshot.policies.items()
-        }
+        self._policies = snapshot.policies
+        same = before is not None and before._policies == snapshot.policies
+        self._terms: dict[str, tuple[Terms, Terms]] = (
+            before._terms if before is not None and same else _terms(snapshot)
+        )
         self._named: dict[tuple[str, str], Row | RuledOut] = {}
 
     def decide(self, question: Question, live: Live, draw: float) -> Decision:
@@ -103,11 +116,11 @@ class Decider:
         that the snapshot does not have.
         """
         candidates = self._routes[question.route]
-        terms = self._terms[question.policy]
+        terms, unlimited = self._terms[question.policy]
         ruled_out: list[RuledOut] = []
         rows: Sequence[Row] | None = candidates.rows
         if question.only is not None:
-            terms = self._unlimited[question.policy]
+            terms = unlimited
             rows, ruled_out = self._only(candidates, question.only, question.caller.tenant)
         elif rows is None:
             rows, ruled_out = candidates.resolve(question.caller.tenant)
@@ -155,6 +168,22 @@ class Decider:
             found = row_or_not(candidates.route.name, target, -1, NEUTRAL_QUALITY)
             self._named[key] = found
         return ([found], []) if isinstance(found, Row) else ([], [found])
+
+
+def _terms(snapshot: Snapshot) -> dict[str, tuple[Terms, Terms]]:
+    """Each policy, with its limits and without."""
+    return {
+        name: (Terms(policy), Terms(msgspec.structs.replace(policy, limits=Limits())))
+        for name, policy in snapshot.policies.items()
+    }
+
+
+def _candidates(
+    route: Route, targets: Mapping[str, Target], before: Candidates | None
+) -> Candidates:
+    if before is not None and before.of(route, targets):
+        return before
+    return Candidates(route, targets)
 
 
 def _score(

@@ -96,16 +96,21 @@ class Tenants:
 class Candidates:
     """A route's candidates; `rows` is None when one of them depends on the caller."""
 
-    __slots__ = ("_parts", "route", "rows")
+    __slots__ = ("_meant", "_parts", "route", "rows")
 
     def __init__(self, route: Route, targets: Mapping[str, Target]) -> None:
         self.route = route
+        self._meant = _meant(route, targets)
         self._parts = tuple(
             _part(route.name, candidate, index, targets)
             for index, candidate in enumerate(route.candidates)
         )
         rows = tuple(part for part in self._parts if isinstance(part, Row))
         self.rows = rows if len(rows) == len(self._parts) else None
+
+    def of(self, route: Route, targets: Mapping[str, Target]) -> bool:
+        """Whether these are the candidates of `route` among `targets` too."""
+        return self.route == route and self._meant == _meant(route, targets)
 
     def resolve(self, tenant: str | None) -> tuple[list[Row], list[RuledOut]]:
         """The candidates as they are for a caller of `tenant`, and those that are none for it."""
@@ -186,6 +191,18 @@ def _part(
     if target is None:
         return RuledOut(candidate.target, "fact", "no such target is declared")
     return row_or_not(route, target, index, candidate.quality)
+
+
+def _meant(route: Route, targets: Mapping[str, Target]) -> list[Target | None]:
+    """Every target that the route's candidates can mean."""
+    meant: list[Target | None] = []
+    for candidate in route.candidates:
+        before, tenant, after = candidate.target.partition(TENANT)
+        if tenant:
+            meant += [t for name, t in targets.items() if _between(name, before, after)]
+        else:
+            meant.append(targets.get(candidate.target))
+    return meant
 
 
 def _between(name: str, before: str, after: str) -> str | None:

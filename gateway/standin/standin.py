@@ -140,6 +140,11 @@ class StandIn:
         """The base URL that OpenAI's SDKs want, ending in `/v1`."""
         return f"{self.origin}/v1"
 
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._open)
+
     # -------------------------------------------------------- for tests
 
     def next(self, *faults: Fault | None, path: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """The seam between the gateway and its backends: send a request, get a head, read pieces, abort."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -76,6 +76,12 @@ class Reply(Protocol):
 
 class Transport(Protocol):
     """Carries requests to backends."""
+
+    async def warm(self, origin: Origin, timeouts: Timeouts) -> None:
+        """Opens a connection ahead, where there is none yet. Raises UpstreamError."""
+
+    def keep(self, origins: Collection[Origin]) -> None:
+        """Goes on with these; of every other, connections close once their answer is whole."""
 
     async def send(
         self,

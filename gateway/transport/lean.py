@@ -9,7 +9,7 @@ import asyncio
 import select
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import httptools
@@ -413,6 +413,12 @@ class Pool:
         connection.expire_at(now + self.keep_s)
         self._idle.append(connection)
 
+    def retire(self) -> None:
+        """No connection is kept any more: idle ones close now, others once they would be idle."""
+        self.keep = 0
+        for connection in self._idle[:]:
+            connection.give_up()
+
     def discard(self, connection: Connection) -> None:
         """The connection is closed."""
         self.open.discard(connection)
@@ -431,6 +437,7 @@ class LeanTransport:
         keep_s: float = 15.0,
     ) -> None:
         self._pools: dict[Origin, Pool] = {}
+        self._retired: list[Pool] = []
         self._ssl = ssl_context
         self._keep = keep
         self._keep_s = keep_s
@@ -445,9 +452,7 @@ class LeanTransport:
         timeouts: Timeouts,
     ) -> LeanReply:
         """The answer's head. Raises UpstreamError; cancelled, it closes its connection at once."""
-        pool = self._pools.get(origin)
-        if pool is None:
-            pool = self._pools[origin] = Pool(origin, self._keep, self._keep_s)
+        pool = self._pools.get(origin) or self._begun(origin)
         loop = asyncio.get_running_loop()
         began = loop.time()
         connection = pool.take()
@@ -461,12 +466,34 @@ class LeanTransport:
             connection.give_up()
             raise
 
+    async def warm(self, origin: Origin, timeouts: Timeouts) -> None:
+        """Opens a connection ahead, where there is none yet. Raises UpstreamError."""
+        pool = self._pools.get(origin) or self._begun(origin)
+        if not pool.open:
+            pool.release(await self._connect(pool, asyncio.get_running_loop(), timeouts))
+
+    def keep(self, origins: Collection[Origin]) -> None:
+        """Goes on with these; of every other, connections close once their answer is whole.
+
+        A request to another is still carried.
+        """
+        for origin in self._pools.keys() - origins:
+            pool = self._pools.pop(origin)
+            pool.retire()
+            self._retired.append(pool)
+        self._retired = [pool for pool in self._retired if pool.open]
+
     async def close(self) -> None:
         """Closes every connection."""
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), *self._retired):
             for connection in list(pool.open):
                 connection.give_up()
         self._pools.clear()
+        self._retired.clear()
+
+    def _begun(self, origin: Origin) -> Pool:
+        pool = self._pools[origin] = Pool(origin, self._keep, self._keep_s)
+        return pool
 
     async def _connect(
         self, pool: Pool, loop: asyncio.AbstractEventLoop, timeouts: Timeouts

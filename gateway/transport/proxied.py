@@ -8,7 +8,7 @@ no cookie is kept and no body is decoded.
 import asyncio
 import io
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 
 import aiohttp
@@ -148,6 +148,12 @@ class AiohttpTransport:
         except aiohttp.ClientError as error:
             raise _meant(error, where) from error
         return AiohttpReply(response, clock, where)
+
+    async def warm(self, origin: Origin, timeouts: Timeouts) -> None:
+        """Nothing: aiohttp opens no connection without a request."""
+
+    def keep(self, origins: Collection[Origin]) -> None:
+        """Nothing: connections that are not used close by themselves after `keep_s`."""
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -1,0 +1,335 @@
+"""Planes: what serves one snapshot, built beside the one that serves, then put in its place.
+
+What can fail is done before anything has changed: litellm's process is started, names are looked
+up, the classifier is fitted, connections are opened. Then, in one turn of the event loop, adapters
+and estimates go over to the new snapshot and the plane replaces the old one. Whatever did not
+change is the same object in both.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.adapters.fleet import Fleet
+from gateway.adapters.keeper import AdapterKeeper
+from gateway.backends.addresses import Names, with_addresses
+from gateway.backends.base import Backend, HttpBackend
+from gateway.backends.litellm_process import LitellmProcess, served_by
+from gateway.backends.turns import Gpus, TurnsBackend
+from gateway.backends.vllm import VllmBackend
+from gateway.classify.base import Classifier
+from gateway.classify.declared import declared_classifier, learns_from
+from gateway.classify.recognise import Recogniser
+from gateway.classify.standing import StandingClassifier
+from gateway.config.sharing import shared
+from gateway.errors import UpstreamError
+from gateway.pipeline import Plane
+from gateway.policy.decide import Decider
+from gateway.policy.live import Live
+from gateway.transport.base import Origin, Transport
+from gateway.transport.lean import LeanTransport
+from gateway.types import Backend as Declared
+from gateway.types import Capabilities, Price, Snapshot
+
+log = logging.getLogger("switchboard")
+
+DRAIN_S = 120.0
+"""How long a replaced litellm process may still answer what it has begun."""
+
+ENCODER_EVERY_S = 1.0
+"""How often an encoder that is away is looked for."""
+
+NAMES_EVERY_S = 5.0
+"""How often the addresses behind `dns://` replicas are asked for."""
+
+WARM_S = 0.5
+"""How long a swap waits for first connections to what is new in it. They are no condition: what
+does not answer now may be what the swap is to mend."""
+
+
+class Basis(msgspec.Struct, frozen=True):
+    """What a plane is made from, but for what commands do to adapters and traffic.
+
+    `declared` is the snapshot as it was handed over, `served` has real addresses in it, and the
+    prices that litellm knows.
+    """
+
+    declared: Snapshot
+    served: Snapshot
+    classifier: Classifier | None
+    recogniser: Recogniser
+    litellm: LitellmProcess | None = None
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A backend, and what it was made from."""
+
+    declared: Declared
+    keeper: AdapterKeeper | None
+    backend: Backend
+
+
+class Planes:
+    """Builds each plane and keeps the serving one as adapters and addresses are now."""
+
+    def __init__(
+        self,
+        live: Live,
+        fleet: Fleet,
+        gpus: Gpus,
+        *,
+        serve: Callable[[Plane], None],
+        cache: Path | None,
+        litellm_python: str,
+    ) -> None:
+        """`serve` is given each plane that is to serve from now on; `cache` keeps fits."""
+        self._live = live
+        self._fleet = fleet
+        self._gpus = gpus
+        self._serve = serve
+        self._cache = cache
+        self._litellm_python = litellm_python
+        self._names = Names()
+        self._prices: Mapping[str, tuple[Price, Capabilities]] = {}
+        self._basis: Basis | None = None
+        self._plane: Plane | None = None
+        self._made: dict[str, Made] = {}
+        self._transports: dict[str | None, Transport] = {}
+        self._besides: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+
+    @property
+    def plane(self) -> Plane:
+        """The one that serves; there is one from the first swap on."""
+        assert self._plane is not None
+        return self._plane
+
+    async def swap(self, snapshot: Snapshot) -> list[str]:
+        """Serves `snapshot` from now on; requests under way finish on the plane that they have.
+
+        Answers warnings, such as of a target that takes no connection. Raises EncoderError or
+        LitellmUnavailable; then nothing has changed.
+        """
+        async with self._changing:
+            before = self._basis
+            snapshot = shared(snapshot, before.declared) if before is not None else snapshot
+            litellm = await self._litellm_for(snapshot)
+            try:
+                basis = await self._built(snapshot, litellm)
+                warnings = await self._warmed(basis.served)
+                await self._follow_commands()
+                await self._gpus.serve(basis.served.backends.values())
+            except BaseException:
+                if litellm is not None and (before is None or litellm is not before.litellm):
+                    await litellm.stop()
+                raise
+            self._go_over(basis)
+        return warnings
+
+    def redress(self) -> None:
+        """Serves adapters as they are now: other versions, or ones that have come to be there."""
+        basis, before = self._basis, self._plane
+        if basis is None:
+            return
+        snapshot = self._fleet.dress(basis.served)
+        backends = self._backends(basis.served)
+        if before is None:
+            decider = Decider(snapshot)
+        else:
+            snapshot = shared(snapshot, before.snapshot)
+            backends = before.backends if before.backends == backends else backends
+            same = snapshot == before.snapshot and backends is before.backends
+            if same and basis.recogniser is before.recogniser:
+                return
+            decider = Decider(snapshot, before.decider)
+        self._plane = Plane(snapshot, basis.recogniser, decider, backends)
+        self._serve(self._plane)
+
+    async def follow_names(self) -> None:
+        """Replicas behind a name come and go: requests go to those that are there now. For ever."""
+        while True:
+            await asyncio.sleep(NAMES_EVERY_S)
+            try:
+                await self._look_up()
+            except Exception:  # one look that fails must not end it for good
+                log.exception("names could not be looked up; tried again in %g s", NAMES_EVERY_S)
+
+    async def look_for_encoder(self) -> None:
+        """Looks whether an encoder that is away is there again, for ever."""
+        while True:
+            await asyncio.sleep(ENCODER_EVERY_S)
+            classifier = self._basis.classifier if self._basis is not None else None
+            if isinstance(classifier, StandingClassifier):
+                await asyncio.to_thread(classifier.look)
+
+    async def stop(self) -> None:
+        """Ends what goes on beside, litellm's process, and every connection."""
+        for task in self._besides:
+            task.cancel()
+        await asyncio.gather(*self._besides, return_exceptions=True)
+        if self._basis is not None and self._basis.litellm is not None:
+            await self._basis.litellm.stop()
+        for transport in self._transports.values():
+            await transport.close()
+
+    # ------------------------------------------------------------ beside the old one
+
+    async def _built(self, snapshot: Snapshot, litellm: LitellmProcess | None) -> Basis:
+        before = self._basis
+        prices = self._prices if before is not None and litellm is before.litellm else {}
+        with_litellm = snapshot if litellm is None else served_by(snapshot, litellm.url, prices)
+        served = with_addresses(with_litellm, await self._names.look(with_litellm))
+        if before is not None:
+            served = shared(served, before.served)
+            if learns_from(snapshot) == learns_from(before.declared):
+                recogniser = Recogniser(served, before.classifier, before.recogniser)
+                return Basis(snapshot, served, before.classifier, recogniser, litellm)
+        classifier = await asyncio.to_thread(declared_classifier, served, self._cache)
+        recogniser = Recogniser(served, classifier, before.recogniser if before else None)
+        return Basis(snapshot, served, classifier, recogniser, litellm)
+
+    async def _litellm_for(self, snapshot: Snapshot) -> LitellmProcess | None:
+        """The process for the backends that need it: the one that runs, if it is for the same."""
+        wanted = tuple(each for each in snapshot.backends.values() if each.kind == "litellm")
+        running = self._basis.litellm if self._basis is not None else None
+        if running is not None and running.backends == wanted:
+            return running
+        if not wanted:
+            return None
+        process = LitellmProcess(
+            wanted,
+            python=self._litellm_python,
+            log=logging.getLogger("switchboard.litellm").info,
+            clock=time.monotonic,
+        )
+        await process.start()
+        return process
+
+    async def _warmed(self, snapshot: Snapshot) -> list[str]:
+        """A connection to each origin that has none, so that no request waits for the first."""
+        opening: dict[asyncio.Task[None], str] = {}
+        for backend in snapshot.backends.values():
+            transport = self._transport(backend.proxy)
+            for url in backend.replicas:
+                work = transport.warm(Origin.parse(url), backend.timeouts)
+                opening[self._beside(work)] = f"{backend.name} at {url}"
+        if not opening:
+            return []
+        done, late = await asyncio.wait(opening, timeout=WARM_S)
+        warnings = [f"{opening[task]} has not taken a connection in {WARM_S:g} s" for task in late]
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                warnings.append(f"{opening[task]} takes no connection: {error}")
+        return sorted(warnings)
+
+    async def _follow_commands(self) -> None:
+        """What was made of adapters; a store that is away must not stop a swap."""
+        try:
+            await self._fleet.follow()
+        except Exception:
+            log.exception("what commands made of adapters is taken as it was known")
+
+    # ------------------------------------------------------------ in one turn
+
+    def _go_over(self, basis: Basis) -> None:
+        before, self._basis = self._basis, basis
+        self._fleet.serve(basis.served)
+        self.redress()
+        self._live.keep(basis.served.targets.values())
+        self._let_go(basis.served)
+        old = before.litellm if before is not None else None
+        if basis.litellm is not old:
+            self._prices = {}
+            if old is not None:
+                self._beside(_stop_later(old))
+            if basis.litellm is not None:
+                self._beside(self._take_prices(basis.litellm))
+
+    def _backends(self, snapshot: Snapshot) -> Mapping[str, Backend]:
+        made = {}
+        for name, declared in snapshot.backends.items():
+            keeper, before = self._fleet.keepers.get(name), self._made.get(name)
+            if before is None or before.keeper is not keeper or before.declared != declared:
+                before = Made(declared, keeper, self._backend(declared, keeper))
+            made[name] = before
+        self._made = made
+        return {name: each.backend for name, each in made.items()}
+
+    def _backend(self, declared: Declared, keeper: AdapterKeeper | None) -> Backend:
+        plain = HttpBackend(declared, self._transport(declared.proxy))
+        backend = plain if keeper is None else VllmBackend(plain, keeper)
+        if declared.turns is None:
+            return backend
+        return TurnsBackend(backend, self._gpus, time.perf_counter)
+
+    def _transport(self, proxy: str | None) -> Transport:
+        """What carries calls through that proxy, or directly; kept from snapshot to snapshot."""
+        transport = self._transports.get(proxy)
+        if transport is None:
+            transport = self._transports[proxy] = _new_transport(proxy)
+        return transport
+
+    def _let_go(self, snapshot: Snapshot) -> None:
+        """Connections to what is declared no more are closed as soon as their answers are whole."""
+        for proxy, transport in self._transports.items():
+            backends = [each for each in snapshot.backends.values() if each.proxy == proxy]
+            transport.keep({Origin.parse(url) for each in backends for url in each.replicas})
+
+    # ------------------------------------------------------------ beside serving
+
+    async def _look_up(self) -> None:
+        async with self._changing:
+            basis, known = self._basis, self._names.known
+            if basis is None or not known:
+                return
+            again = await self._built(basis.declared, basis.litellm)
+            if self._names.known != known:
+                self._go_over(again)
+
+    async def _take_prices(self, process: LitellmProcess) -> None:
+        """Prices that only litellm knows, as soon as it serves: importing it takes seconds."""
+        prices = await process.prices()
+        async with self._changing:
+            basis = self._basis
+            if basis is not None and basis.litellm is process:
+                self._prices = prices
+                self._go_over(await self._built(basis.declared, process))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Goes on beside serving; what goes wrong in it is logged."""
+        task = asyncio.create_task(work)
+        self._besides.add(task)
+        task.add_done_callback(self._besides.discard)
+        task.add_done_callback(log_failure)
+        return task
+
+
+def log_failure(task: asyncio.Task[None]) -> None:
+    """For a task that nobody waits for: what went wrong in it. A backend's doing is a warning."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, UpstreamError):
+        log.warning("%s", error)
+    else:
+        log.error("%s failed", task.get_coro(), exc_info=error)
+
+
+def _new_transport(proxy: str | None) -> Transport:
+    if proxy is None:
+        return LeanTransport()
+    from gateway.transport.proxied import AiohttpTransport  # few need it, and it loads slowly
+
+    return AiohttpTransport(proxy=proxy)
+
+
+async def _stop_later(process: LitellmProcess) -> None:
+    """Ends a replaced process once the requests that it had are surely answered."""
+    try:
+        await asyncio.sleep(DRAIN_S)
+    finally:
+        await process.stop()
