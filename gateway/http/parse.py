@@ -96,6 +96,11 @@ _GONE = {
 }
 """Parameters that vLLM ignores without a word since it took `structured_outputs` instead."""
 
+_BETWEEN_SERVERS = "kv_transfer_params"
+"""Where a vLLM shall fetch its KV cache from: a client's would make it connect anywhere."""
+
+_REFUSED = frozenset({*_GONE, _BETWEEN_SERVERS})
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _NUMBER = re.compile(r"\s*[0-9]+(\.[0-9]+)?\s*")
@@ -112,7 +117,14 @@ class _Read(msgspec.Struct):
     streams_usage: bool = False
 
 
-def _gone(name: str) -> BadRequest:
+def _refused(name: str) -> BadRequest:
+    if name == _BETWEEN_SERVERS:
+        return BadRequest(
+            f"'{name}' is what vLLM's servers tell each other, hosts and ports among it; it is not"
+            " taken from clients.",
+            param=name,
+            code="unsupported_parameter",
+        )
     return BadRequest(
         f"'{name}' would be ignored: vLLM has no such parameter any more. Write "
         f'structured_outputs: {{"{_GONE[name]}": …}}.',
@@ -146,8 +158,8 @@ def parse(
         raise BadRequest(
             f"The request's body is not valid JSON: {error}.", code="invalid_json"
         ) from None
-    if not fields.keys().isdisjoint(_GONE):
-        raise _gone(next(name for name in fields if name in _GONE))
+    if not fields.keys().isdisjoint(_REFUSED):
+        raise _refused(next(name for name in fields if name in _REFUSED))
     model, stream, asks_usage = _common(head)
     seen = read(head, fields, body)
     return Request(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.config.load import load
+from gateway.errors import BadRequest
 from gateway.http.media import UNREADABLE, host_of
 from gateway.http.parse import parse
 from gateway.policy.decide import decide
@@ -151,3 +152,11 @@ backends:
     assert declared == frozenset({"images.example.com", ".cdn.example"})
     assert targets["claude/haiku"].capabilities.media_from == frozenset()
     assert targets["openai/mini"].capabilities.media_from is None
+
+
+def test_where_vllm_fetches_its_cache_from_is_not_a_clients_to_say() -> None:
+    there = {"kv_transfer_params": {"remote_host": "169.254.169.254", "remote_port": 80}}
+    body = {"model": "auto", "messages": [], **there}
+    with pytest.raises(BadRequest) as caught:
+        parse(Endpoint.CHAT, json.dumps(body).encode(), id="r", headers={}, caller=Caller())
+    assert caught.value.param == "kv_transfer_params"
