@@ -5,7 +5,6 @@ replaces the pipeline's reference; requests under way finish on the plane that t
 """
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -34,6 +33,7 @@ from gateway.policy.decide import Decider
 from gateway.policy.live import Flight, Live
 from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, gathered
 from gateway.transport.base import Reply, Sink
+from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
     Attempt,
     Canary,
@@ -365,7 +365,7 @@ class Pipeline:
             elif name == b"content-encoding":
                 encoding = value
         if reply.status >= 400 or not streams:
-            body = _decoded(await read_all(reply), encoding)
+            body = decoded(await read_all(reply), encoding)
             opened.first_at = self._clock()
             if reply.status >= 400:
                 declared = journey.plane.snapshot.backends[opened.target.backend]
@@ -603,29 +603,6 @@ _PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
 def decision_id(request_id: str) -> str:
     """Each request has one decision; the two ids differ in their prefix only."""
     return "dec_" + request_id.removeprefix("req_")
-
-
-async def read_all(reply: Reply) -> bytes:
-    """A plain answer's whole body."""
-    piece = await reply.read()
-    if not piece:
-        return b""
-    pieces = [piece]
-    while piece := await reply.read():
-        pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _decoded(body: bytes, encoding: bytes) -> bytes:
-    """A backend that compresses unasked is still understood; the header is never passed on."""
-    if encoding in (b"", b"identity"):
-        return body
-    try:
-        if encoding in (b"gzip", b"x-gzip", b"deflate"):
-            return zlib.decompress(body, wbits=47)
-    except zlib.error as error:
-        raise UpstreamClosed(f"the body is not the {encoding.decode()} that it says") from error
-    raise UpstreamClosed(f"the body is in an encoding not asked for: {encoding.decode()}")
 
 
 def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidate | None:

@@ -32,7 +32,7 @@ def read_error(body: bytes) -> _Error | None:
     """The OpenAI-shaped error that `body` holds, or None if it holds none."""
     try:
         return _body.decode(body).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -20,6 +20,9 @@ from gateway.types import Recognition, Request, Snapshot, Source
 CLASSIFIED_CHARS = 4000
 """Characters from a turn's beginning that the classifier reads: what it is about shows there."""
 
+LIKENED_CHARS = 128
+"""Characters beyond which no known name is looked for that an unknown one may have meant."""
+
 
 class Recognised(msgspec.Struct, frozen=True):
     """The route, the policy to choose by, and the single target that was named, if one was."""
@@ -161,5 +164,7 @@ class Recogniser:
 
 
 def _suggestion(word: str, known: list[str]) -> str:
+    if len(word) > LIKENED_CHARS:
+        return ""
     close = difflib.get_close_matches(word, known, 1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -72,8 +72,19 @@ class ServerPart(Part):
     max_body: Size = Field(
         default=_SERVER.max_body, description="Largest request body.", examples=["32 MiB"]
     )
+    max_bodies: Size = Field(
+        default=_SERVER.max_bodies,
+        description="Most that the bodies of all open requests may take together; "
+        "those of up to 64 KiB do not count.",
+        examples=["512 MiB"],
+    )
     max_open: Whole = Field(
         default=_SERVER.max_open, description="Most requests open at once.", examples=[4096]
+    )
+    max_connections: Whole = Field(
+        default=_SERVER.max_connections,
+        description="Most connections open at once, those that are idle among them.",
+        examples=[8192],
     )
     head_timeout: Seconds = Field(
         default=_SERVER.head_timeout,
@@ -82,7 +93,8 @@ class ServerPart(Part):
     )
     body_timeout: Seconds = Field(
         default=_SERVER.body_timeout,
-        description="Time for a client between two pieces of a body.",
+        description="Time for a client to send a body; "
+        "after it, one that still comes at 32 KiB/s or more is waited for.",
         examples=["30 s"],
     )
     open_metrics: Switch = Field(

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import ApiError, MethodNotAllowed, Unauthorized
-from gateway.http.parse import parse
+from gateway.errors import ApiError, BadRequest, MethodNotAllowed, Unauthorized
+from gateway.http.parse import TOO_DEEP, parse
 from gateway.http.protocol import CYCLE, Cycle
 from gateway.pipeline import Headers, Pipeline
 from gateway.types import Caller, Endpoint
@@ -87,9 +87,8 @@ class DataPlane:
         except asyncio.CancelledError:
             if not cycle.client_gone:
                 raise
-        except Exception:
-            log.exception("%s: an error of our own", request_id)
-            fault = ApiError("Switchboard failed on this request.", code="internal_error")
+        except Exception as error:  # noqa: BLE001 - logged, and told to the client
+            fault = own_fault(error, request_id)
             if outlet.opened:
                 outlet.fail(fault)
             else:
@@ -157,6 +156,15 @@ def error_headers(error: ApiError, request_id: str) -> Headers:
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
     return headers
+
+
+def own_fault(error: Exception, request_id: str) -> ApiError:
+    """What the client is told of an exception that nobody meant; the log has the whole."""
+    if isinstance(error, RecursionError):
+        # Just shallow enough to be read at the edge, too deep for what looks into it further.
+        return BadRequest(TOO_DEEP, code="nested_too_deeply")
+    log.error("%s: an error of our own", request_id, exc_info=error)
+    return ApiError("Switchboard failed on this request.", code="internal_error")
 
 
 def bearer(headers: RawHeaders) -> bytes | None:

@@ -19,6 +19,15 @@ from gateway.types import Caller, Endpoint, Needs, Request
 MAX_TURNS = 6
 """How many of the user's turns, from the last one back, are kept for recognising the route."""
 
+MAX_NAME = 512
+"""Characters of a model's name: it is looked up, likened to others and kept in the log."""
+
+MAX_COUNT = 2**31 - 1
+"""What a larger number of tokens counts as."""
+
+MAX_CHOICES = 1024
+"""What a larger `n` counts as where an answer's choices are counted; OpenAI takes up to 128."""
+
 BYTES_PER_TOKEN = 4
 """English text has about four bytes a token in the usual vocabularies; only an estimate."""
 
@@ -88,6 +97,8 @@ class _Response(_Head):
     previous_response_id: str | None = None
 
 
+TOO_DEEP = "The request's body is nested too deeply."
+
 _GONE = {
     "guided_json": "json",
     "guided_regex": "regex",
@@ -152,6 +163,8 @@ def parse(
         raise BadRequest(
             f"The request's body is not valid UTF-8 (byte {error.start}).", code="invalid_utf8"
         ) from None
+    except RecursionError:
+        raise BadRequest(TOO_DEEP, code="nested_too_deeply") from None
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError as error:
@@ -176,7 +189,7 @@ def parse(
         route=headers.get("x-switchboard-route"),
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
-        choices=head.n or 1,
+        choices=min(max(head.n or 1, 1), MAX_CHOICES),
         within_s=_within(headers),
     )
 
@@ -228,6 +241,12 @@ def _common(head: _Head) -> tuple[str, bool, bool]:
             param="model",
             code="missing_required_parameter",
         )
+    if len(model) > MAX_NAME:
+        raise BadRequest(
+            f"The model's name is longer than {MAX_NAME} characters.",
+            param="model",
+            code="invalid_value",
+        )
     stream = bool(head.stream)
     if head.stream_options is not None and head.stream is None:
         # With an explicit `stream: false` the backend may judge: they differ.
@@ -248,7 +267,7 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
     needs = Needs(
         endpoint="chat/completions",
         input_tokens=_tokens(fields["messages"]),
-        max_output=chat.max_completion_tokens or chat.max_tokens,
+        max_output=_most(chat.max_completion_tokens or chat.max_tokens),
         tools=bool(chat.tools or chat.functions),
         vision=vision,
         audio=audio,
@@ -261,7 +280,7 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
 def _read_completion(completion: Any, fields: Fields, body: bytes) -> _Read:
     if completion.prompt is None:
         raise _missing("prompt")
-    needs = Needs("completions", _tokens(fields["prompt"]), completion.max_tokens)
+    needs = Needs("completions", _tokens(fields["prompt"]), _most(completion.max_tokens))
     return _Read(needs, _texts(completion.prompt))
 
 
@@ -283,7 +302,7 @@ def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
     needs = Needs(
         endpoint="responses",
         input_tokens=len(body) // BYTES_PER_TOKEN,
-        max_output=response.max_output_tokens,
+        max_output=_most(response.max_output_tokens),
         tools=bool(response.tools),
         vision=vision,
         audio=audio,
@@ -306,6 +325,14 @@ _READERS: dict[
 
 def _tokens(value: msgspec.Raw) -> int:
     return len(memoryview(value)) // BYTES_PER_TOKEN
+
+
+def _most(tokens: int | None) -> int | None:
+    """The most that may be generated; below nought, as some servers have it, there is no limit.
+
+    What is sent on stays as it was: the backend judges it.
+    """
+    return None if tokens is None or tokens < 0 else min(tokens, MAX_COUNT)
 
 
 def _missing(param: str) -> BadRequest:

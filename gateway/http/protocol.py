@@ -17,13 +17,23 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.errors import ApiError, BadRequest, Overloaded, TooLarge
+from gateway.errors import ApiError, BadRequest, Overloaded
+from gateway.http.head import body_too_large, head_too_large, judge
 from gateway.types import Server
 
 log = logging.getLogger("switchboard")
 
 CYCLE = "switchboard.cycle"
 """Key in the ASGI scope of the request's `Cycle`."""
+
+FREE_BODY = 65_536
+"""Bytes of a body that are not booked: a head may be as large."""
+
+MIN_BYTES_PER_S = 32_768
+"""A body that takes longer than its timeout has to come as fast as this."""
+
+LINGER_S = 2.0
+"""How long a refused client may take to notice."""
 
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -32,13 +42,25 @@ def plain_response(error: ApiError) -> bytes:
     """An error as a whole HTTP answer that closes the connection."""
     body = msgspec.json.encode(error.body())
     retry = b"retry-after: %d\r\n" % round(error.retry_after) if error.retry_after else b""
+    more = b"".join(b"%b: %b\r\n" % header for header in error.headers)
     return (
         STATUS_LINE[error.status]
         + b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         + retry
+        + more
         + b"connection: close\r\n\r\n"
         + body
     )
+
+
+FULL = plain_response(
+    Overloaded(
+        "There are too many connections; try again shortly.",
+        code="too_many_connections",
+        retry_after=1,
+    )
+)
+"""What a connection over the limit is told; made once, for it is needed when time is short."""
 
 
 def without_offer(data: bytes) -> bytes:
@@ -72,6 +94,7 @@ class Cycle:
         "body",
         "cancels",
         "disconnected",
+        "held",
         "keep_alive",
         "response_complete",
         "response_started",
@@ -89,6 +112,7 @@ class Cycle:
         self.body: bytes | bytearray = b""
         self.cancels = False
         self.disconnected = False
+        self.held = 0
         self.keep_alive = keep_alive
         self.response_complete = False
         self.response_started = False
@@ -220,14 +244,28 @@ class Cycle:
             self._gone.set_result(None)
 
 
+class Bodies:
+    """How many bytes the large bodies of all open requests take together."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = 0
+
+
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. `limits` is set on a subclass made by `limited`."""
+    """One connection. What is shared is set on a subclass made by `limited`."""
 
     limits: Server
+    bodies: Bodies
+    free: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
+        self._barren = 0
+        self._got_body = False
+        self._had = 0
         self._in_head = True
         self._whole = True
         self._refused = False
@@ -243,6 +281,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self._refused = True
+            transport.write(FULL)
+            transport.close()
+            return
         self._arm(self.limits.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -253,6 +296,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         if self._running is not None:
             self._running.lost()
+        for cycle in (self._reading, self._running, *self._waiting):
+            self._let_go(cycle)
         self._waiting.clear()
         self.flow.resume_writing()
         self.parser = None  # type: ignore[assignment]
@@ -279,7 +324,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.max_head:
-                self._refuse(self._head_too_large())
+                self._refuse(head_too_large(self.limits))
+                return
+        elif self._got_body:
+            self._got_body, self._barren = False, 0
+        else:
+            # Neither head nor body: chunk extensions, or trailers.
+            self._barren += len(data)
+            if self._barren > self.limits.max_head:
+                self._refuse(head_too_large(self.limits))
                 return
         if self._timer is None:
             # Only a request that did not come in one piece pays for a timer.
@@ -294,6 +347,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self._in_head = True
         self._whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One line of the head. Trailers are dropped: nobody asked for any, and among the headers
+        they could pass for what a proxy before us had checked."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Judges the head; the application is not started before the body is whole."""
@@ -311,6 +374,7 @@ class LimitedProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._reading = Cycle(self, self._scope(version), keep_alive)
+        self._had = 0
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -323,8 +387,33 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.body += body
         else:
             cycle.body = bytearray(cycle.body) + body
-        if len(cycle.body) > self.limits.max_body:
-            self._refuse(self._body_too_large())
+        self._got_body = True
+        if len(cycle.body) > self.free:
+            self._hold(cycle)
+
+    def _hold(self, cycle: Cycle) -> None:
+        """Books what a large body takes, until its request has ended."""
+        size = len(cycle.body)
+        self.bodies.held += size - cycle.held
+        cycle.held = size
+        if size > self.limits.max_body:
+            self._refuse(body_too_large(self.limits))
+        elif self.bodies.held > self.limits.max_bodies:
+            self._refuse(
+                Overloaded(
+                    "The bodies of other requests take all the memory that there is for them; "
+                    "try again shortly.",
+                    code="too_much_in_bodies",
+                    retry_after=1,
+                )
+            )
+
+    def _let_go(self, cycle: Cycle | None) -> None:
+        """The request has ended, or will never begin: its body is nobody's any more."""
+        if cycle is not None and cycle.held:
+            self.bodies.held -= cycle.held
+            cycle.held = 0
+            cycle.body = b""
 
     def on_message_complete(self) -> None:
         if self._refused:
@@ -378,6 +467,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """The answer's last byte is written: the next pipelined request has its turn."""
         self.server_state.total_requests += 1
         self._running = None
+        if cycle.held:
+            self._let_go(cycle)
         transport = self.transport
         if transport.is_closing():
             return
@@ -388,8 +479,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if not self._waiting:
                 self.flow.resume_reading()
         elif self._refusal is not None:
-            transport.write(self._refusal)
-            transport.close()
+            self._part_with(self._refusal)
         else:
             self._idle_since = self.loop.time()
             if self._idle_timer is None:
@@ -419,40 +509,15 @@ class LimitedProtocol(HttpToolsProtocol):
     # -------------------------------------------------------- refusing
 
     def _judge_head(self) -> ApiError | None:
-        length, host, size = 0, False, len(self.url)
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"host":
-                host = True
-        if size > self.limits.max_head:
-            return self._head_too_large()
-        if length > self.limits.max_body:
-            return self._body_too_large()
-        if not host and self.parser.get_http_version() == "1.1":
-            return BadRequest("The Host header is missing.", code="missing_host")
-        if len(self.tasks) >= self.limits.max_open:
-            return Overloaded(
-                f"{self.limits.max_open} requests are open already; try again shortly.",
+        limits = self.limits
+        error = judge(self.url, self.headers, self.parser.get_http_version(), limits)
+        if error is None and len(self.tasks) >= limits.max_open:
+            error = Overloaded(
+                f"{limits.max_open} requests are open already; try again shortly.",
                 code="too_many_open_requests",
                 retry_after=1,
             )
-        return None
-
-    def _head_too_large(self) -> ApiError:
-        return ApiError(
-            f"The request's head is larger than {self.limits.max_head} bytes.",
-            status=431,
-            type="invalid_request_error",
-            code="head_too_large",
-        )
-
-    def _body_too_large(self) -> ApiError:
-        return TooLarge(
-            f"The request's body is larger than {self.limits.max_body} bytes.",
-            code="body_too_large",
-        )
+        return error
 
     def _too_slow(self) -> None:
         self._timer = None
@@ -460,6 +525,12 @@ class LimitedProtocol(HttpToolsProtocol):
             # Connected, and nothing said: there is no request to answer.
             self.transport.close()
             return
+        if self._reading is not None:
+            seconds, had = self.limits.body_timeout, self._had
+            self._had = len(self._reading.body)
+            if self._had - had >= seconds * MIN_BYTES_PER_S:
+                self._arm(seconds)
+                return
         part = "head" if self._in_head else "body"
         self._refuse(
             ApiError(
@@ -471,16 +542,29 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: ApiError) -> None:
+        if self._refused:
+            return
         self._refused = True
         self._disarm()
+        self._let_go(self._reading)
         if self.transport.is_closing():
             return
         if self._running is not None:
             # Pipelined behind a good request: that one's answer comes first.
             self._refusal = plain_response(error)
             return
-        self.transport.write(plain_response(error))
-        self.transport.close()
+        self._part_with(plain_response(error))
+
+    def _part_with(self, answer: bytes) -> None:
+        """Sends a last answer. A request that is still coming in is let come, unread: closing
+        before would reset the connection, and the client might never see why."""
+        transport = self.transport
+        transport.write(answer)
+        if self._whole:
+            transport.close()
+        else:
+            transport.write_eof()
+            self._timer = self.loop.call_later(LINGER_S, transport.close)
 
     def _arm(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._too_slow)
@@ -493,4 +577,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
 def limited(limits: Server) -> type[LimitedProtocol]:
     """The protocol class for these limits, as uvicorn's configuration wants it."""
-    return type("Protocol", (LimitedProtocol,), {"limits": limits})
+    shared = {
+        "limits": limits,
+        "bodies": Bodies(),
+        "free": min(FREE_BODY, limits.max_body),
+    }
+    return type("Protocol", (LimitedProtocol,), shared)

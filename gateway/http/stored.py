@@ -15,8 +15,9 @@ from fastapi.responses import StreamingResponse
 from gateway.backends.base import Call
 from gateway.backends.verdict import without_secrets
 from gateway.errors import NotFound, UpstreamError
-from gateway.pipeline import Pipeline, backend_failure, read_all
+from gateway.pipeline import Pipeline, backend_failure
 from gateway.transport.base import Reply
+from gateway.transport.bodies import read_all
 from gateway.types import Backend, Caller, Endpoint, Snapshot
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")

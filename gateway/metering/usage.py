@@ -4,7 +4,7 @@ Only `id` and `usage` are looked at; what is relayed stays as the backend wrote 
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,8 +13,14 @@ from gateway.types import Endpoint, Usage
 MAX_EVENT = 32 * 1024 * 1024
 """Bytes of one event that are held at most; a larger one is passed on unseen."""
 
+MAX_TEXT = 1024 * 1024
+"""Characters of a stream's text that are kept at most, about; the rest is not in the log."""
+
 _ID_BY = 8
 """Events after which a stream that never says its id is taken to have none."""
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for what is not JSON, not UTF-8, or nested deeper than we follow."""
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -30,18 +36,22 @@ class Seen(msgspec.Struct, frozen=True):
     usage: Usage | None
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+"""A number of tokens that can be true. Any other is as good as none: it would be billed."""
+
+
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _Tokens(msgspec.Struct):
     """OpenAI's two spellings: chat, completions and embeddings, then responses."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
     input_tokens_details: _Details | None = None
 
 
@@ -90,7 +100,7 @@ def usage_of(body: bytes, endpoint: Endpoint) -> Seen | None:
     if plain is None:
         try:
             plain = _plain(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             return None
     return Seen(plain.id if isinstance(plain.id, str) else None, _usage(plain.usage))
 
@@ -106,7 +116,7 @@ def _last_fields(body: bytes) -> _Plain | None:
         return None
     try:
         return _plain(b"{" + body[at:])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
 
 
@@ -116,7 +126,7 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
         return None
     try:
         said = _tokens(raw)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
     input = said.input_tokens if said.prompt_tokens is None else said.prompt_tokens
     output = said.output_tokens if said.completion_tokens is None else said.completion_tokens
@@ -124,7 +134,8 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
         return None
     details = said.prompt_tokens_details or said.input_tokens_details
     cached = details.cached_tokens if details is not None else None
-    return Usage(input=input or 0, cached_input=cached or 0, output=output or 0)
+    input = input or 0
+    return Usage(input=input, cached_input=min(cached or 0, input), output=output or 0)
 
 
 class StreamWatch:
@@ -141,7 +152,7 @@ class StreamWatch:
     finished       every one of `choices` has its finish_reason, or the response is complete
     done           `[DONE]` was seen; nothing is relayed after it
     errored        an error event was seen
-    text           the first choice's text, "" unless `keep_text`
+    text           the first choice's text, "" unless `keep_text`; its first `MAX_TEXT` or so
     """
 
     __slots__ = (
@@ -153,6 +164,7 @@ class StreamWatch:
         "_seen",
         "_steady",
         "_tail",
+        "_text_left",
         "_texts",
         "completion_id",
         "done",
@@ -174,6 +186,7 @@ class StreamWatch:
         self._steady = False
         self._tail: bytes | bytearray = b""
         self._texts: list[str] = []
+        self._text_left = MAX_TEXT
         self.completion_id: str | None = None
         self.usage: Usage | None = None
         self.events = 0
@@ -243,7 +256,7 @@ class StreamWatch:
                 start = len(data)
                 break
         if len(data) - start > MAX_EVENT:
-            passed.append(bytes(data[start:]))
+            passed.append(bytes(memoryview(data)[start:]))
             start = len(data)
         self._tail = _rest(data, start)
         known = self.completion_id is not None or self._seen >= _ID_BY
@@ -276,13 +289,16 @@ class StreamWatch:
         usage = _usage(chunk.usage)
         choices = chunk.choices or ()
         ended = [choice.index for choice in choices if choice.finish_reason is not None]
-        self._ended.update(ended)
+        if len(self._ended) < self._choices:
+            self._ended.update(ended)
         self.finished = len(self._ended) >= self._choices
         plain = named and usage is None and not ended and chunk.error is None
         if plain or any(choice.carries() for choice in choices):
             self.events += 1
         if self._keep_text:
-            self._texts += [choice.content() or "" for choice in choices if choice.index == 0]
+            for choice in choices:
+                if choice.index == 0:
+                    self._keep(choice.content())
         if usage is None:
             return True
         self.usage = usage
@@ -292,7 +308,7 @@ class StreamWatch:
         if event.type == "response.output_text.delta":
             self.events += 1
             if self._keep_text and isinstance(event.delta, str):
-                self._texts.append(event.delta)
+                self._keep(event.delta)
         if event.response is None:
             return
         if isinstance(event.response.id, str):
@@ -300,6 +316,11 @@ class StreamWatch:
         self.usage = _usage(event.response.usage) or self.usage
         self.errored |= event.type == "response.failed"
         self.finished |= event.type in ("response.completed", "response.incomplete")
+
+    def _keep(self, text: str | None) -> None:
+        if text and self._text_left > 0:
+            self._text_left -= len(text)
+            self._texts.append(text)
 
 
 def _only_data(piece: bytes, lines: int) -> bool:
@@ -334,5 +355,5 @@ def _fields(event: bytes) -> tuple[bytes, bytes]:
 def _decoded(data: bytes) -> _Event | None:
     try:
         return _event(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None

@@ -26,7 +26,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
     """The body, or a 400."""
     try:
         body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise refuse(

@@ -1,8 +1,9 @@
 """A whole gateway on a real socket, in front of stand-in providers on real sockets."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,24 @@ async def serving(
         async with serving_client(gateway, port, token) as served:
             yield served
     await gateway.stop()
+
+
+@asynccontextmanager
+async def answering(head: Sequence[bytes], body: bytes) -> AsyncIterator[str]:
+    """The URL of a provider that answers every request with these lines and bytes."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(asked.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+        lines = [b"HTTP/1.1 200 OK", *head, b"content-length: %d" % len(body), b"", b""]
+        writer.write(b"\r\n".join(lines) + body)
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 @asynccontextmanager

@@ -1,0 +1,115 @@
+"""Bodies that mean harm, over a whole gateway: a 4xx in OpenAI's shape, and memory flat."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.standin.standin import StandIn
+from gateway.types import Candidate
+from tests.gateway.conftest import KEY
+from tests.gateway.support import Served, answering, route, serving, snapshot, target
+
+USER = b'{"model":"auto","messages":[{"role":"user","content":"hello"}]'
+
+
+def nested(depth: int, *, inside: bytes = b"") -> bytes:
+    return b"[" * depth + inside + b"]" * depth
+
+
+HARMFUL = [
+    (USER + b',"x":' + nested(100_000) + b"}", 400, "nested_too_deeply"),
+    (USER + b',"x":' + nested(5_000_000) + b"}", 400, "nested_too_deeply"),
+    (USER + b',"stream_options":' + b'{"a":' * 100_000, 400, "nested_too_deeply"),
+    (b'{"model":"auto","messages":' + nested(900) + b"}", 400, "invalid_type"),
+    (b'{"a":' * 100_000, 400, "nested_too_deeply"),
+    (USER[:-3] + b'\xed\xa0\x80"}]}', 400, "invalid_utf8"),
+    (USER[:-3] + b'\xff"}]}', 400, "invalid_utf8"),
+    (USER[:-3] + b'\xc0\xaf"}]}', 400, "invalid_utf8"),
+    (USER[:-3] + b'\\ud800"}]}', 400, "invalid_json"),
+    (USER[:-3] + b'\\ud800\\u0041"}]}', 400, "invalid_json"),
+    (USER + b',"max_tokens":' + b"9" * 10_000 + b"}", 400, "invalid_type"),
+    (USER + b',"max_tokens":1e999}', 400, "invalid_type"),
+    (USER + b',"n":1e400}', 400, "invalid_type"),
+    (USER + b"}\0", 400, "invalid_json"),
+    (b"\xef\xbb\xbf" + USER + b"}", 400, "invalid_json"),
+    (USER.replace(b"auto", b"a" * 1_000_000) + b"}", 400, "invalid_value"),
+    (USER.replace(b"auto", b"a\\u0000b") + b"}", 404, "model_not_found"),
+    (b"\0" * 1000, 400, "invalid_json"),
+    (USER + b',"temperature":NaN}', 400, "invalid_json"),
+    (USER + b',"temperature":-Infinity}', 400, "invalid_json"),
+]
+
+
+async def test_a_body_that_means_harm_is_the_clients_fault(served: Served) -> None:
+    for body, status, code in HARMFUL:
+        answer = await served.client.post("/v1/chat/completions", content=body)
+        assert (answer.status_code, error_of(answer)["code"]) == (status, code), body[:100]
+        assert len(answer.content) < 1000
+    assert (await served.chat()).status_code == 200
+
+
+async def test_just_deep_enough_to_be_read_is_no_fault_of_ours(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    mini = target("openai/mini", provider.url)
+    general = route("general", candidates=(Candidate("openai/mini", 0.9, system="Be brief."),))
+    statuses = []
+    async with serving(snapshot([mini], [general], keys={"openai": KEY}), tmp_path) as served:
+        for depth in range(900, 1000, 3):
+            deep = nested(depth)
+            body = b'{"model":"auto","messages":[{"role":"user","content":"hi","x":%b}]}' % deep
+            answer = await served.client.post("/v1/chat/completions", content=body)
+            statuses.append(answer.status_code)
+    assert set(statuses) <= {200, 400}
+    assert statuses == sorted(statuses)
+
+
+@pytest.mark.parametrize("numbers", ['"max_tokens":18446744073709551615', '"max_tokens":-1,"n":-3'])
+async def test_absurd_numbers_go_to_the_backend_and_into_the_log(
+    served: Served, numbers: str
+) -> None:
+    body = USER + b"," + numbers.encode() + b"}"
+    answer = await served.client.post("/v1/chat/completions", content=body)
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        row = await served.decision(answer)
+        assert row["attempts"][0]["cost_usd"] >= 0.0
+        assert all(choice["cost"] >= 0.0 for choice in row["decision"]["ranked"])
+
+
+async def test_a_nul_in_a_text_is_only_text(served: Served) -> None:
+    answer = await served.chat("a\0b")
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream"])
+async def test_a_backends_nested_answer_is_relayed(tmp_path: Path, kind: str) -> None:
+    deep = b'{"id":"1","choices":[],"x":' + nested(50_000) + b"}"
+    end = b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    body = deep if kind == "plain" else b"data: " + deep + b"\n\n" + end + b"data: [DONE]\n\n"
+    head = [b"content-type: " + (b"application/json" if kind == "plain" else b"text/event-stream")]
+    async with answering(head, body) as url:
+        async with serving(snapshot([target("openai/mini", url)]), tmp_path) as served:
+            answer = await served.chat(stream=kind == "stream")
+    assert (answer.status_code, answer.content) == (200, body)
+
+
+async def test_a_bomb_for_an_answer_is_a_bad_gateway(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(300_000_000), 9)
+    head = [b"content-type: application/json", b"content-encoding: gzip"]
+    async with answering(head, bomb) as url:
+        async with serving(snapshot([target("openai/mini", url)]), tmp_path) as served:
+            answer = await served.chat()
+    assert answer.status_code == 502
+    assert "unpacks to more than" in error_of(answer)["message"]
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(answer.content)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    return error
