@@ -24,6 +24,7 @@ from gateway.errors import ConfigError, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.gate import Gate
+from gateway.http.keys import keys_api
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
 from gateway.metering.hosting import Counters, HostingMeter
@@ -34,7 +35,7 @@ from gateway.policy.live import Live
 from gateway.store.adapters import AdapterBook
 from gateway.store.audit import AuditBook
 from gateway.store.hosting import HostingBook
-from gateway.store.keys import Keyring
+from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store
@@ -136,8 +137,11 @@ class Gateway:
             ready=self.readiness,
             metrics=self.metrics.page,
             started=int(self._started_at),
-            admin=admin_api(self.fleet, self.gate, self._used, self._changes),
-            lending=shelf_router(self.fleet.shelves, self._agent_key),
+            routers=[
+                admin_api(self.fleet, self.gate, self._used, self._changes),
+                keys_api(Keys(self.store), self.gate),
+                shelf_router(self.fleet.shelves, self._agent_key),
+            ],
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
         self._tend()

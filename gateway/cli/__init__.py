@@ -2,7 +2,19 @@
 
 import typer
 
-from gateway.cli import adapters, agent, bench, config, decisions, keys, plan, records, serve, up
+from gateway.cli import (
+    adapters,
+    agent,
+    audit,
+    bench,
+    config,
+    decisions,
+    keys,
+    plan,
+    records,
+    serve,
+    up,
+)
 
 
 def build() -> typer.Typer:
@@ -14,7 +26,7 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
-    for group in (serve, up, config, decisions, records, adapters, agent, plan, keys, bench):
+    for group in (serve, up, config, decisions, records, adapters, agent, plan, keys, audit, bench):
         group.register(app)
     return app
 

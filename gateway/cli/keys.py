@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.cli.audit import written_down
 from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.types import ROLES, Role
@@ -71,13 +72,13 @@ def register(app: typer.Typer) -> None:
         may = _role("admin" if admin else role)
         end = None if expires is None else instant(expires, time.time(), ahead=True)
         with opened(store, config, new=True) as found:
-            made = Keys(found).create(
-                name,
-                routes=None if allowed is None else [each.strip() for each in allowed],
-                tenant=tenant,
-                role=may,
-                expires=end,
-            )
+            routes_of = None if allowed is None else [each.strip() for each in allowed]
+            said = {"routes": routes_of, "tenant": tenant, "role": may, "expires": end}
+            with written_down(found, "keys create", name, **said) as written:
+                made = Keys(found).create(
+                    name, routes=routes_of, tenant=tenant, role=may, expires=end
+                )
+                written["id"] = made.key.id
         if as_json:
             shown = {"secret": made.secret, **msgspec.structs.asdict(made.key)}
             print(msgspec.json.encode(shown).decode())
@@ -125,7 +126,8 @@ def register(app: typer.Typer) -> None:
         from gateway.store.keys import Keys
 
         with opened(store, config) as found:
-            key = Keys(found).revoke(which)
+            with written_down(found, "keys revoke", which):
+                key = Keys(found).revoke(which)
         console().print(f"[red]revoked[/red] {key.id} {escape(key.name)}")
 
 

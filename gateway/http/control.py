@@ -1,7 +1,7 @@
 """Everything that is not an inference call: what there is, what would be decided, how we are."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -35,13 +35,12 @@ def control_plane(
     ready: Ready,
     metrics: Callable[[], bytes],
     started: int,
-    admin: APIRouter,
-    lending: APIRouter,
+    routers: Iterable[APIRouter],
 ) -> FastAPI:
     """The FastAPI application behind the data plane; `started` is a Unix time."""
     app = FastAPI(title="Switchboard", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(admin)
-    app.include_router(lending)
+    for each in routers:
+        app.include_router(each)
 
     def caller_of(request: Request) -> Caller:
         return authenticate(bearer(request.scope["headers"]))

@@ -59,7 +59,7 @@ class Gate:
 
     @asynccontextmanager
     async def command(
-        self, request: Request, role: Role, action: str, subject: str = "", **detail: Any
+        self, request: Request, role: Role, action: str, subject: str = "", /, **detail: Any
     ) -> AsyncIterator[Caller]:
         """Around what changes something: done, refused or failed, it is in the audit log after.
 
@@ -82,7 +82,7 @@ class Gate:
         await self._note(action, subject, said | {"outcome": "done"})
 
     async def _let_in(
-        self, request: Request, role: Role, action: str, subject: str, **detail: Any
+        self, request: Request, role: Role, action: str, subject: str, /, **detail: Any
     ) -> Caller:
         caller: Caller | None = None
         refusal: ApiError

@@ -43,6 +43,7 @@ class AuditBook:
         self,
         action: str,
         subject: str,
+        /,
         *,
         name: str,
         source: str,

@@ -93,3 +93,33 @@ async def test_a_stranger_cannot_fill_the_log(served: Served) -> None:
 
 def _written(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.glob("switchboard.db*"))
+
+
+async def test_an_admin_makes_and_revokes_keys(served: Served) -> None:
+    store = served.gateway.store
+    admin = Keys(store).create("boss", role="admin").secret
+    applier = Keys(store).create("deployer", role="apply").secret
+    served.gateway.keyring.refresh()
+    headers = {"authorization": f"Bearer {admin}"}
+    wanted = {"name": "app", "routes": ["general"], "role": "read", "expires_in": 60}
+
+    refused = await served.client.post(
+        "/admin/keys", json=wanted, headers={"authorization": f"Bearer {applier}"}
+    )
+    made = (await served.client.post("/admin/keys", json=wanted, headers=headers)).json()
+    again = await served.client.post("/admin/keys", json=wanted, headers=headers)
+    known = (await served.client.get("/admin/keys", headers=headers)).json()["data"]
+    revoked = await served.client.delete("/admin/keys/app", headers=headers)
+
+    assert (refused.status_code, again.status_code, revoked.status_code) == (403, 409, 200)
+    assert made["secret"].startswith(made["prefix"])
+    assert (made["routes"], made["role"]) == (["general"], "read")
+    assert [key["name"] for key in known] == ["boss", "deployer", "app"]
+    entries = AuditBook(store).list()
+    assert [(each.action, each.outcome) for each in entries] == [
+        ("keys create", "refused"),
+        ("keys create", "done"),
+        ("keys create", "failed"),
+        ("keys revoke", "done"),
+    ]
+    assert made["secret"] not in str(entries)

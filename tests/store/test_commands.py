@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gateway.cli import keys, records
+from gateway.cli import audit, keys, records
 from gateway.cli.opening import instant, store_of
 from gateway.store.keys import Keyring
 from gateway.store.store import Store
@@ -31,6 +31,7 @@ def app() -> typer.Typer:
     app = typer.Typer()
     records.register(app)
     keys.register(app)
+    audit.register(app)
     return app
 
 
@@ -184,6 +185,35 @@ def test_a_key_is_made_shown_once_listed_and_revoked(app: typer.Typer, tmp_path:
     assert key["state"] == "revoked"
     assert "no key 'app'" in run(app, tmp_path, "keys", "revoke", "app", code=1).stderr
     store.close()
+
+
+def test_what_was_done_to_keys_is_in_the_audit_log(app: typer.Typer, tmp_path: Path) -> None:
+    made = run(app, tmp_path, "keys", "create", "--name", "ops", "--role", "operate")
+    run(app, tmp_path, "keys", "create", "--name", "ops", code=1)
+    run(app, tmp_path, "keys", "revoke", "ops")
+    shown = run(app, tmp_path, "audit", "--json").output.splitlines()
+    entries = [json.loads(line) for line in shown]
+
+    assert [(each["action"], each["outcome"]) for each in entries] == [
+        ("keys create", "done"),
+        ("keys create", "failed"),
+        ("keys revoke", "done"),
+    ]
+    assert entries[0]["subject"] == "ops"
+    assert entries[0]["detail"]["role"] == "operate"
+    assert entries[0]["name"] == audit.user()
+    assert "there is a key 'ops' already" in entries[1]["detail"]["error"]
+    table = run(app, tmp_path, "audit", "--since", "1h").output
+    assert made.output.splitlines()[0] not in table + str(entries)
+    assert "keys revoke" in table
+    assert run(app, tmp_path, "audit", "--since", "2099-01-01").output.startswith("nothing since")
+
+
+def test_a_role_is_one_of_four(app: typer.Typer, tmp_path: Path) -> None:
+    said = run(app, tmp_path, "keys", "create", "--name", "x", "--role", "root", code=2)
+    assert "'root' is no role" in said.output
+    made = run(app, tmp_path, "keys", "create", "--name", "x", "--admin", "--json").output
+    assert json.loads(made.splitlines()[0])["role"] == "admin"
 
 
 def test_a_key_for_programs_is_json(app: typer.Typer, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Keys by the admin API, under `/admin/keys`: made, listed, revoked. For the role admin alone."""
+
+import asyncio
+import time
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.errors import Conflict
+from gateway.http.gate import Gate
+from gateway.store.keys import Keys
+from gateway.store.store import StoreError
+from gateway.types import Caller, Role
+
+
+class Wanted(BaseModel):
+    """A key to be made. `expires_in` is in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    routes: list[str] | None = Field(default=None, min_length=1)
+    tenant: str | None = None
+    role: Role | None = None
+    expires_in: float | None = Field(default=None, gt=0)
+
+
+def keys_api(keys: Keys, gate: Gate) -> APIRouter:
+    """The routes of keys."""
+    api = APIRouter(prefix="/admin/keys")
+
+    @api.get("")
+    async def known(_: Annotated[Caller, Depends(gate.needs("admin"))]) -> Response:
+        found = await asyncio.to_thread(keys.list)
+        return _json({"object": "list", "data": found})
+
+    @api.post("")
+    async def create(request: Request, wanted: Wanted) -> Response:
+        said = wanted.model_dump(exclude={"name"})
+        async with gate.command(request, "admin", "keys create", wanted.name, **said):
+            try:
+                made = await asyncio.to_thread(
+                    keys.create,
+                    wanted.name,
+                    routes=wanted.routes,
+                    tenant=wanted.tenant,
+                    role=wanted.role,
+                    expires=None if wanted.expires_in is None else time.time() + wanted.expires_in,
+                )
+            except StoreError as error:
+                raise Conflict(str(error), code="key_refused") from error
+        return _json({"object": "key", "secret": made.secret, **msgspec.structs.asdict(made.key)})
+
+    @api.delete("/{which}")
+    async def revoke(request: Request, which: str) -> Response:
+        async with gate.command(request, "admin", "keys revoke", which):
+            try:
+                key = await asyncio.to_thread(keys.revoke, which)
+            except StoreError as error:
+                raise Conflict(str(error), code="key_refused") from error
+        return _json({"object": "key", **msgspec.structs.asdict(key)})
+
+    return api
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
