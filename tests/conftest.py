@@ -1,6 +1,11 @@
-"""What holds for every test."""
+"""What holds for every test, and the servers that many of them share."""
 
 import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
 
 
 def pytest_configure() -> None:
@@ -9,3 +14,10 @@ def pytest_configure() -> None:
     What is started in the background inherits an ignored SIGINT, and so do its children.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[servers.RealServer]:
+    """One PostgreSQL for all tests that want none to themselves."""
+    with servers.postgres() as server:
+        yield server

@@ -67,12 +67,21 @@ class RealServer:
             self.kill()
 
     def hold(self) -> None:
-        """It keeps its connections and says nothing, until `go_on`."""
+        """It keeps its connections and says nothing, until `go_on`; its children neither."""
         self._signal(signal.SIGSTOP)
+        for child in self._children():
+            os.kill(child, signal.SIGSTOP)
 
     def go_on(self) -> None:
         """After `hold`."""
+        for child in self._children():
+            os.kill(child, signal.SIGCONT)
         self._signal(signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def _signal(self, number: int) -> None:
         assert self._process is not None

@@ -10,6 +10,7 @@ from gateway.cli import (
     config,
     decisions,
     keys,
+    migrate,
     plan,
     records,
     serve,
@@ -26,7 +27,8 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
-    for group in (serve, up, config, decisions, records, adapters, agent, plan, keys, audit, bench):
+    store = (keys, audit, migrate)
+    for group in (serve, up, config, decisions, records, adapters, agent, plan, *store, bench):
         group.register(app)
     return app
 

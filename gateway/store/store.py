@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Engine, Row, create_engine, event, inspect, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway.errors import SwitchboardError
 from gateway.store.schema import VERSION
@@ -22,8 +24,42 @@ MIGRATING = 7_232_650_011
 """The number of PostgreSQL's advisory lock, held while the schema changes."""
 
 
+IN_TIME = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "switchboard",
+}
+"""libpq's settings, where the URL has no other: a host that went away without a word is given up
+after some ten seconds. (Seconds; milliseconds for the last timeout.)"""
+
+
 class StoreError(SwitchboardError):
     """The store cannot be opened or written; says which, why, and the mend."""
+
+
+class StoreAway(StoreError):
+    """The store does not answer now."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a store's schema stands to the code: `at` is its migration, None for a new store."""
+
+    store: str
+    at: str | None
+    wanted: str = VERSION
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing is to be done."""
+        return self.at == self.wanted
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a later version of Switchboard made it: this one cannot use it."""
+        return self.at is not None and self.at > self.wanted
 
 
 class Store:
@@ -34,23 +70,38 @@ class Store:
         self.name = name
 
     @classmethod
-    def open(cls, url: str, *, busy_s: float = 5.0, new: bool = True) -> "Store":
+    def open(
+        cls, url: str, *, busy_s: float = 5.0, new: bool = True, patience_s: float | None = None
+    ) -> "Store":
         """Opens `sqlite:///FILE` or `postgresql://…`, and makes or migrates its tables.
 
-        `busy_s` is how long SQLite waits for another process's write. Without `new` a file that is
-        not there is an error, and is not made. Raises StoreError.
+        `busy_s` is how long SQLite waits for another process's write, `patience_s` how long
+        PostgreSQL may take to answer one statement before the connection is given up. Without
+        `new` a file that is not there is an error, and is not made. Raises StoreError.
         """
         parsed = _checked(url)
         name = parsed.render_as_string(hide_password=True)
         if not new and _is_sqlite(parsed) and not Path(parsed.database or "").exists():
             raise StoreError(f"there is no store {name} (yet, or not from this directory)")
-        try:
-            engine = _sqlite(parsed, busy_s) if _is_sqlite(parsed) else _postgres(parsed, name)
+        with _opening(name):
+            engine = _engine(parsed, name, busy_s, patience_s)
             _bring_up_to_date(engine, name)
-        except (DBAPIError, OSError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise StoreError(f"cannot open the store {name}: {cause}") from error
         return cls(engine, name)
+
+    @staticmethod
+    def standing(url: str) -> Standing:
+        """How the store's schema stands; nothing is made or changed. Raises StoreError."""
+        parsed = _checked(url)
+        name = parsed.render_as_string(hide_password=True)
+        if _is_sqlite(parsed) and not Path(parsed.database or "").exists():
+            return Standing(name, None)
+        with _opening(name):
+            engine = _engine(parsed, name, 5.0, None)
+            try:
+                with engine.connect() as connection:
+                    return Standing(name, _version(connection))
+            finally:
+                engine.dispose()
 
     def close(self) -> None:
         """Closes the pool's connections."""
@@ -63,9 +114,12 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection to read with."""
-        with self.engine.connect() as connection:
-            yield connection
+        """A connection to read with; StoreAway where the database does not answer."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except (DBAPIError, NoConnectionFree) as error:
+            raise StoreAway(f"cannot read the store {self.name}: {_cause(error)}") from error
 
     @contextmanager
     def change(self) -> Iterator[Connection]:
@@ -73,8 +127,22 @@ class Store:
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except DBAPIError as error:
-            raise StoreError(f"cannot write to the store {self.name}: {error.orig}") from error
+        except (DBAPIError, NoConnectionFree) as error:
+            raise StoreError(f"cannot write to the store {self.name}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> object:
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+@contextmanager
+def _opening(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, OSError) as error:
+        away = isinstance(error, DBAPIError) and name.startswith("postgresql")
+        kind = StoreAway if away else StoreError
+        raise kind(f"cannot open the store {name}: {_cause(error)}") from error
 
 
 def fields(row: "Row[Any]") -> dict[str, Any]:
@@ -103,13 +171,27 @@ def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def _postgres(url: URL, name: str) -> Engine:
+def _engine(url: URL, name: str, busy_s: float, patience_s: float | None) -> Engine:
+    return _sqlite(url, busy_s) if _is_sqlite(url) else _postgres(url, name, patience_s)
+
+
+def _postgres(url: URL, name: str, patience_s: float | None) -> Engine:
     try:
-        return create_engine(url, pool_pre_ping=True)
+        from gateway.store.patience import patient_connection
+
+        given = {key: value for key, value in IN_TIME.items() if key not in url.query}
+        engine = create_engine(url, pool_pre_ping=True, connect_args=given)
     except ModuleNotFoundError as error:
         raise StoreError(
             f"the store {name} needs psycopg: pip install 'switchboard[postgres]'"
         ) from error
+    if patience_s is not None:
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_: Any, __: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
+            return patient_connection(patience_s).connect(*arguments, **named)
+
+    return engine
 
 
 def _sqlite(url: URL, busy_s: float) -> Engine:
@@ -158,7 +240,14 @@ def _bring_up_to_date(engine: Engine, name: str) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
-        if _version(connection) != VERSION:
+        standing = Standing(name, _version(connection))
+        if standing.is_newer:
+            raise StoreError(
+                f"the store {name} was made by a newer version of Switchboard: it is at "
+                f"{standing.at}, and this one knows {VERSION}. Run that version, or restore the "
+                "copy of the store from before it was migrated"
+            )
+        if not standing.is_current:
             _migrate(connection, name)
 
 
@@ -180,7 +269,4 @@ def _migrate(connection: Connection, name: str) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise StoreError(
-            f"the store {name} was made by another version of Switchboard "
-            f"(this one knows {VERSION}): {error}"
-        ) from error
+        raise StoreError(f"the store {name} cannot be brought to {VERSION}: {error}") from error

@@ -2,27 +2,27 @@
 
 The event loop only appends to the queue. A record is in the store within half a second;
 `stop` writes every one, and only a kill can lose those of the last moment. While the database
-cannot be written (locked, full, away) the queue is kept, the batch is tried again, and the log
-says so.
+cannot be written (locked, full, away, slow) records wait in a bounded spool on disk, or without one
+in the queue, and the log says so.
 """
 
 import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
 
-import msgspec
-from sqlalchemy import PoolProxiedConnection, Table
+from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.store import schema
-from gateway.store.decisions import encoded
+from gateway.store.rows import ROWS, Insert, Row, as_it_is, attempt_row, mended, request_row
+from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
-from gateway.types import Attempt, Record
+from gateway.types import Record
 
 log = logging.getLogger("switchboard.store")
 
@@ -41,15 +41,11 @@ NICE = 10
 BATCH = 5_000
 """Records in one transaction at most."""
 
-ROWS = 32
-"""Rows in one statement. The interpreter's lock is let go and fought for once a statement: fewer
-rows cost more CPU, more rows let the event loop wait longer for their conversion (0.2 ms)."""
-
 RETRY_S = (0.1, 0.3, 1.0, 3.0)
 """Waits between tries of a batch that failed; the last one repeats."""
 
-_json = msgspec.json.Encoder().encode
-_Row = tuple[Any, ...]
+SLOW_S = 2.0
+"""How long a write may take before what it has in hand, and what comes, is put on disk as well."""
 
 
 class Writer:
@@ -57,33 +53,68 @@ class Writer:
 
     refused     records that `put` did not take, for the queue was full
     unstorable  records that the database refused for what is in them; each is logged
+
+    With a `spool`, records that the database does not take wait on disk. While a write fails its
+    thread puts them there; while one hangs, a second thread does, and copies those that the write
+    has in hand: to insert them once more later does no harm.
     """
 
-    def __init__(self, store: Store, *, every_s: float = EVERY_S, bound: int = BOUND) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        every_s: float = EVERY_S,
+        bound: int = BOUND,
+        spool: Spool | None = None,
+        slow_s: float = SLOW_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._every_s = every_s
         self._bound = bound
+        self._spool = spool
+        self._slow_s = slow_s
+        self._clock = clock
         self._queue: deque[Record] = deque()
         self._flushes: deque[threading.Event] = deque()
         self._wake = threading.Event()
+        self._ended = threading.Event()
         self._stopping = False
         self._giving_up = False
+        self._hands = threading.Lock()
+        self._in_hand: list[Record] = []
         self._left = 0
+        self._since: float | None = None
+        self._tries = 0
+        self._next_try = 0.0
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._watch = threading.Thread(target=self._look, name="store-spool", daemon=True)
         self._connection: PoolProxiedConnection | None = None
-        self._into_requests = _Insert(store, schema.requests, "id")
-        self._into_attempts = _Insert(store, schema.attempts, "request_id, n")
+        self._into_requests = Insert(store, schema.requests, "id")
+        self._into_attempts = Insert(store, schema.attempts, "request_id, n")
         self.refused = 0
         self.unstorable = 0
 
     @property
     def waiting(self) -> int:
-        """Records not in the store yet."""
+        """Records neither in the store nor on disk yet."""
         return len(self._queue) + self._left
 
+    @property
+    def spooled(self) -> int:
+        """Bytes of records that wait on disk, those of other processes on the same spool too."""
+        return 0 if self._spool is None else self._spool.size()
+
+    @property
+    def away(self) -> bool:
+        """Whether the last write failed."""
+        return self._tries > 0
+
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the threads."""
         self._thread.start()
+        if self._spool is not None:
+            self._watch.start()
 
     def put(self, record: Record) -> bool:
         """Queues a record; false, and counted, when the queue is full."""
@@ -94,30 +125,44 @@ class Writer:
         return True
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Waits until all that was put before is written; false when that took too long."""
+        """Waits until all that was put before is written; false when that took too long.
+
+        While the database is away, what lies on disk is as good as written.
+        """
         written = threading.Event()
         self._flushes.append(written)
         self._wake.set()
         return written.wait(timeout_s)
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Writes what waits and ends the thread.
+        """Writes what waits, to the database or else to the disk, and ends the threads.
 
         Raises StoreError with the number of records that could not be written within `timeout_s`.
         """
         self._stopping = True
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
+            self._join(timeout_s)
+            if self._thread.is_alive() and self.waiting:
                 self._giving_up = True
                 self._wake.set()
                 self._thread.join(timeout_s)
+        self._ended.set()
+        if self._spool is not None:
+            self._spool.close()
         if self.waiting:
             raise StoreError(
                 f"{self.waiting} records could not be written to {self._store.name} "
                 f"within {timeout_s:g} s and are lost"
             )
+
+    def _join(self, timeout_s: float) -> None:
+        """Back when the thread has ended, or hangs in a write with nothing left to lose."""
+        until = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < until:
+            self._thread.join(0.05)
+            if self._hangs() and not self.waiting:
+                return
 
     # ------------------------------------------------------------ the thread
 
@@ -131,70 +176,165 @@ class Writer:
             coming = bool(self._queue)
             stopping = self._stopping
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
-            while self._queue and not self._giving_up:
-                self._write_surely(self._taken())
+            self._empty_queue()
             for written in flushes:
                 written.set()
             if stopping and not self._queue:
                 break
+            self._empty_spool()
         self._disconnect()
 
+    def _empty_queue(self) -> None:
+        """To the database, or while that is away to the disk."""
+        while self._queue and not self._giving_up:
+            batch = self._taken()
+            if self._spool is None or self._clock() >= self._next_try:
+                self._write_surely(batch)
+            elif not self._put_aside(batch):
+                self._give_back(batch)
+                return
+
+    def _empty_spool(self) -> None:
+        """Writes what waits on disk, a file at a time, while the database takes it."""
+        if self._spool is None or self._clock() < self._next_try:
+            return
+        for segment in self._spool.left():
+            records = segment.records()
+            while batch := list(islice(records, BATCH)):
+                error = self._stored(batch)
+                if error is not None:
+                    self._failed(error)
+                    segment.release()
+                    return
+                self._succeeded()
+            log.info("what waited in %s is in %s", segment.path.name, self._store.name)
+            segment.done()
+            if self._queue or self._stopping:
+                return  # what has just happened goes first
+
     def _taken(self) -> list[Record]:
-        count = min(len(self._queue), BATCH)
-        self._left = count
-        return [self._queue.popleft() for _ in range(count)]
+        with self._hands:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
+            self._in_hand, self._left = batch, len(batch)
+            return batch
 
-    def _write_surely(self, batch: list[Record], *, mended: bool = False) -> None:
-        """Writes a batch however often that takes; `_left` counts it until then.
+    def _give_back(self, batch: list[Record]) -> None:
+        with self._hands:
+            self._queue.extendleft(reversed(batch))
+            self._in_hand, self._left = [], 0
 
-        A text that the database cannot hold is mended, and what cannot be stored even so is
-        written record by record, so that it harms no other.
-        """
-        tries = 0
+    def _write_surely(self, batch: list[Record]) -> None:
+        """Writes a batch however often that takes, or puts it on disk."""
         while not self._giving_up:
-            error = self._tried(batch, mended)
+            error = self._stored(batch)
             if error is None:
-                self._left = 0
-                if tries:
-                    log.warning("%s can be written again", self._store.name)
+                with self._hands:
+                    self._in_hand, self._left = [], 0
+                self._succeeded()
                 return
-            if not self._may_pass(error):
-                self._write_apart(batch, mended, error)
+            wait = self._failed(error)
+            if self._put_aside(batch):
                 return
-            wait = RETRY_S[min(tries, len(RETRY_S) - 1)]
-            log.error(
-                "cannot write %d records to %s: %s; they are kept, next try in %g s",
-                self.waiting,
-                self._store.name,
-                error,
-                wait,
-            )
-            tries += 1
             self._wake.wait(wait)
             self._wake.clear()
 
-    def _write_apart(self, batch: list[Record], mended: bool, error: Exception) -> None:
-        if not mended:
-            self._write_surely(batch, mended=True)
-        elif len(batch) > 1:
-            for place, record in enumerate(batch):
-                self._left = len(batch) - place
-                self._write_surely([record], mended=True)
-        else:
-            self._left = 0
+    def _failed(self, error: Exception) -> float:
+        """Notes a write that failed and may pass another time; seconds until that is tried."""
+        wait = RETRY_S[min(self._tries, len(RETRY_S) - 1)]
+        self._tries += 1
+        self._next_try = self._clock() + wait
+        log.error(
+            "cannot write %d records to %s: %s; they are kept, next try in %g s",
+            self.waiting,
+            self._store.name,
+            error,
+            wait,
+        )
+        return wait
+
+    def _succeeded(self) -> None:
+        if self._tries:
+            log.warning("%s can be written again", self._store.name)
+        self._tries, self._next_try = 0, 0.0
+
+    # ------------------------------------------------------------ the disk
+
+    def _put_aside(self, batch: list[Record]) -> bool:
+        """Puts what is in hand on disk. Where there is room for a part, the rest goes back to the
+        queue's head; false where there is none."""
+        if self._spool is None:
+            return False
+        with self._hands:
+            if not self._left:
+                return True  # the other thread was quicker
+            taken = self._to_disk(batch)
+            if taken:
+                self._queue.extendleft(reversed(batch[taken:]))
+                self._in_hand, self._left = [], 0
+            return taken > 0
+
+    def _look(self) -> None:
+        """The second thread: puts on disk what a write that hangs keeps from the database."""
+        while not self._ended.wait(min(self._slow_s, self._every_s)):
+            if not self._hangs():
+                continue
+            with self._hands:
+                if self._left and self._to_disk(self._in_hand) == len(self._in_hand):
+                    self._left = 0
+                while self._queue:
+                    batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
+                    taken = self._to_disk(batch)
+                    if taken < len(batch):
+                        self._queue.extendleft(reversed(batch[taken:]))
+                        break
+
+    def _hangs(self) -> bool:
+        since = self._since
+        return since is not None and self._clock() - since >= self._slow_s
+
+    def _to_disk(self, batch: list[Record]) -> int:
+        assert self._spool is not None
+        try:
+            return self._spool.append(batch)
+        except OSError as error:
+            log.error("cannot write to %s: %s", self._spool.directory, error)
+            return 0
+
+    # ------------------------------------------------------------ one write
+
+    def _stored(self, batch: list[Record]) -> Exception | None:
+        """Writes a batch; the error where the database failed and may not the next time.
+
+        A text that the database cannot hold is mended, and what cannot be stored even so is left
+        out, record by record, so that it harms no other.
+        """
+        for fit in (as_it_is, mended):
+            error = self._tried(batch, fit)
+            if error is None or self._may_pass(error):
+                return error
+        if len(batch) == 1:
             self.unstorable += 1
             log.error("record %s cannot be stored", batch[0].id, exc_info=error)
+            return None
+        for record in batch:
+            error = self._stored([record])
+            if error is not None:
+                return error
+        return None
 
-    def _tried(self, batch: list[Record], mended: bool) -> Exception | None:
+    def _tried(self, batch: list[Record], fit: Callable[[Row], Row]) -> Exception | None:
         """What came of one try; after a failure the next one begins with a connection anew."""
+        self._since = self._clock()
         try:
-            self._write(batch, _mended if mended else _as_it_is)
+            self._write(batch, fit)
         except Exception as error:  # noqa: BLE001 - a thread that dies would lose the queue
             self._disconnect()
             return error
+        finally:
+            self._since = None
         return None
 
-    def _write(self, batch: Sequence[Record], fit: Callable[[_Row], _Row]) -> None:
+    def _write(self, batch: Sequence[Record], fit: Callable[[Row], Row]) -> None:
         """One transaction. A record that is there already is left as it is."""
         if self._connection is None:
             self._connection = self._store.engine.raw_connection()
@@ -229,110 +369,3 @@ class Writer:
         except Exception:
             log.debug("the connection to %s is broken", self._store.name, exc_info=True)
         connection.invalidate()
-
-
-class _Insert:
-    """Inserts rows of a table in statements of ROWS rows each."""
-
-    def __init__(self, store: Store, table: Table, unique: str) -> None:
-        columns = [column.name for column in table.columns if column.name != "seq"]
-        row = f"({', '.join([store.placeholder] * len(columns))})"
-        head = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES "
-        tail = f" ON CONFLICT ({unique}) DO NOTHING"
-        self._one = head + row + tail
-        self._full = head + ", ".join([row] * ROWS) + tail
-
-    def run(self, cursor: Any, rows: Sequence[_Row]) -> None:
-        """Inserts them; those whose key is there already are passed over."""
-        for start in range(0, len(rows), ROWS):
-            some = rows[start : start + ROWS]
-            if len(some) == ROWS:
-                cursor.execute(self._full, [value for row in some for value in row])
-            else:
-                cursor.executemany(self._one, some)
-
-
-def _as_it_is(row: _Row) -> _Row:
-    return row
-
-
-def _mended(row: _Row) -> _Row:
-    """With U+FFFD for what UTF-8 (half a surrogate pair) or PostgreSQL (NUL) cannot hold."""
-    return tuple(
-        value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if isinstance(value, str)
-        else value
-        for value in row
-    )
-
-
-def request_row(record: Record) -> _Row:
-    """The values of `requests`, in the order of its columns after `seq`."""
-    caller, usage = record.caller, record.usage
-    recognition, decision = record.recognition, record.decision
-    last = record.attempts[-1] if record.attempts else None
-    return (
-        record.id,
-        record.decision_id,
-        record.completion_id,
-        record.started,
-        record.endpoint,
-        record.model,
-        record.stream,
-        caller.key,
-        caller.name,
-        caller.tenant,
-        _route(record),
-        None if recognition is None else recognition.by,
-        None if recognition is None else recognition.confidence,
-        None if recognition is None else recognition.detail,
-        None if decision is None else decision.policy,
-        None if decision is None else decision.snapshot,
-        None if last is None else last.target,
-        None if last is None else last.replica,
-        None if decision is None else encoded(decision),
-        _json(record.needs).decode(),
-        record.status,
-        record.outcome,
-        record.error,
-        usage.input,
-        usage.cached_input,
-        usage.output,
-        record.cost,
-        usage.estimated,
-        record.first_token_s,
-        record.total_s,
-        record.overhead_s,
-        record.text,
-        record.answer,
-    )
-
-
-def _route(record: Record) -> str | None:
-    if record.decision is not None:
-        return record.decision.route
-    return None if record.recognition is None else record.recognition.route
-
-
-def attempt_row(request_id: str, n: int, attempt: Attempt) -> _Row:
-    """The values of `attempts`, in the order of its columns."""
-    usage = attempt.usage
-    return (
-        request_id,
-        n,
-        attempt.reason,
-        attempt.target,
-        attempt.replica,
-        attempt.started,
-        attempt.status,
-        attempt.outcome,
-        attempt.error,
-        usage.input,
-        usage.cached_input,
-        usage.output,
-        attempt.cost,
-        usage.estimated,
-        attempt.first_token_s,
-        attempt.total_s,
-        _json(attempt.changed).decode() if attempt.changed else "[]",
-    )

@@ -1,5 +1,6 @@
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from datetime import datetime
@@ -9,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gateway.cli import audit, keys, records
+from gateway.cli import audit, keys, migrate, records
 from gateway.cli.opening import instant, store_of
 from gateway.store.keys import Keyring
 from gateway.store.store import Store
@@ -27,11 +28,17 @@ app()
 
 
 @pytest.fixture
+def store(sqlite: Store) -> Store:
+    return sqlite
+
+
+@pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
     records.register(app)
     keys.register(app)
     audit.register(app)
+    migrate.register(app)
     return app
 
 
@@ -227,6 +234,24 @@ def test_keys_need_a_name_of_their_own(app: typer.Typer, tmp_path: Path) -> None
     run(app, tmp_path, "keys", "create", "--name", "app")
 
     assert "'app' already" in run(app, tmp_path, "keys", "create", "--name", "app", code=1).stderr
+
+
+# ---------------------------------------------------------------- migrate
+
+
+def test_a_store_is_migrated_and_how_it_stands_is_told(app: typer.Typer, tmp_path: Path) -> None:
+    assert "has no tables yet" in run(app, tmp_path, "migrate", "--check", code=2).output
+    assert list(tmp_path.iterdir()) == []
+    assert "(was: new)" in run(app, tmp_path, "migrate").output
+    assert "nothing to do" in run(app, tmp_path, "migrate", "--check").output
+    told = json.loads(run(app, tmp_path, "migrate", "--json").output)
+    assert told["at"] == told["wanted"] == told["before"]
+
+    connection = sqlite3.connect(tmp_path / "switchboard.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    assert "newer than this version" in run(app, tmp_path, "migrate", code=2).output
 
 
 # ---------------------------------------------------------------- where and when

@@ -73,9 +73,9 @@ def test_another_token_opens_nothing(keys: Keys, ring: Keyring, token: bytes) ->
     assert ring.lookup(made.key.id.encode()) is None
 
 
-def test_the_store_has_the_digest_and_not_the_key(keys: Keys, store: Store, tmp_path: Path) -> None:
-    secret = keys.create("app").secret.encode()
-    store.close()
+def test_the_store_has_the_digest_and_not_the_key(sqlite: Store, tmp_path: Path) -> None:
+    secret = Keys(sqlite).create("app").secret.encode()
+    sqlite.close()
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
     assert sha256(secret).hexdigest().encode() in kept

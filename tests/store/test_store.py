@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -13,7 +14,9 @@ from alembic.script import ScriptDirectory
 
 import gateway.store
 from gateway.store.schema import VERSION, metadata
-from gateway.store.store import Store, StoreError
+from gateway.store.store import Store, StoreAway, StoreError
+from tests import servers
+from tests.servers import RealServer
 from tests.store.world import url
 
 
@@ -46,9 +49,9 @@ def test_a_store_that_is_up_to_date_opens_without_alembic(tmp_path: Path) -> Non
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_sqlite_writes_ahead_and_is_for_its_owner_alone(store: Store, tmp_path: Path) -> None:
+def test_sqlite_writes_ahead_and_is_for_its_owner_alone(sqlite: Store, tmp_path: Path) -> None:
     file = tmp_path / "switchboard.db"
-    with store.read() as connection:
+    with sqlite.read() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "busy_timeout", "page_size")
@@ -68,6 +71,30 @@ def test_several_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         store.close()
 
 
+def test_many_hosts_may_make_the_schema_at_once(postgres_server: RealServer) -> None:
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS many")
+        connection.execute("CREATE DATABASE many")
+    new = postgres_server.url.removesuffix("/switchboard") + "/many"
+    with ThreadPoolExecutor(6) as pool:
+        stores = list(pool.map(lambda _: Store.open(new), range(6)))
+
+    for store in stores:
+        with store.read() as connection:
+            context = MigrationContext.configure(connection)
+            assert context.get_current_revision() == VERSION
+            assert compare_metadata(context, metadata) == []
+        store.close()
+
+
+def test_how_a_store_stands_is_told_without_touching_it(tmp_path: Path) -> None:
+    assert Store.standing(url(tmp_path)).at is None
+    assert list(tmp_path.iterdir()) == []
+
+    Store.open(url(tmp_path)).close()
+    assert Store.standing(url(tmp_path)).is_current
+
+
 def test_a_newer_store_is_refused_with_the_reason(tmp_path: Path) -> None:
     Store.open(url(tmp_path)).close()
     connection = sqlite3.connect(tmp_path / "switchboard.db")
@@ -75,7 +102,7 @@ def test_a_newer_store_is_refused_with_the_reason(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
 
-    with pytest.raises(StoreError, match=r"another version of Switchboard.*9999"):
+    with pytest.raises(StoreError, match=r"it is at 9999.*Run that version"):
         Store.open(url(tmp_path))
 
 
@@ -115,3 +142,18 @@ def test_a_store_is_not_made_by_who_only_reads(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     Store.open(url(tmp_path)).close()
     Store.open(url(tmp_path), new=False).close()
+
+
+def test_a_database_that_says_nothing_is_given_up() -> None:
+    with servers.postgres() as server:
+        store = Store.open(f"{server.url}?connect_timeout=2", patience_s=0.2)
+        server.hold()
+        try:
+            with pytest.raises(StoreAway, match="no answer within 0.2 s|timeout"):
+                with store.read() as asking:
+                    asking.exec_driver_sql("SELECT 1")
+        finally:
+            server.go_on()
+        with store.read() as asking:
+            assert asking.exec_driver_sql("SELECT 1").scalar() == 1
+        store.close()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.store import schema
+from gateway.store.rows import ROWS, attempt_row, request_row
 from gateway.store.store import Store, StoreError
-from gateway.store.writer import BATCH, ROWS, Writer, attempt_row, request_row
+from gateway.store.writer import BATCH, Writer
 from gateway.types import Caller, Recognition, Record
 from tests.store.world import AT, attempt, keep, record, until, url
 
@@ -152,9 +153,9 @@ def test_a_full_queue_says_so(store: Store) -> None:
 
 
 def test_a_locked_database_loses_nothing(
-    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sqlite: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = Writer(store, every_s=0.01)
+    writer = Writer(sqlite, every_s=0.01)
     other = blocked(tmp_path)
     writer.start()
     for n in range(BATCH + 10):
@@ -164,14 +165,14 @@ def test_a_locked_database_loses_nothing(
     assert writer.waiting == BATCH + 10
 
     other.rollback()
-    until(lambda: count(store) == BATCH + 10)
+    until(lambda: count(sqlite) == BATCH + 10)
     writer.stop()
     assert "can be written again" in caplog.text
     assert writer.unstorable == 0
 
 
-def test_a_stop_that_cannot_write_says_how_many_are_lost(store: Store, tmp_path: Path) -> None:
-    writer = Writer(store)
+def test_a_stop_that_cannot_write_says_how_many_are_lost(sqlite: Store, tmp_path: Path) -> None:
+    writer = Writer(sqlite)
     other = blocked(tmp_path)
     writer.start()
     for n in range(3):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.store.schema import metadata
 from gateway.store.store import Store
 from gateway.store.writer import Writer
 from gateway.types import (
@@ -26,6 +27,14 @@ AT = 1_700_000_000.0
 
 def url(folder: Path) -> str:
     return f"sqlite:///{folder / 'switchboard.db'}"
+
+
+def emptied(store: Store) -> None:
+    """A PostgreSQL store as it is when new."""
+    tables = ", ".join(name for name in metadata.tables if name != "meta")
+    with store.change() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY")
+        connection.exec_driver_sql("UPDATE meta SET value = 0")
 
 
 def choice(target: str = "local/qwen+contracts", **fields: Any) -> Choice:
