@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import msgspec
@@ -20,7 +23,7 @@ from gateway.adapters.fleet import Fleet
 from gateway.adapters.lending import shelf_router
 from gateway.backends.turns import Gpus
 from gateway.config.load import load
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, Overloaded, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.gate import Gate
@@ -38,7 +41,8 @@ from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
-from gateway.store.store import Store
+from gateway.store.spool import Spool
+from gateway.store.store import Store, StoreError
 from gateway.store.writer import Writer
 from gateway.types import Caller, Record, Server, Snapshot
 
@@ -47,8 +51,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("switchboard")
 
+T = TypeVar("T")
+
 KEYS_EVERY_S = 1.0
 """How soon a key that another process made or revoked counts."""
+
+PATIENCE_S = 10.0
+"""How long PostgreSQL may take to answer one statement."""
+
+ANSWER_S = 3.0
+"""How long a client waits for what is read from the store."""
+
+FLUSH_S = 2.0
+"""How long it waits for a row that is being written."""
+
+LATER, LATER_S = 3, 0.3
+"""How often, and how many seconds apart, a row is looked for that another worker may be writing."""
 
 FILES_EVERY_S = 0.5
 """How often watched files are looked at."""
@@ -76,9 +94,9 @@ class Gateway:
         self._agent_key = agent_key
         self.store = store
         self.coordinator = _coordinator(snapshot.server)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self._gauges)
         self.live = Live()
-        self.writer = Writer(store)
+        self.writer = Writer(store, spool=_spool(cache, store, snapshot.server))
         self.keyring = Keyring(store)
         self.reader = Reader(store)
         self._snapshot = snapshot
@@ -97,6 +115,7 @@ class Gateway:
             door=self.gpus,
         )
         self.gate = Gate(self.authenticate, AuditBook(store).add)
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.planes = Planes(
@@ -159,6 +178,7 @@ class Gateway:
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
     async def swap(self, snapshot: Snapshot) -> list[str]:
@@ -234,21 +254,42 @@ class Gateway:
 
     async def _keep_hours(self) -> None:
         """Keeps what replicas did, every while; what was kept before is gone on from."""
-        self._hosting.known(await asyncio.to_thread(self._hosting_book.hours, time.time()))
+        known = False
         while True:
+            try:
+                if not known:
+                    hours = await asyncio.to_thread(self._hosting_book.hours, time.time())
+                    self._hosting.known(hours)
+                    known = True
+            except StoreError as error:
+                log.warning("replicas' hours are not known: %s", error)
             await asyncio.sleep(HOURS_EVERY_S)
             await self.keep_hours()
 
     async def keep_hours(self) -> None:
-        """Writes what replicas have done so far."""
+        """Writes what replicas have done so far; where that fails, the next time."""
         hours = self._hosting.unsaved(time.time())
         if hours:
-            await asyncio.to_thread(self._hosting_book.save, hours)
+            try:
+                await asyncio.to_thread(self._hosting_book.save, hours)
+            except StoreError as error:
+                self._hosting.put_back(hours)
+                log.warning("replicas' hours are kept for later: %s", error)
 
     async def _follow_keys(self) -> None:
+        """While the store is away the keys are those that were known last."""
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
-            await asyncio.to_thread(self.keyring.refresh)
+            try:
+                await asyncio.to_thread(self.keyring.refresh)
+            except StoreError as error:
+                log.warning("keys stay as they are: %s", error)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "switchboard_log_waiting": self.writer.waiting,
+            "switchboard_log_spooled_bytes": self.writer.spooled,
+        }
 
     def _keep(self, record: Record) -> None:
         self.metrics.saw(record)
@@ -256,24 +297,56 @@ class Gateway:
             self.metrics.lost += 1
 
     async def _find(self, id: str) -> dict[str, Any] | None:
-        """The row of a request, decision or completion, even of one that has just ended."""
-        await asyncio.to_thread(self.writer.flush)
-        return await asyncio.to_thread(self.reader.find, id)
+        """The row of a request, decision or completion, even of one that has just ended.
+
+        What ended at another worker is written half a second later. Raises Overloaded.
+        """
+        await self._asked(self.writer.flush, FLUSH_S)
+        row = await self._asked(self.reader.find, id)
+        for _ in range(LATER if row is None and self.coordinator is not None else 0):
+            await asyncio.sleep(LATER_S)
+            row = await self._asked(self.reader.find, id)
+            if row is not None:
+                break
+        return row
+
+    async def _asked(self, call: Callable[..., T], *args: Any) -> T:
+        """What the store answers, in threads of its own: one that says nothing holds up no other.
+
+        Raises Overloaded where it is away.
+        """
+        away = Overloaded("The log cannot be read now.", code="store_away", retry_after=5)
+        if self.writer.away:
+            raise away
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await loop.run_in_executor(self._readers, functools.partial(call, *args))
+        except (StoreError, TimeoutError) as error:
+            log.warning("the log cannot be read: %s", error or f"no answer in {ANSWER_S:g} s")
+            raise away from error
 
     async def _used(self) -> dict[str, dict[str, Any]]:
         """What each target used in the last hour."""
-        await asyncio.to_thread(self.writer.flush)
-        used = await asyncio.to_thread(self._book.use, time.time() - 3600)
+        await self._asked(self.writer.flush, FLUSH_S)
+        used = await self._asked(self._book.use, time.time() - 3600)
         return {target: msgspec.structs.asdict(use) for target, use in used.items()}
 
     async def _changes(self, target: str) -> list[dict[str, Any]]:
         """An adapter's last revisions, the newest first."""
-        changes = await asyncio.to_thread(self._book.history, target)
+        changes = await self._asked(self._book.history, target)
         return [msgspec.to_builtins(change) for change in changes]
 
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)
         return row["target"] if row is not None else None
+
+
+def _spool(cache: Path | None, store: Store, server: Server) -> Spool | None:
+    """Where rows wait for this store; those of another are not its own."""
+    if cache is None or not server.spool:
+        return None
+    return Spool(cache / "spool" / sha256(store.name.encode()).hexdigest()[:8], bound=server.spool)
 
 
 def _coordinator(server: Server) -> "Coordinator | None":
@@ -321,7 +394,7 @@ async def run(
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     limits = loaded.snapshot.server
-    store = Store.open(store_url or limits.store)
+    store = Store.open(store_url or limits.store, patience_s=PATIENCE_S)
     revisions = Revisions(store)
     revisions.save(loaded.snapshot.hash, dict(loaded.texts), "serve", time.time())
     gateway = Gateway(

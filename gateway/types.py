@@ -324,6 +324,7 @@ class Server(msgspec.Struct, frozen=True):
     classifier: Literal["lexical", "embedding"] = "lexical"
     encoder: str | None = None
     encoder_target: str | None = None
+    spool: int = 1 << 30
     coordinator: str | None = None
     coordinator_name: str = "switchboard"
 

@@ -69,6 +69,7 @@ def server(file: GatewayFile, directory: Path) -> Server:
         max_open=part.max_open,
         max_connections=part.max_connections,
         open_metrics=part.open_metrics,
+        spool=part.spool,
         store=file.store,
         classifier=classifier.kind,
         encoder=str((directory / encoder).resolve()) if encoder is not None else None,

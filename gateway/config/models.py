@@ -103,6 +103,12 @@ class ServerPart(Part):
         " is needed, as soon as there is any key.",
         examples=[True],
     )
+    spool: Size = Field(
+        default=_SERVER.spool,
+        description="How much of the log may wait on disk, in `.switchboard/spool`, while the store"
+        " is away or slow; 0 keeps it in memory only.",
+        examples=["1 GiB"],
+    )
 
 
 class CoordinatorPart(Part):

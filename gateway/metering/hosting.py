@@ -220,6 +220,13 @@ class HostingMeter:
         for hour in hours:
             self._hours[hour.replica, hour.start] = hour
 
+    def put_back(self, hours: Iterable[Hour]) -> None:
+        """They could not be kept: `unsaved` tells them again."""
+        for hour in hours:
+            key = (hour.replica, hour.start)
+            self._hours.setdefault(key, hour)
+            self._unsaved.add(key)
+
     def saw(self, backend: str, replica: str, counters: Counters, now: float) -> None:
         """One look at a replica's engine at `now`, in Unix seconds."""
         before = self._last.get(replica)

@@ -4,10 +4,14 @@ A request adds to plain numbers; they become Prometheus' text only when somebody
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +21,10 @@ SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20
 """The buckets that the conventions advise for durations."""
 
 OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
+GAUGES = {
+    "switchboard_log_waiting": "Rows that are neither in the store nor on disk yet.",
+    "switchboard_log_spooled_bytes": "What waits on disk for the store, all workers' together.",
+}
 PLACE = ("switchboard_route", "switchboard_target")
 
 
@@ -62,8 +70,10 @@ class Series:
 class Metrics(Collector):
     """Counts what happened, in a registry of its own: two gateways can share a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
+        """`gauges` tells what is so now, by names of `GAUGES`."""
         self.lost = 0
+        self._gauges = gauges
         self._series: dict[tuple[str, str], Series] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -132,4 +142,8 @@ class Metrics(Collector):
                 family.add_metric(key, histogram.cumulative(), histogram.sum)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
-        return [requests, tokens, cost, duration, first, overhead, lost]
+        now = [
+            GaugeMetricFamily(name, GAUGES[name], value=value)
+            for name, value in self._gauges().items()
+        ]
+        return [requests, tokens, cost, duration, first, overhead, lost, *now]

@@ -149,7 +149,7 @@ def test_a_database_that_says_nothing_is_given_up() -> None:
         store = Store.open(f"{server.url}?connect_timeout=2", patience_s=0.2)
         server.hold()
         try:
-            with pytest.raises(StoreAway, match="no answer within 0.2 s|timeout"):
+            with pytest.raises(StoreAway, match=r"no answer within|timeout"):
                 with store.read() as asking:
                     asking.exec_driver_sql("SELECT 1")
         finally:
