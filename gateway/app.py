@@ -8,7 +8,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,6 @@ from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
 from gateway.adapters.lending import shelf_router
 from gateway.backends.turns import Gpus
-from gateway.config.load import load
 from gateway.errors import ConfigError, Overloaded, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
@@ -30,17 +29,20 @@ from gateway.http.gate import Gate
 from gateway.http.keys import keys_api
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
+from gateway.http.revisions import revisions_api
 from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
+from gateway.revisions.opening import Home, Opening, open_home
+from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
 from gateway.store.audit import AuditBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
-from gateway.store.revisions import Revisions
+from gateway.store.revisions import Revision, Revisions
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
 from gateway.store.writer import Writer
@@ -68,9 +70,6 @@ FLUSH_S = 2.0
 LATER, LATER_S = 3, 0.3
 """How often, and how many seconds apart, a row is looked for that another worker may be writing."""
 
-FILES_EVERY_S = 0.5
-"""How often watched files are looked at."""
-
 HOURS_EVERY_S = 30.0
 """How often what replicas did is written to the store."""
 
@@ -88,9 +87,12 @@ class Gateway:
         cache: Path | None = None,
         litellm_python: str = sys.executable,
         agent_key: str | None = None,
+        home: Home | None = None,
+        opening: Opening | None = None,
     ) -> None:
         """`cache` keeps fitted classifiers; `litellm_python` has litellm installed. With an
-        `agent_key` adapters' files are lent to the agents that know it."""
+        `agent_key` adapters' files are lent to the agents that know it. With a `home` the store's
+        revisions and the files there are followed; `opening` is what is served first."""
         self._agent_key = agent_key
         self.store = store
         self.coordinator = _coordinator(snapshot.server)
@@ -128,7 +130,11 @@ class Gateway:
         )
         self._tending: list[asyncio.Task[None]] = []
         self._started_at = time.time()
-        self.problem: str | None = None
+        self._follows = home is not None
+        self.running = Running(
+            Revisions(store), home or Home(Path()), self.swap, opening, now=time.time
+        )
+        self.metrics.configuration = self._configuration
         self.pipeline: Pipeline
         self.asgi: DataPlane
 
@@ -159,6 +165,7 @@ class Gateway:
             routers=[
                 admin_api(self.fleet, self.gate, self._used, self._changes),
                 keys_api(Keys(self.store), self.gate),
+                revisions_api(self.running, self.gate, self._book),
                 shelf_router(self.fleet.shelves, self._agent_key),
             ],
         )
@@ -181,6 +188,10 @@ class Gateway:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
+    async def serve_revision(self, revision: Revision) -> None:
+        """Brings this process to a revision of the store. Raises ConfigError."""
+        await self.running.serve_revision(revision)
+
     async def swap(self, snapshot: Snapshot) -> list[str]:
         """Serves a new snapshot from now on; requests under way finish on the old one.
 
@@ -192,7 +203,7 @@ class Gateway:
 
     def _tend(self) -> None:
         """Starts what goes on beside serving; what goes wrong in it is logged."""
-        beside = (
+        beside: tuple[Coroutine[Any, Any, None], ...] = (
             self.fleet.run(),
             self.gpus.run(),
             self.planes.follow_names(),
@@ -200,6 +211,8 @@ class Gateway:
             self._follow_keys(),
             self._keep_hours(),
         )
+        if self._follows:
+            beside += (self.running.follow_store(), self.running.follow_files())
         self._tending = [asyncio.create_task(work) for work in beside]
         for task in self._tending:
             task.add_done_callback(log_failure)
@@ -218,10 +231,10 @@ class Gateway:
         return {
             "ready": True,
             "snapshot": self._snapshot.hash,
-            "configuration_error": self.problem,
             "coordinator": None
             if self.coordinator is None
             else msgspec.to_builtins(self.coordinator.state),
+            **self.running.told(),
             "replicas": {
                 f"{keeper.backend} {url}": msgspec.to_builtins(state)
                 for keeper in self.fleet.keepers.values()
@@ -229,6 +242,9 @@ class Gateway:
             },
             "unusable": self.fleet.unusable(),
         }
+
+    def _configuration(self) -> tuple[int, str, int]:
+        return self.running.seq, self._snapshot.hash, self.running.errors
 
     async def adapters_present(self) -> None:
         """Back when every adapter's files are known and, where they are to be, loaded."""
@@ -381,28 +397,21 @@ async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> A
 
 
 async def run(
-    directory: Path,
-    env: Mapping[str, str],
-    *,
-    listen: str | None,
-    store_url: str | None,
-    watch: bool,
-    say: Callable[[str], None],
+    home: Home, *, listen: str | None, store_url: str | None, say: Callable[[str], None]
 ) -> None:
     """Serves a configuration until SIGINT or SIGTERM. Raises ConfigError, StoreError."""
-    loaded = load(directory, env)
-    for warning in loaded.warnings:
-        say(f"warning: {warning}")
-    limits = loaded.snapshot.server
-    store = Store.open(store_url or limits.store, patience_s=PATIENCE_S)
-    revisions = Revisions(store)
-    revisions.save(loaded.snapshot.hash, dict(loaded.texts), "serve", time.time())
+    store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
+    for line in opening.said:
+        say(line)
+    limits = opening.snapshot.server
     gateway = Gateway(
-        loaded.snapshot,
+        opening.snapshot,
         store,
-        cache=directory / ".switchboard",
-        litellm_python=_litellm_python(directory, env),
-        agent_key=env.get("SWITCHBOARD_AGENT_KEY") or None,
+        cache=home.directory / ".switchboard",
+        litellm_python=_litellm_python(home.directory, home.env),
+        agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
+        home=home,
+        opening=opening,
     )
     await gateway.start()
     host, port = _address(listen, limits)
@@ -410,23 +419,18 @@ async def run(
     server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
-    following = (
-        [asyncio.create_task(_follow_files(gateway, directory, env, loaded.snapshot.hash, say))]
-        if watch
-        else []
-    )
     # uvicorn raises the signal again when its handlers are put back: every row is written by then.
     with server.capture_signals():
         try:
             await server.startup()
             actual = server.servers[0].sockets[0].getsockname()[1]
             name = f"[{host}]" if ":" in host else host
-            say(f"Switchboard serves http://{name}:{actual} (snapshot {loaded.snapshot.hash[:12]})")
+            say(
+                f"Switchboard serves http://{name}:{actual} (snapshot {opening.revision.hash[:12]})"
+            )
             await server.main_loop()
             await server.shutdown()
         finally:
-            for task in following:
-                task.cancel()
             await gateway.stop()
 
 
@@ -482,46 +486,3 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-async def _follow_files(
-    gateway: Gateway,
-    directory: Path,
-    env: Mapping[str, str],
-    running: str,
-    say: Callable[[str], None],
-) -> None:
-    """Swaps to what the files say whenever they change and are right."""
-    seen = _stamps(directory)
-    while True:
-        await asyncio.sleep(FILES_EVERY_S)
-        stamps = await asyncio.to_thread(_stamps, directory)
-        if stamps == seen:
-            continue
-        seen = stamps
-        try:
-            loaded = await asyncio.to_thread(load, directory, env)
-        except ConfigError as error:
-            gateway.problem = str(error)
-            say(f"the changed files are wrong, the old ones serve on:\n{error}")
-            continue
-        gateway.problem = None
-        if loaded.snapshot.hash != running:
-            await gateway.swap(loaded.snapshot)
-            running = loaded.snapshot.hash
-            revisions = Revisions(gateway.store)
-            revisions.save(running, dict(loaded.texts), "serve --watch", time.time())
-            say(f"serving snapshot {running[:12]}")
-
-
-def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
-    """When each file of the configuration changed last, and its size."""
-    files = [
-        *directory.glob("*.yaml"),
-        *directory.glob("routes/*.yaml"),
-        *directory.glob("policies/*.yaml"),
-        *directory.glob("prompts/**/*"),
-    ]
-    return {
-        file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()
-    }

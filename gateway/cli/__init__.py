@@ -13,6 +13,7 @@ from gateway.cli import (
     migrate,
     plan,
     records,
+    revisions,
     serve,
     up,
 )
@@ -27,8 +28,10 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
-    store = (keys, audit, migrate)
-    for group in (serve, up, config, decisions, records, adapters, agent, plan, *store, bench):
+    for group in (
+        serve, up, config, revisions, decisions, records, adapters, agent, plan, keys, audit,
+        migrate, bench,
+    ):  # fmt: skip
         group.register(app)
     return app
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from gateway.cli.opening import fail, listen_of
+from gateway.cli.opening import fail, listen_of, tell_problems
+from gateway.errors import Problem
 
 GatewayOption = Annotated[
     str | None,
@@ -31,6 +33,23 @@ TIMEOUT_S = 300.0
 """A promotion waits for loads."""
 
 
+def base_of(gateway: str | None, config: Path) -> str:
+    """The running gateway's URL: as named, or where the files say that it listens."""
+    return (gateway or f"http://{listen_of(config)}").rstrip("/").removesuffix("/v1")
+
+
+def readiness(base: str) -> dict[str, Any] | None:
+    """What a gateway says at `/ready`: all of it only while there is no key yet. None where none
+    answers."""
+    import httpx
+
+    try:
+        found = httpx.get(f"{base}/ready", timeout=5.0, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "ready" in found else None
+
+
 def ask(
     method: str,
     path: str,
@@ -43,7 +62,7 @@ def ask(
     """What the gateway answers; what it refuses is told in red, with exit code 1."""
     import httpx
 
-    base = (gateway or f"http://{listen_of(config)}").rstrip("/").removesuffix("/v1")
+    base = base_of(gateway, config)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.request(
@@ -62,6 +81,8 @@ def ask(
         fail(f"{base} is no Switchboard: it answers {answer.status_code} {answer.text[:100]!r}")
     if answer.is_success:
         return found
+    if answer.status_code == 422 and "problems" in found:
+        tell_problems(msgspec.convert(found["problems"], list[Problem]))
     message = found.get("error", {}).get("message", answer.text[:300])
     if answer.status_code in (401, 403) and not key:
         message = f"{message} Give a key with a role by --key or SWITCHBOARD_ADMIN_KEY."

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.opening import print_problems
+from gateway.cli.opening import EnvironmentOption, print_problems
 from gateway.config.load import Loaded, load
 from gateway.errors import ConfigError, Problem
 
@@ -25,12 +25,13 @@ def register(app: typer.Typer) -> None:
             typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/."),
         ] = Path(),
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        environment: EnvironmentOption = None,
     ) -> None:
         """Say everything that is wrong with a configuration, with file, line, key and mend.
 
         Exit code 1 if it cannot run.
         """
-        loaded, problems = _checked(config)
+        loaded, problems = _checked(config, environment)
         if as_json:
             print(msgspec.json.encode(_report(loaded, problems)).decode())
         else:
@@ -75,9 +76,9 @@ def register(app: typer.Typer) -> None:
         sys.exit(run(directory, check=check))
 
 
-def _checked(directory: Path) -> tuple[Loaded | None, tuple[Problem, ...]]:
+def _checked(directory: Path, environment: str | None) -> tuple[Loaded | None, tuple[Problem, ...]]:
     try:
-        loaded = load(directory, os.environ)
+        loaded = load(directory, os.environ, environment)
     except ConfigError as error:
         return None, error.problems
     return loaded, loaded.warnings

@@ -29,6 +29,16 @@ StoreOption = Annotated[
         help="The store's URL instead of the file's.",
     ),
 ]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        envvar="SWITCHBOARD_ENV",
+        metavar="NAME",
+        help="Lay gateway.NAME.yaml over gateway.yaml.",
+        show_envvar=True,
+    ),
+]
 ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="DIR", help="Directory of gateway.yaml.")
 ]
@@ -57,10 +67,15 @@ def snapshot_of(config: Path) -> Snapshot:
     from gateway.config.load import load
 
     try:
-        return load(config, os.environ).snapshot
+        return load(config, os.environ, os.environ.get("SWITCHBOARD_ENV")).snapshot
     except ConfigError as error:
-        print_problems(Console(stderr=True, soft_wrap=True, highlight=False), error.problems)
-        raise typer.Exit(1) from None
+        tell_problems(error.problems)
+
+
+def tell_problems(problems: Iterable[Problem]) -> NoReturn:
+    """Says on the error output what is wrong, and ends the command with exit code 1."""
+    print_problems(Console(stderr=True, soft_wrap=True, highlight=False), problems)
+    raise typer.Exit(1)
 
 
 def print_problems(console: Console, problems: Iterable[Problem]) -> None:
@@ -100,16 +115,15 @@ def listen_of(config: Path) -> str:
 
 
 def _written(config: Path, instead: str, *keys: str) -> dict[str, object]:
-    """A directory's gateway.yaml as it is written; `instead` is what helps where it cannot be
-    read, or has a problem at one of `keys`."""
-    from gateway.config import yaml
+    """A directory's gateway.yaml as it is written, under the overlay that SWITCHBOARD_ENV names;
+    `instead` is what helps where it cannot be read, or has a problem at one of `keys`."""
+    from gateway.config.written import written
 
     file = config / "gateway.yaml"
     try:
-        text = file.read_text("utf-8")
+        document, problems = written(config, os.environ, os.environ.get("SWITCHBOARD_ENV"))
     except OSError as error:
         fail(f"{file}: {error.strerror}; {instead}, or another --config")
-    document, problems = yaml.read(text, str(file), os.environ)
     for problem in problems:
         if document is None or problem.key in keys:
             fail(f"{problem}; or {instead}")

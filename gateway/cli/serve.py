@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from gateway.cli.opening import StoreOption, print_problems
+from gateway.cli.opening import EnvironmentOption, StoreOption, tell_problems
 from gateway.errors import ConfigError
 
 
@@ -34,20 +33,25 @@ def register(app: typer.Typer) -> None:
         watch: Annotated[
             bool, typer.Option(help="Serve changed files as soon as they are right.")
         ] = False,
+        environment: EnvironmentOption = None,
     ) -> None:
-        """Serve the configuration in a directory until ctrl-C or SIGTERM."""
+        """Serve the store's last revision until ctrl-C or SIGTERM; at first, the files.
+
+        Changed files are served by `switchboard apply`, or, with `--watch`, by themselves.
+        """
         import uvloop
 
         from gateway.app import run
+        from gateway.revisions.opening import Home
 
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
         logging.getLogger("switchboard").setLevel(logging.INFO)
         try:
             say = functools.partial(print, file=sys.stderr, flush=True)
-            job = run(config, os.environ, listen=listen, store_url=store, watch=watch, say=say)
+            home = Home(config, os.environ, environment, watch)
+            job = run(home, listen=listen, store_url=store, say=say)
             uvloop.run(job)
         except ConfigError as error:
-            print_problems(Console(stderr=True, soft_wrap=True, highlight=False), error.problems)
-            raise typer.Exit(1) from None
+            tell_problems(error.problems)
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(130)

@@ -69,7 +69,7 @@ def _problem(
 ) -> tuple[Path, Problem]:
     path = _path(document.data, error["loc"], error["type"])
     message, mend = _said(model, path, error)
-    return path, Problem(document.file, document.line(path), dotted(path), message, mend)
+    return path, Problem(document.file_of(path), document.line(path), dotted(path), message, mend)
 
 
 def _path(data: object, place: Sequence[str | int], kind: str) -> Path:

@@ -30,7 +30,7 @@ class Sheet(msgspec.Struct, Generic[M], frozen=True):
     def problem(self, path: Path, message: str, mend: str = "") -> Problem:
         """An error at `path`."""
         document = self.document
-        return Problem(document.file, document.line(path), dotted(path), message, mend)
+        return Problem(document.file_of(path), document.line(path), dotted(path), message, mend)
 
     def warning(self, path: Path, message: str, mend: str = "") -> Problem:
         """Something to know about `path`."""

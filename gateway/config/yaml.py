@@ -54,21 +54,28 @@ class Document(msgspec.Struct, frozen=True):
     """One file's content: dicts with text as keys, lists, and scalars.
 
     `lines` has the line of every key and of every item of a list by its path, counted from 1.
-    `unset` are the paths whose value is not known because of a problem with a variable.
+    `unset` are the paths whose value is not known because of a problem with a variable. `over` has
+    the file of what another file laid over this one.
     """
 
     file: str
     data: object
     lines: Mapping[Path, int]
     unset: frozenset[Path] = frozenset()
+    over: Mapping[Path, str] = {}
 
     def line(self, path: Path) -> int:
         """The line of what is at `path`, or of the nearest thing around it that is there."""
-        for end in range(len(path), -1, -1):
-            found = self.lines.get(path[:end])
-            if found is not None:
-                return found
-        return 0
+        return self.lines.get(self._near(path), 0)
+
+    def file_of(self, path: Path) -> str:
+        """The file that `line` counts in."""
+        return self.over.get(self._near(path), self.file)
+
+    def _near(self, path: Path) -> Path:
+        return next(
+            (path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines), ()
+        )
 
 
 class _Refused(Exception):

@@ -11,6 +11,7 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -68,12 +69,16 @@ class Series:
 
 
 class Metrics(Collector):
-    """Counts what happened, in a registry of its own: two gateways can share a process."""
+    """Counts what happened, in a registry of its own: two gateways can share a process.
+
+    `configuration` says which revision is served, by number and hash, and how many were refused.
+    """
 
     def __init__(self, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
         """`gauges` tells what is so now, by names of `GAUGES`."""
         self.lost = 0
         self._gauges = gauges
+        self.configuration: Callable[[], tuple[int, str, int]] = lambda: (0, "", 0)
         self._series: dict[tuple[str, str], Series] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -140,10 +145,19 @@ class Metrics(Collector):
                 (overhead, series.overhead),
             ):
                 family.add_metric(key, histogram.cumulative(), histogram.sum)
+        seq, hash, wrong = self.configuration()
+        served = InfoMetricFamily(
+            "switchboard_config_revision", "The revision of the configuration that is served."
+        )
+        served.add_metric([], {"hash": hash, "number": str(seq)})
+        errors = CounterMetricFamily(
+            "switchboard_config_errors", "Configurations that were refused: the old served on."
+        )
+        errors.add_metric([], wrong)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
         now = [
             GaugeMetricFamily(name, GAUGES[name], value=value)
             for name, value in self._gauges().items()
         ]
-        return [requests, tokens, cost, duration, first, overhead, lost, *now]
+        return [requests, tokens, cost, duration, first, overhead, served, errors, lost, *now]

@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
-from sqlalchemy import case, func, insert, select
+from sqlalchemy import Select, case, func, insert, select
 
 from gateway.adapters.canary import Seen
 from gateway.adapters.state import AdapterState
@@ -68,7 +69,13 @@ class AdapterBook:
 
     def history(self, target: str, limit: int = 20) -> list[Change]:
         """An adapter's last revisions, the newest first."""
-        query = select(adapter_states).where(adapter_states.c.target == target)
+        return self._changes(select(adapter_states).where(adapter_states.c.target == target), limit)
+
+    def changes(self, limit: int = 20) -> list[Change]:
+        """The last revisions of all adapters, the newest first."""
+        return self._changes(select(adapter_states), limit)
+
+    def _changes(self, query: "Select[Any]", limit: int) -> list[Change]:
         with self._store.read() as connection:
             rows = connection.execute(query.order_by(adapter_states.c.seq.desc()).limit(limit))
             return [

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = "0004"
+VERSION = "0005"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -118,9 +118,18 @@ revisions = Table(
     Column("content", Text, nullable=False),
     Column("author", Text, nullable=False),
     Column("saved", Double, nullable=False),
+    Column("kind", Text, nullable=False, server_default="start"),
+    Column("note", Text, nullable=False, server_default=""),
+    Column("environment", Text),
+    Column("restores", BigInteger),
+    Column("rolled_back", Double),
+    Column("guard", Text),
+    Column("verdict", Text, nullable=False, server_default=""),
     Index("revisions_hash", "hash"),
 )
-"""What was set to run, in order: a hash stands here again each time that it is gone back to."""
+"""What was set to run, in order: a hash stands here again each time that it is gone back to.
+`restores` is the `seq` of the one that a rollback went back to, `rolled_back` when one was left by
+a rollback; `guard` is JSON, and `verdict` how the guard ended."""
 
 adapter_states = Table(
     "adapter_states",

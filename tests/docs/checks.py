@@ -154,6 +154,9 @@ def _command(said: Said, world: World) -> str:
                 return _switchboard(arguments, world)
             case ["curl", *arguments]:
                 return curl(arguments)
+            case ["sed", "-i", script, file]:
+                world.edit(script, file)
+                return ""
             case ["python3" | "python" as which, *arguments]:
                 return _script(which, arguments)
             case ["vllm", "serve", model, *arguments] if not model.startswith("-"):

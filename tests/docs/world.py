@@ -68,6 +68,14 @@ class World:
         """`switchboard WORDS` in the directory, to its end."""
         return switchboard(*words, home=self.home, env=self._env)
 
+    def edit(self, script: str, file: str) -> None:
+        """`sed -i` on a file of the directory. Raises ValueError where it changes nothing."""
+        path = self.home / file
+        before = path.read_text("utf-8")
+        subprocess.run(["sed", "-i", script, str(path)], check=True)
+        if path.read_text("utf-8") == before:
+            raise ValueError(f"sed -i {script} changes nothing in {file}")
+
     def python(self, program: str) -> "subprocess.CompletedProcess[str]":
         """A program in the directory, to its end."""
         return subprocess.run(
@@ -81,8 +89,10 @@ class World:
         )
 
     def serves(self, *arguments: str) -> None:
-        """A `serve` of its own on a free port. Raises DidNotStart where it does not serve."""
-        command = [str(BIN / "switchboard"), *arguments, "--listen", "127.0.0.1:0"]
+        """A `serve` of its own on a free port, with a store of its own: who shares one shares what
+        runs. Raises DidNotStart where it does not serve."""
+        own = ["--listen", "127.0.0.1:0", "--store", "sqlite:///serve.db"]
+        command = [str(BIN / "switchboard"), *arguments, *own]
         where = [sys.executable, "-c", _IN_DIRECTORY, str(self.home), *command]
         log = self.home / "serve.log"
         with processes.launch(where, log_path=log, env=self._env) as running:

@@ -1,0 +1,294 @@
+"""`switchboard apply`, `history` and `rollback`: what runs, what ran, and what shall run."""
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.cli.admin import GatewayOption, KeyOption, ask, base_of, readiness
+from gateway.cli.opening import (
+    ConfigOption,
+    EnvironmentOption,
+    StoreOption,
+    console,
+    fail,
+    local,
+    opened,
+    print_problems,
+    tell_problems,
+)
+from gateway.errors import ConfigError, SwitchboardError
+
+if TYPE_CHECKING:
+    from gateway.config.load import Loaded
+    from gateway.store.revisions import Revision
+
+TAKEN_UP_S = 15.0
+"""How long a running gateway may take to serve what was written into its store."""
+
+LOOK_EVERY_S = 0.05
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+NoteOption = Annotated[
+    str, typer.Option("--note", "-m", metavar="TEXT", help="Why, for whoever reads the history.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `apply`, `history` and `rollback`."""
+
+    @app.command()
+    def apply(
+        note: NoteOption = "",
+        environment: EnvironmentOption = None,
+        as_json: JsonOption = False,
+        gateway: GatewayOption = None,
+        key: KeyOption = None,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Serve the files from now on, as a new revision. Nothing wrong is ever served.
+
+        With a key it goes through the running gateway, which checks the files as it would
+        serve them; without one straight into the store, where the gateway finds it.
+        """
+        loaded = _loaded(config, environment)
+        if key is not None:
+            body = {"files": dict(loaded.texts), "environment": environment, "note": note}
+            found = ask("POST", "revisions", body, gateway=gateway, key=key, config=config)
+            _tell(found, True, as_json)
+            return
+        revision = _written(loaded, environment, note, store, config)
+        _tell(_plain(revision), _taken_up(revision, base_of(gateway, config)), as_json)
+
+    @app.command()
+    def history(
+        limit: Annotated[int, typer.Option(min=1, metavar="N", help="The last so many.")] = 20,
+        as_json: JsonOption = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """What was set to run, by whom and when, the newest first; adapters' promotions too."""
+        from gateway.revisions.history import history as entries_of
+        from gateway.store.adapters import AdapterBook
+        from gateway.store.revisions import Revisions
+
+        with opened(store, config, new=False) as found:
+            entries = entries_of(Revisions(found), AdapterBook(found), limit)
+        if as_json:
+            print(msgspec.json.encode(entries).decode())
+        else:
+            _print_history(console(), entries)
+
+    @app.command()
+    def rollback(
+        to: Annotated[
+            str | None,
+            typer.Argument(
+                metavar="[N|HASH]",
+                help="So many revisions back, or to the one with that hash.",
+                show_default=False,
+            ),
+        ] = None,
+        seq: Annotated[
+            int | None,
+            typer.Option("--to", metavar="NUMBER", help="To the revision of that number."),
+        ] = None,
+        note: NoteOption = "",
+        as_json: JsonOption = False,
+        gateway: GatewayOption = None,
+        key: KeyOption = None,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Serve what ran before. No watcher and no restart serves again what was left."""
+        which, steps = _meant(to, seq)
+        if key is not None:
+            body = {"to": which, "steps": steps, "note": note}
+            found = ask("POST", "rollback", body, gateway=gateway, key=key, config=config)
+            _tell(found, True, as_json)
+            return
+        revision = _gone_back(which, steps, note, store, config)
+        _tell(_plain(revision), _taken_up(revision, base_of(gateway, config)), as_json)
+
+
+def _meant(to: str | None, seq: int | None) -> tuple[str | int | None, int]:
+    """The revision that is meant, or how many to go back."""
+    if seq is not None:
+        return seq, 1
+    if to is None:
+        return None, 1
+    if to.isdigit() and len(to) < 6:
+        if int(to) < 1:
+            raise typer.BadParameter("go back by 1 at least")
+        return None, int(to)
+    if len(to) < 6 or set(to.lower()) - set("0123456789abcdef"):
+        raise typer.BadParameter(f"'{to}' is neither a number nor a hash of six digits or more")
+    return to.lower(), 1
+
+
+# ---------------------------------------------------------------- straight into the store
+
+
+def author() -> str:
+    """Who gives the command, as the history tells it."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def _loaded(config: Path, environment: str | None) -> "Loaded":
+    from gateway.config.load import load
+
+    try:
+        loaded = load(config, os.environ, environment)
+    except ConfigError as error:
+        tell_problems(error.problems)
+    print_problems(Console(stderr=True, soft_wrap=True, highlight=False), loaded.warnings)
+    return loaded
+
+
+def _written(
+    loaded: "Loaded", environment: str | None, note: str, store: str | None, config: Path
+) -> "Revision":
+    from gateway.store.audit import AuditBook
+    from gateway.store.revisions import Revisions
+
+    with opened(store or loaded.snapshot.server.store, config, new=True) as found:
+        book = Revisions(found)
+        saved = book.save(
+            loaded.snapshot.hash,
+            loaded.texts,
+            author(),
+            time.time(),
+            note=note,
+            environment=environment,
+        )
+        latest = saved or book.latest()
+        if saved is not None:
+            AuditBook(found).add("apply", "", name=author(), source="store", note=note or None)
+    assert latest is not None
+    return latest
+
+
+def _gone_back(
+    to: str | int | None, steps: int, note: str, store: str | None, config: Path
+) -> "Revision":
+    """Goes back in the store. What cannot be served here may well be where the gateway runs."""
+    from gateway.revisions.running import gone_back_to
+    from gateway.store.audit import AuditBook
+    from gateway.store.revisions import Revisions
+
+    with opened(store, config) as found:
+        book = Revisions(found)
+        try:
+            target = gone_back_to(book, to, steps)
+            revision = book.go_back(target, author(), time.time(), note=note)
+            subject = str(to) if to is not None else f"{steps} back"
+            AuditBook(found).add("rollback", subject, name=author(), source="store")
+            return revision
+        except SwitchboardError as error:
+            fail(str(error))
+
+
+def _plain(revision: "Revision") -> dict[str, Any]:
+    from gateway.revisions.running import brief
+
+    return brief(revision)
+
+
+def _taken_up(revision: "Revision", base: str) -> bool | None:
+    """Whether a gateway serves it now: it is waited for, and asked why it does not.
+
+    None where one answers that tells nothing, because there are keys and we gave none.
+    """
+    until = time.monotonic() + TAKEN_UP_S
+    while (ready := readiness(base)) is not None:
+        if "snapshot" not in ready:
+            return None
+        served = ready.get("revision") or {}
+        if served.get("seq", 0) >= revision.seq:
+            return True
+        problem = ready.get("configuration_error")
+        if problem and f"revision {revision.seq} " in problem:
+            fail(f"{base} serves on with what it had: {problem}")
+        if time.monotonic() > until:
+            fail(
+                f"the gateway at {base} has not taken revision {revision.seq} up in "
+                f"{TAKEN_UP_S:.0f} s: has it another store? Name its own with --store, or give an "
+                "admin's key with --key"
+            )
+        time.sleep(LOOK_EVERY_S)
+    return False
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def _tell(revision: Mapping[str, Any], served: bool | None, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode({"served": served, "revision": revision}).decode())
+        return
+    for warning in revision.get("warnings", ()):
+        Console(stderr=True).print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+    name = f"revision {revision['seq']} ({revision['hash'][:12]})"
+    said = {
+        True: f"[green]{name} is served[/green]",
+        False: f"[green]{name} is written[/green]; no gateway answers, the next start serves it",
+        None: f"[green]{name} is written[/green]; the gateway takes it up within a second, and "
+        "tells so to whoever gives a key (--key)",
+    }
+    console().print(said[served])
+
+
+def _print_history(out: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right")
+    for name in ("hash", "when", "by", "what", "note"):
+        table.add_column(name, overflow="fold")
+    for entry in entries:
+        table.add_row(*_line(entry))
+    out.print(table)
+
+
+def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    when = local(entry["saved"])
+    if entry["of"] != "configuration":
+        said = f"[magenta]{entry['kind']}[/magenta]"
+        return ("", "", when, escape(entry["author"]), said, f"{entry['of']}: {entry['note']}")
+    left = entry["rolled_back"] is not None
+    colour = "green" if entry["running"] else "dim" if left else ""
+    what = entry["kind"]
+    if entry["restores"] is not None:
+        what += f" to {entry['restores']}"
+    note = "; ".join(
+        part
+        for part in (
+            "runs" if entry["running"] else "",
+            "rolled back" if left else "",
+            f"in {entry['environment']}" if entry["environment"] else "",
+            entry["verdict"],
+            entry["note"],
+        )
+        if part
+    )
+    cells = (
+        str(entry["seq"]),
+        entry["hash"][:12],
+        when,
+        escape(entry["author"]),
+        what,
+        escape(note),
+    )
+    return tuple(f"[{colour}]{each}[/{colour}]" if colour and each else each for each in cells)

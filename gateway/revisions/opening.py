@@ -1,0 +1,171 @@
+"""What a process serves when it starts: the store's last revision, or the files.
+
+The last revision is the truth. The files are taken on a first start, and where somebody works on
+them alone (`--watch`); in both cases they become a revision by that. A content that was left by a
+rollback is not taken from the files again until it changes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gateway.config.load import Loaded, load, load_texts
+from gateway.config.written import written
+from gateway.errors import ConfigError, Problem
+from gateway.store.revisions import Revision, Revisions
+from gateway.store.store import Store, StoreError
+from gateway.types import Server, Snapshot
+
+
+class Home(msgspec.Struct, frozen=True):
+    """Where a process finds its files: their directory, what variables stand for, which
+    environment's overlay they are under, and whether changed files are served by themselves."""
+
+    directory: Path
+    env: Mapping[str, str] = {}
+    environment: str | None = None
+    watch: bool = False
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What is served first. `compiled` is the hash of the snapshot as it was compiled here: it
+    differs from the revision's where variables or paths are others than they were then."""
+
+    revision: Revision
+    snapshot: Snapshot
+    compiled: str
+    said: tuple[str, ...] = ()
+
+
+Chosen = Literal["files", "last"]
+
+
+def chosen(*, known: bool, same: bool, watch: bool, left: bool) -> Chosen:
+    """Whether files that are right are served, or the last revision. Pure.
+
+    `known` is whether there is a revision, `same` whether it has the files' content, `left` whether
+    a rollback left that content.
+    """
+    if not known:
+        return "files"
+    return "files" if watch and not same and not left else "last"
+
+
+def open_home(
+    home: Home,
+    store_url: str | None,
+    *,
+    patience_s: float | None = None,
+    now: Callable[[], float] = time.time,
+) -> tuple[Store, Opening]:
+    """The store, and what is served first; `patience_s` is as for `Store.open`.
+
+    Raises ConfigError, StoreError.
+    """
+    files, wrong = _read(home)
+    if files is not None:
+        store = Store.open(store_url or files.snapshot.server.store, patience_s=patience_s)
+    else:
+        assert wrong is not None
+        store = _known_store(store_url or _written_store(home), wrong, patience_s)
+    try:
+        return store, _opened(home, Revisions(store), files, wrong, now())
+    except BaseException:
+        store.close()
+        raise
+
+
+def _read(home: Home) -> tuple[Loaded | None, ConfigError | None]:
+    try:
+        return load(home.directory, home.env, home.environment), None
+    except ConfigError as error:
+        return None, error
+
+
+def _known_store(url: str, wrong: ConfigError, patience_s: float | None) -> Store:
+    """The store of files that are wrong: without one there is nothing else to serve."""
+    try:
+        return Store.open(url, new=False, patience_s=patience_s)
+    except StoreError:
+        raise wrong from None
+
+
+def _written_store(home: Home) -> str:
+    """The store's URL as the files have it, whatever else is wrong with them."""
+    try:
+        document, _ = written(home.directory, home.env, home.environment)
+    except (OSError, UnicodeDecodeError):
+        return Server().store
+    data = document.data if document is not None else None
+    url = data.get("store") if isinstance(data, dict) else None
+    return url if isinstance(url, str) else Server().store
+
+
+def _opened(
+    home: Home, book: Revisions, files: Loaded | None, wrong: ConfigError | None, now: float
+) -> Opening:
+    last = book.latest()
+    if files is None:
+        assert wrong is not None
+        if last is None:
+            raise wrong
+        return _last(home, last, f"the files are wrong, revision {last.seq} is served:\n{wrong}")
+    hash, texts = files.snapshot.hash, dict(files.texts)
+    same = last is not None and last.same_as(hash, texts)
+    left = book.was_left(hash, texts)
+    if chosen(known=last is not None, same=same, watch=home.watch, left=left) == "last":
+        assert last is not None
+        return _last(home, last, *_drift(last, same=same, left=left, watch=home.watch))
+    said = tuple(f"warning: {warning}" for warning in files.warnings)
+    if last is not None:
+        said += (f"the files have changed since revision {last.seq}: they are served",)
+    saved = book.save(
+        hash,
+        texts,
+        "serve --watch" if home.watch else "serve",
+        now,
+        kind="start" if last is None else "watch",
+        environment=home.environment,
+    )
+    revision = saved or book.latest()
+    assert revision is not None
+    snapshot = msgspec.structs.replace(files.snapshot, hash=revision.hash)
+    return Opening(revision, snapshot, hash, said)
+
+
+def _last(home: Home, last: Revision, *said: str) -> Opening:
+    try:
+        loaded = load_texts(last.files, home.directory, home.env, last.environment)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, _not_served(last)]) from None
+    snapshot = msgspec.structs.replace(loaded.snapshot, hash=last.hash)
+    warnings = tuple(f"warning: {warning}" for warning in loaded.warnings)
+    return Opening(last, snapshot, loaded.snapshot.hash, (*warnings, *said))
+
+
+def _not_served(last: Revision) -> Problem:
+    return Problem(
+        f"revision {last.seq}",
+        0,
+        "",
+        f"the store's last revision, by {last.author}, cannot be served here",
+        "mend what it needs, or go on with `switchboard apply` or `switchboard rollback`",
+    )
+
+
+def _drift(last: Revision, *, same: bool, left: bool, watch: bool) -> tuple[str, ...]:
+    if same:
+        return ()
+    if left:
+        return (
+            f"warning: the files hold what was rolled back: revision {last.seq} is served until "
+            "they change; `switchboard apply` would serve them all the same",
+        )
+    assert not watch
+    return (
+        f"warning: the files differ from revision {last.seq}, which is served; "
+        "`switchboard diff` shows how, `switchboard apply` serves them",
+    )

@@ -1,0 +1,323 @@
+"""Revisions end to end: a gateway's process, and the commands that change what it serves."""
+
+import asyncio
+import json
+import os
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gateway.app import Gateway, listening
+from gateway.errors import ConfigError
+from gateway.revisions.opening import Home, open_home
+from gateway.standin.standin import StandIn
+from gateway.store.keys import Keys
+from gateway.store.revisions import Revision, Revisions
+from gateway.store.store import Store
+from tests.cli.running import switchboard
+from tests.gateway.test_serve import ROUTE, SWITCHBOARD, Running, chat, serving, write
+
+
+class Ran(msgspec.Struct):
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """Its JSON."""
+        return json.loads(self.out)
+
+
+async def command(home: Path, *words: str, url: str = "", key: str = "") -> Ran:
+    """One command on a configuration, with the gateway's address and an admin's key."""
+    env = {
+        **os.environ,
+        "SWITCHBOARD_STORE": store_url(home),
+        "SWITCHBOARD_GATEWAY": url or "http://127.0.0.1:9",
+        "COLUMNS": "200",
+    }
+    if key:
+        env["SWITCHBOARD_ADMIN_KEY"] = key
+    process = await asyncio.create_subprocess_exec(
+        *(SWITCHBOARD, *words, "--config", str(home)), stdout=PIPE, stderr=PIPE, env=env
+    )
+    out, err = await process.communicate()
+    return Ran(process.returncode or 0, out.decode(), err.decode())
+
+
+def store_url(home: Path) -> str:
+    return f"sqlite:///{home}/switchboard.db"
+
+
+HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello there"}]}
+
+
+async def quickly(home: Path, *words: str, url: str, key: str = "") -> Ran:
+    """The same in this process."""
+    options = ["--config", str(home), "--store", store_url(home), "--gateway", url]
+    if key:
+        options += ["--key", key]
+    ran = await asyncio.to_thread(switchboard, *words, *options, env=os.environ)
+    return Ran(*ran)
+
+
+@asynccontextmanager
+async def inside(
+    home: Path, key: str = "", *, watch: bool = False, env: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, str, str]]:
+    """The gateway of a home in this process: a client with a key, its URL, what it said first."""
+    where = Home(home, env or {}, watch=watch)
+    store, opening = open_home(where, store_url(home))
+    gateway = Gateway(opening.snapshot, store, home=where, opening=opening)
+    await gateway.start()
+    async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:
+        url = f"http://127.0.0.1:{port}"
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as client:
+            yield client, url, "\n".join(opening.said)
+    await gateway.stop()
+
+
+def texts(home: Path) -> dict[str, Any]:
+    """The body of an application of the files as they are."""
+    files = home.rglob("*.yaml")
+    return {"files": {str(path.relative_to(home)): path.read_text() for path in files}}
+
+
+def revisions(home: Path) -> tuple[Revision, ...]:
+    store = Store.open(store_url(home))
+    try:
+        return Revisions(store).list()
+    finally:
+        store.close()
+
+
+def admin_key(home: Path) -> str:
+    store = Store.open(store_url(home))
+    try:
+        return Keys(store).create("boss", role="admin").secret
+    finally:
+        store.close()
+
+
+def add_route(home: Path, name: str) -> None:
+    (home / f"routes/{name}.yaml").write_text(ROUTE.format(name=name))
+
+
+async def ready(url: str, key: str = "") -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(headers=headers) as client:
+        found: dict[str, Any] = (await client.get(f"{url}/ready")).json()
+        return found
+
+
+async def serves(url: str, route: str) -> bool:
+    return (await chat(url, route)).status_code == 200
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Path]:
+    """A configuration whose provider answers."""
+    async with StandIn() as provider:
+        write(tmp_path, provider.url)
+        yield tmp_path
+
+
+async def started(running: Running) -> str:
+    return await running.says(r"serves (http://\S+)")
+
+
+async def test_what_is_applied_is_served_and_gone_back_from(home: Path) -> None:
+    async with serving(home) as running:
+        url = await started(running)
+        add_route(home, "legal")
+        assert not await serves(url, "legal")
+
+        applied = await command(home, "apply", "-m", "for the lawyers", "--json", url=url)
+        assert applied.code == 0, applied.err
+        assert applied.data["served"] is True
+        answer = await chat(url, "legal")
+        assert answer.status_code == 200
+
+        began = time.monotonic()
+        back = await command(home, "rollback", "--json", url=url)
+        took = time.monotonic() - began
+        assert back.code == 0, back.err
+        assert not await serves(url, "legal")
+        detail = await ready(url)
+        async with httpx.AsyncClient() as client:
+            id = answer.headers["x-switchboard-decision"]
+            decision = (await client.get(f"{url}/v1/decisions/{id}")).json()
+
+    told = await command(home, "history", "--json")
+    assert [(each["kind"], each["running"]) for each in told.data] == [
+        ("rollback", True), ("apply", False), ("start", False)
+    ]  # fmt: skip
+    assert decision["snapshot"] == told.data[1]["hash"] == applied.data["revision"]["hash"]
+    assert detail["snapshot"] == told.data[0]["hash"] == told.data[2]["hash"]
+    shown = (await command(home, "history")).out
+    assert "for the lawyers" in shown
+    assert "rolled back" in shown
+    assert took < 20  # a whole process of its own, on whatever machine this is
+
+
+async def test_through_the_gateway_it_is_checked_served_and_gone_back_from(home: Path) -> None:
+    key = admin_key(home)
+    async with inside(home, key) as (client, url, _):
+        (home / "gateway.yaml").write_text(
+            (home / "gateway.yaml").read_text() + "aliases: {other: auto}\n"
+        )
+        ran = await quickly(home, "apply", "--json", url=url, key=key)
+        assert ran.code == 0, ran.err
+        assert ran.data["revision"]["author"] == "boss"
+        assert (await ready(url, key))["snapshot"] == ran.data["revision"]["hash"]
+        assert (await quickly(home, "rollback", url=url, key=key)).code == 0
+        assert (await ready(url, key))["revision"]["seq"] == 3
+
+        took = []
+        for _ in range(3):
+            assert (await client.post("/admin/revisions", json=texts(home))).is_success
+            began = time.monotonic()
+            assert (await client.post("/admin/rollback", json={})).is_success
+            took.append(time.monotonic() - began)
+        listed = (await client.get("/admin/revisions")).json()["data"]
+        one = (await client.get(f"/admin/revisions/{listed[0]['hash'][:12]}")).json()
+    assert min(took) < 1.0, took
+    assert [each["kind"] for each in listed[:3]] == ["rollback", "apply", "rollback"]
+    assert "gateway.yaml" in one["files"]
+
+
+async def test_a_wrong_revision_is_told_everywhere_and_the_old_serves_on(home: Path) -> None:
+    key = admin_key(home)
+    async with inside(home, key) as (client, url, _):
+        answer = await client.post(
+            "/admin/revisions", json={"files": {"gateway.yaml": "\ndefault_route: general\n"}}
+        )
+        assert answer.status_code == 422
+        places = [(p["file"], p["line"], p["key"]) for p in answer.json()["problems"]]
+        assert ("gateway.yaml", 2, "default_route") in places
+        detail = await ready(url, key)
+        metrics = (await client.get("/metrics")).text
+        assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
+
+        moved = await client.post("/admin/revisions", json={**texts(home), "after": 9})
+        assert (moved.status_code, moved.json()["error"]["code"]) == (409, "revision_refused")
+        nothing = await client.post("/admin/rollback", json={})
+        assert nothing.status_code == 404
+
+        # What is wrong in the files is said before anything is sent.
+        (home / "routes/general.yaml").write_text("name: general\nvalue: lots\n")
+        wrong = await quickly(home, "apply", url=url, key=key)
+        assert (wrong.code, wrong.out) == (1, "")
+        assert "general.yaml:2 value" in wrong.err
+    assert "unknown route" in detail["configuration_error"]
+    assert "switchboard_config_errors_total 1.0" in metrics
+    assert f'hash="{detail["snapshot"]}"' in metrics
+
+
+async def test_only_an_admins_key_may(home: Path) -> None:
+    store = Store.open(store_url(home))
+    key = Keys(store).create("app").secret
+    store.close()
+    async with inside(home, key) as (client, _, _):
+        for path in ("/admin/revisions", "/admin/revisions/1"):
+            assert (await client.get(path)).status_code == 403
+        assert (await client.post("/admin/revisions", json=texts(home))).status_code == 403
+        assert (await client.post("/admin/rollback", json={})).status_code == 403
+
+
+async def test_a_restart_serves_the_last_revision_and_tells_the_drift(home: Path) -> None:
+    async with inside(home):
+        pass
+    add_route(home, "legal")
+    async with inside(home) as (_, url, said):
+        assert "the files differ from revision 1" in said
+        assert not await serves(url, "legal")
+        async with asyncio.timeout(20):
+            while "routes/legal.yaml" not in ((await ready(url))["drift"] or ""):
+                pass
+        # Without a key it goes into the store, and the gateway finds it there.
+        assert (await quickly(home, "apply", url=url)).code == 0
+        assert await serves(url, "legal")
+        assert (await ready(url))["drift"] is None
+
+
+async def test_where_none_runs_it_is_for_the_next_start(home: Path) -> None:
+    ran = await quickly(home, "apply", url="http://127.0.0.1:9")
+    assert ran.code == 0, ran.err
+    assert "the next start serves it" in ran.out
+    add_route(home, "legal")
+    assert (await quickly(home, "apply", url="http://127.0.0.1:9")).code == 0
+    (home / "routes/legal.yaml").unlink()
+    async with inside(home) as (_, url, _):
+        assert await serves(url, "legal")
+
+
+async def test_files_that_are_wrong_do_not_keep_the_last_revision_from_serving(home: Path) -> None:
+    async with inside(home):
+        pass
+    (home / "gateway.yaml").write_text("default_route: [\n")
+    async with inside(home) as (_, url, said):
+        assert await serves(url, "general")
+        assert "the files are wrong, revision 1 is served" in said
+
+
+async def test_a_last_revision_that_cannot_be_served_says_what_helps(home: Path) -> None:
+    text = (home / "gateway.yaml").read_text().replace("sk-provider", "${PROVIDER_KEY}")
+    (home / "gateway.yaml").write_text(text)
+    async with inside(home, env={"PROVIDER_KEY": "sk-one"}):
+        pass
+    with pytest.raises(ConfigError, match=r"PROVIDER_KEY is not set[\s\S]*switchboard rollback"):
+        open_home(Home(home), store_url(home))
+
+
+async def test_secrets_are_kept_as_they_are_written(home: Path) -> None:
+    text = (home / "gateway.yaml").read_text().replace("sk-provider", "${PROVIDER_KEY}")
+    (home / "gateway.yaml").write_text(text)
+    async with inside(home, env={"PROVIDER_KEY": "sk-one"}):
+        pass
+    # Another secret is no other content: a restart serves the same revision with it.
+    async with inside(home, env={"PROVIDER_KEY": "sk-two"}) as (_, url, said):
+        assert "differ" not in said
+        assert (await ready(url))["snapshot"] == revisions(home)[0].hash
+    assert len(revisions(home)) == 1
+    assert b"sk-one" not in (home / "switchboard.db").read_bytes()
+
+
+async def test_a_watcher_and_a_restart_do_not_serve_again_what_was_left(home: Path) -> None:
+    async with serving(home, "--watch") as running:
+        url = await started(running)
+        add_route(home, "legal")
+        await running.says(r"serving snapshot (\w+): revision 2")
+        assert (await command(home, "rollback", url=url)).code == 0
+        assert not await serves(url, "legal")
+        (home / "routes/legal.yaml").touch()
+        await running.says(r"(the files hold what was rolled back)")
+        assert not await serves(url, "legal")
+    async with serving(home, "--watch") as running:
+        url = await started(running)
+        assert "the files hold what was rolled back" in running.printed
+        assert not await serves(url, "legal")
+        add_route(home, "tax")
+        await running.says(r"serving snapshot (\w+): revision 4")
+        assert await serves(url, "tax")
+    assert [each.kind for each in revisions(home)] == ["watch", "rollback", "watch", "start"]
+
+
+async def test_with_watch_files_changed_meanwhile_are_served_at_the_start(home: Path) -> None:
+    async with inside(home):
+        pass
+    add_route(home, "legal")
+    async with inside(home, watch=True) as (_, url, said):
+        assert "the files have changed since revision 1" in said
+        assert await serves(url, "legal")
