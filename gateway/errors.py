@@ -20,6 +20,7 @@ SwitchboardError
     ├── UpstreamTimeout      one of connect, first_byte, between, total ran out
     ├── UpstreamClosed       the peer closed; `sent` says whether the request may have reached it
     ├── MalformedAnswer      what came back is not HTTP/1.1
+    │   └── MalformedEvent   an event of a stream is not JSON
     ├── AdapterAway          the replica cannot load the adapter that the call is for
     └── ModelAway            the replica's model sleeps, and it is not its turn
 """
@@ -219,6 +220,12 @@ class UpstreamClosed(UpstreamError):
 
 class MalformedAnswer(UpstreamError):
     """What came back is not a valid HTTP/1.1 answer."""
+
+
+class MalformedEvent(MalformedAnswer):
+    """An event whose data is not JSON; `before` is what can be relayed of what came with it."""
+
+    before = b""
 
 
 class AdapterAway(UpstreamError):

@@ -20,6 +20,7 @@ from gateway.errors import (
     AttemptsFailed,
     BadRequest,
     ConnectFailed,
+    MalformedEvent,
     ModelAway,
     NoTargetFits,
     Overloaded,
@@ -27,8 +28,8 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.metering.prices import cost, estimate_tokens
-from gateway.metering.usage import StreamWatch, usage_of
+from gateway.metering.prices import cost
+from gateway.metering.usage import Seen, StreamWatch, estimated_output, usage_of
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight, Live
 from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, gathered
@@ -155,6 +156,7 @@ class Opened(msgspec.Struct):
     piece: bytes
     content_type: bytes
     watch: StreamWatch | None
+    seen: Seen | None = None
 
 
 class Watched:
@@ -169,7 +171,12 @@ class Watched:
 
     def write(self, piece: bytes) -> bool:
         """Relays what of the piece may pass."""
-        passed = self._watch.feed(piece)
+        try:
+            passed = self._watch.feed(piece)
+        except MalformedEvent as error:
+            if error.before:
+                self._outlet.write(error.before)
+            raise
         return self._outlet.write(passed) if passed else True
 
 
@@ -361,7 +368,7 @@ class Pipeline:
         for name, value in reply.headers:
             if name == b"content-type":
                 opened.content_type = value
-                streams = value.startswith(b"text/event-stream")
+                streams = value[:17].lower() == b"text/event-stream"
             elif name == b"content-encoding":
                 encoding = value
         if reply.status >= 400 or not streams:
@@ -377,8 +384,13 @@ class Pipeline:
                     message_of(reply.status, body),
                     _retry_after(reply),
                 )
+            if reply.status < 400:
+                opened.seen = self._answer_in(opened, body, request)
             opened.piece = body
             return
+        if not request.stream:
+            reply.abort()
+            raise AttemptFailed(opened.target.name, 502, "streams, though not asked to")
         if encoding not in (b"", b"identity"):
             reply.abort()
             raise AttemptFailed(
@@ -396,6 +408,18 @@ class Pipeline:
         if watch.errored:
             reply.abort()
             raise AttemptFailed(opened.target.name, 502, "the stream began with an error")
+
+    def _answer_in(self, opened: Opened, body: bytes, request: Request) -> Seen:
+        """What a plain body says of itself; one that is no answer is a failed attempt."""
+        seen = usage_of(body, request.endpoint)
+        if seen is None or not seen.answers:
+            kind = opened.content_type[:80].decode("latin-1") or "no content type"
+            what = f"{opened.reply.status} with {kind} that is no answer"
+        elif request.stream:
+            what = "a whole body, though asked for a stream"
+        else:
+            return seen
+        raise AttemptFailed(opened.target.name, 502, f"sent {what}")
 
     async def _opening(self, opened: Opened, watch: StreamWatch) -> bytes:
         """The first bytes to relay: an error before the first event can still be a real status."""
@@ -428,10 +452,11 @@ class Pipeline:
             opened.content_type = b"application/json"
             self._ended(journey, opened, "error", journey.error, status, NO_USAGE)
         else:
-            seen = usage_of(body, journey.request.endpoint)
-            usage = seen.usage if seen is not None and seen.usage is not None else None
-            journey.completion_id = seen.id if seen is not None else None
-            journey.usage = usage or _estimated(journey, estimate_tokens(body))
+            seen = opened.seen
+            assert seen is not None
+            endpoint = journey.request.endpoint
+            journey.completion_id = seen.id
+            journey.usage = seen.usage or _estimated(journey, estimated_output(body, endpoint))
             journey.outcome = "ok"
             self._ended(journey, opened, "ok", "", status, journey.usage)
             if self._keeps_text(journey):
@@ -450,13 +475,16 @@ class Pipeline:
             outlet.open(reply.status, self._headers(journey, opened))
             if not outlet.write(opened.piece):
                 await outlet.drain()
-            await reply.pump(Watched(watch, outlet))
+            await _pumped(reply, watch, outlet)
             tail = watch.close()
             if watch.truncated:
                 raise UpstreamClosed("the backend ended its stream before the answer was whole")
             if tail:
                 outlet.write(tail)
-            outlet.close()
+            if watch.error_text:
+                outlet.fail(_told_as_text(watch))
+            else:
+                outlet.close()
         except UpstreamError as error:
             self._seen(journey, opened, watch, "truncated", str(error))
             outlet.fail(
@@ -603,6 +631,20 @@ _PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
 def decision_id(request_id: str) -> str:
     """Each request has one decision; the two ids differ in their prefix only."""
     return "dec_" + request_id.removeprefix("req_")
+
+
+async def _pumped(reply: Reply, watch: StreamWatch, outlet: Outlet) -> None:
+    """Relays to the end. An answer with its finish_reason is whole, however its stream ends."""
+    try:
+        await reply.pump(Watched(watch, outlet))
+    except UpstreamError:
+        if not watch.finished or watch.errored:
+            raise
+
+
+def _told_as_text(watch: StreamWatch) -> ApiError:
+    """An error that the backend did not give as an object, as one."""
+    return ApiError(watch.error_text[:300], status=502, type="upstream_error", code="stream_error")
 
 
 def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidate | None:

@@ -1,13 +1,17 @@
 """What an answer used: read from a plain JSON body, or watched in a stream as it is relayed.
 
-Only `id` and `usage` are looked at; what is relayed stays as the backend wrote it.
+Only `id` and `usage` are looked at, and whether it is an answer at all; what is relayed stays as
+the backend wrote it.
 """
 
+import json
 import re
 from typing import Annotated, Any
 
 import msgspec
 
+from gateway.errors import MalformedEvent
+from gateway.metering.prices import BYTES_PER_TOKEN, estimate_tokens
 from gateway.types import Endpoint, Usage
 
 MAX_EVENT = 32 * 1024 * 1024
@@ -30,10 +34,14 @@ _TEXT_DELTA = b"event: response.output_text.delta\ndata:"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a plain answer says of itself; each part is None where the backend did not say."""
+    """What a plain answer says of itself; each part is None where the backend did not say.
+
+    `answers` is false for JSON without what its endpoint is asked for: an error under a 200.
+    """
 
     id: str | None
     usage: Usage | None
+    answers: bool = True
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
@@ -58,6 +66,40 @@ class _Tokens(msgspec.Struct):
 class _Plain(msgspec.Struct):
     id: Any = None
     usage: msgspec.Raw = msgspec.Raw(b"null")
+    choices: msgspec.Raw = msgspec.Raw(b"null")
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+    def answers(self, endpoint: Endpoint) -> bool:
+        """Whether what the endpoint is asked for is in it: each of them has its list."""
+        if endpoint is Endpoint.RESPONSES:
+            asked = self.output
+        else:
+            asked = self.data if endpoint is Endpoint.EMBEDDINGS else self.choices
+        return bytes(memoryview(asked)[:1]) == b"["
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = msgspec.Raw(b"")
+    reasoning_content: msgspec.Raw = msgspec.Raw(b"")
+    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Said(msgspec.Struct):
+    message: _Message | None = None
+    text: msgspec.Raw = msgspec.Raw(b"")
+
+    def size(self) -> int:
+        """Bytes of what the model wrote, as JSON has them."""
+        parts = [self.text]
+        if self.message is not None:
+            message = self.message
+            parts += [message.content, message.reasoning_content, message.tool_calls]
+        return sum(len(bytes(part)) for part in parts if bytes(part) != b"null")
+
+
+class _AllSaid(msgspec.Struct):
+    choices: list[_Said] = []
 
 
 class _Choice(msgspec.Struct):
@@ -91,18 +133,41 @@ class _Event(msgspec.Struct):
 
 _plain = msgspec.json.Decoder(_Plain).decode
 _event = msgspec.json.Decoder(_Event).decode
+_all_said = msgspec.json.Decoder(_AllSaid).decode
 _tokens = msgspec.json.Decoder(_Tokens, strict=False).decode
 
 
 def usage_of(body: bytes, endpoint: Endpoint) -> Seen | None:
-    """The id and usage of a plain answer to `endpoint`; None if it is not a JSON object."""
+    """The id and usage of a plain answer to `endpoint`; None if it is not a JSON object.
+
+    One that is nested deeper than we follow gets the benefit of the doubt, and is not read.
+    """
     plain = _last_fields(body) if endpoint is Endpoint.EMBEDDINGS else None
+    answers = plain is not None
     if plain is None:
         try:
             plain = _plain(body)
-        except _UNREADABLE:
+        except RecursionError:
+            return Seen(None, None)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            plain = _read_tolerantly(body)
+        if plain is None:
             return None
-    return Seen(plain.id if isinstance(plain.id, str) else None, _usage(plain.usage))
+        answers = plain.answers(endpoint)
+    return Seen(plain.id if isinstance(plain.id, str) else None, _usage(plain.usage), answers)
+
+
+def estimated_output(body: bytes, endpoint: Endpoint) -> int:
+    """Tokens of a plain answer whose backend does not tell them, by the length of what was said."""
+    if endpoint is Endpoint.EMBEDDINGS:
+        return 0
+    if endpoint is Endpoint.RESPONSES:
+        return estimate_tokens(body)
+    try:
+        said = _all_said(body).choices
+    except _UNREADABLE:
+        return estimate_tokens(body)
+    return sum(-(-choice.size() // BYTES_PER_TOKEN) for choice in said)
 
 
 def _last_fields(body: bytes) -> _Plain | None:
@@ -117,6 +182,14 @@ def _last_fields(body: bytes) -> _Plain | None:
     try:
         return _plain(b"{" + body[at:])
     except _UNREADABLE:
+        return None
+
+
+def _read_tolerantly(body: bytes) -> _Plain | None:
+    """The same of a body with `NaN` or `Infinity` in it, which many a server and SDK think JSON."""
+    try:
+        return _plain(msgspec.json.encode(json.loads(body)))
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return None
 
 
@@ -152,6 +225,7 @@ class StreamWatch:
     finished       every one of `choices` has its finish_reason, or the response is complete
     done           `[DONE]` was seen; nothing is relayed after it
     errored        an error event was seen
+    error_text     of an error that was no object: it is not relayed, SDKs want one
     text           the first choice's text, "" unless `keep_text`; its first `MAX_TEXT` or so
     """
 
@@ -168,6 +242,7 @@ class StreamWatch:
         "_texts",
         "completion_id",
         "done",
+        "error_text",
         "errored",
         "events",
         "finished",
@@ -193,6 +268,7 @@ class StreamWatch:
         self.finished = False
         self.done = False
         self.errored = False
+        self.error_text = ""
 
     @property
     def truncated(self) -> bool:
@@ -205,7 +281,10 @@ class StreamWatch:
         return "".join(self._texts)
 
     def feed(self, piece: bytes) -> bytes:
-        """What of the stream must be relayed now that `piece` has arrived."""
+        """What of the stream must be relayed now that `piece` has arrived.
+
+        Raises MalformedEvent for one whose data is not JSON, with what stood before it.
+        """
         if self._steady and piece.endswith(b"}\n\n"):
             lines = piece.count(b"\n")
             if self._responses:
@@ -250,8 +329,13 @@ class StreamWatch:
             start = searched
             if not self._seen:
                 event = event.removeprefix(_BOM)
-            if self._passes(event):
-                passed.append(event)
+            try:
+                if self._passes(event):
+                    passed.append(event)
+            except MalformedEvent as error:
+                self._tail, self._steady = b"", False
+                error.before = b"".join(passed)
+                raise
             if self.done:
                 start = len(data)
                 break
@@ -274,9 +358,13 @@ class StreamWatch:
             return True
         seen = _decoded(data)
         if seen is None:
+            _refuse_malformed(data)
             self.events += 1
             return True
         self.errored |= seen.error is not None or name == b"error" or seen.type == "error"
+        if isinstance(seen.error, str) and not self._responses:
+            self.error_text = seen.error
+            return False
         if self._responses:
             self._learn_response(seen)
             return True
@@ -321,6 +409,16 @@ class StreamWatch:
         if text and self._text_left > 0:
             self._text_left -= len(text)
             self._texts.append(text)
+
+
+def _refuse_malformed(data: bytes) -> None:
+    """Every SDK gives up on data that is not JSON; JSON of another shape is their own affair."""
+    try:
+        json.loads(data)
+    except RecursionError:
+        return
+    except ValueError:
+        raise MalformedEvent("an event's data is not JSON") from None
 
 
 def _only_data(piece: bytes, lines: int) -> bool:

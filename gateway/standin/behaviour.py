@@ -19,21 +19,39 @@ class FaultKind(StrEnum):
     HANG_BEFORE_HEAD = "hang-before-head"
     """Nothing comes, for ever."""
     MALFORMED_HEAD = "malformed-head"
-    """What comes is not HTTP."""
+    """What comes looks like HTTP and is not."""
+    GARBAGE = "garbage"
+    """What comes is another protocol's greeting."""
     CUT = "cut"
     """The connection closes after `after` tokens, or in the middle of a whole body."""
     CUT_IN_EVENT = "cut-in-event"
     """The connection closes in the middle of the event after `after` tokens."""
+    CUT_UNFRAMED = "cut-unframed"
+    """The same as a cut, of a body that was to end with its connection: it looks whole."""
+    CUT_BEFORE_DONE = "cut-before-done"
+    """The connection closes after the finish_reason: only usage and `[DONE]` are missing."""
     HANG = "hang"
-    """Nothing more comes after `after` tokens."""
+    """Nothing more comes after `after` tokens, or after half of a whole body."""
+    HANG_IN_EVENT = "hang-in-event"
+    """Nothing more comes after half of the event after `after` tokens."""
+    MALFORMED_CHUNK = "malformed-chunk"
+    """After `after` tokens, or half of a whole body, bytes that are none of HTTP's framing."""
+    ENDLESS = "endless"
+    """After `after` tokens the same again and again, `seconds` apart; a whole body never ends."""
     END = "end"
     """The stream ends as HTTP wants it, but after `after` tokens and with no finish_reason."""
     ERROR_EVENT = "error-event"
-    """After `after` tokens an error event, then the end."""
+    """After `after` tokens an error event, then the end; a whole body is an error under a 200."""
     ERROR_TEXT = "error-text"
     """The same with the error given as a string, as some servers do."""
     MALFORMED_JSON = "malformed-json"
     """A body (or the event after `after` tokens) that is not JSON."""
+    WRONG_JSON = "wrong-json"
+    """A body that is JSON, but no answer to what was asked."""
+    HTML = "html"
+    """A web page under a 200, as a captive proxy or a login page has it."""
+    OTHER_FORM = "other-form"
+    """A whole body where a stream was asked for, and a stream where a whole body was."""
     NO_DONE = "no-done"
     """A whole stream without its `[DONE]`."""
     NO_USAGE = "no-usage"
@@ -57,7 +75,10 @@ LEAKY_HEADERS: tuple[tuple[str, str], ...] = (
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One failure. `after` counts tokens; `seconds` and `retry_after` are seconds."""
+    """One failure. `after` counts tokens; `seconds` and `retry_after` are seconds.
+
+    With `after=0` a whole body that is cut, or hangs, does so right after its head.
+    """
 
     kind: FaultKind
     after: int = 2

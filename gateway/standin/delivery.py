@@ -10,7 +10,7 @@ import msgspec
 from gateway.standin.answer import Answer, Event, Part, Stream, Whole, error
 from gateway.standin.api import Answered
 from gateway.standin.behaviour import LEAKY_HEADERS, Fault, FaultKind
-from gateway.standin.wire import Exchange, Headers
+from gateway.standin.wire import UNTIL_CLOSE, Exchange, Headers
 
 STREAM_HEADERS = (
     ("content-type", "text/event-stream; charset=utf-8"),
@@ -49,8 +49,7 @@ class Delivery:
         if fault is not None:
             if await self._fails_at_once(fault):
                 return
-            if fault.kind is FaultKind.STATUS:
-                answer = status_answer(fault)
+            answer = instead(fault, answer)
             self._headers += list(fault.headers.items())
             if fault.kind is FaultKind.LEAK:
                 named = {name for name, _ in LEAKY_HEADERS}
@@ -71,6 +70,9 @@ class Delivery:
             case FaultKind.MALFORMED_HEAD:
                 await self._exchange.raw(b"HTTP/1.1 two hundred\r\ncontent-length: x\r\n\r\n")
                 self._exchange.cut()
+            case FaultKind.GARBAGE:
+                await self._exchange.raw(b"220 mail.example ESMTP \x00\xff\xfe\r\n")
+                self._exchange.cut()
             case FaultKind.HANG_BEFORE_HEAD:
                 await forever()
             case _:
@@ -89,13 +91,37 @@ class Delivery:
         if self._is(FaultKind.GZIP):
             body = gzip.compress(body)
             headers.append(("content-encoding", "gzip"))
-        self._exchange.head(answer.status, headers, len(body))
-        if self._is(FaultKind.CUT, FaultKind.CUT_IN_EVENT, FaultKind.END, FaultKind.HANG):
-            await self._exchange.write(body[: len(body) // 2])
-            await self._hang_or_cut()
+        if self._is(*IN_A_BODY):
+            await self._broken_whole(answer.status, headers, body)
             return
+        self._exchange.head(answer.status, headers, len(body))
         await self._send(body)
         self._exchange.finish()
+
+    async def _broken_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        fault = self._fault
+        assert fault is not None
+        if fault.kind is FaultKind.CUT_UNFRAMED:
+            self._exchange.head(status, headers, UNTIL_CLOSE)
+        else:
+            endless = fault.kind in (FaultKind.ENDLESS, FaultKind.MALFORMED_CHUNK)
+            self._exchange.head(status, headers, None if endless else len(body))
+        await self._exchange.write(body[: len(body) // 2 if fault.after else 0])
+        match fault.kind:
+            case FaultKind.HANG | FaultKind.HANG_IN_EVENT:
+                await forever()
+            case FaultKind.ENDLESS:
+                await self._again_and_again(SPACES, fault)
+            case FaultKind.MALFORMED_CHUNK:
+                await self._exchange.raw(NO_CHUNK)
+                await forever()
+            case _:
+                self._exchange.cut(fault.reset)
+
+    async def _again_and_again(self, data: bytes, fault: Fault) -> None:
+        while True:
+            await self._exchange.write(data)
+            await self._sleep(fault.seconds)
 
     def _body_of(self, answer: Whole) -> bytes:
         body = answer.encoded()
@@ -104,19 +130,14 @@ class Delivery:
             return msgspec.json.encode({k: v for k, v in told.items() if k != "usage"})
         return body[: len(body) // 2] if self._is(FaultKind.MALFORMED_JSON) else body
 
-    async def _hang_or_cut(self) -> None:
-        if self._is(FaultKind.HANG):
-            await forever()
-        assert self._fault is not None
-        self._exchange.cut(self._fault.reset)
-
     # -------------------------------------------------------- a stream
 
     async def _stream(self, answer: Stream) -> None:
         headers = [*self._headers, *STREAM_HEADERS]
         if self._squeeze is not None:
             headers.append(("content-encoding", "gzip"))
-        self._exchange.head(200, headers, None)
+        unframed = self._is(FaultKind.CUT_UNFRAMED)
+        self._exchange.head(200, headers, UNTIL_CLOSE if unframed else None)
         if self._behaviour.head_first:
             await self._exchange.raw(b"")
         tokens = 0
@@ -143,6 +164,8 @@ class Delivery:
         """The fault strikes at this event: the first token beyond `after`, or what ends tokens."""
         if self._fault is None or self._fault.kind not in AT_AN_EVENT:
             return False
+        if self._is(FaultKind.CUT_BEFORE_DONE):
+            return event.part in (Part.USAGE, Part.DONE)
         if self._fault.after == 0 and tokens == 0:
             return True
         ended = tokens > 0 and event.part is not Part.TOKEN
@@ -163,12 +186,20 @@ class Delivery:
             case FaultKind.CUT_IN_EVENT:
                 await self._send(event.data[: len(event.data) // 2])
                 self._exchange.cut(fault.reset)
-            case FaultKind.CUT:
+            case FaultKind.CUT | FaultKind.CUT_UNFRAMED | FaultKind.CUT_BEFORE_DONE:
                 await self._exchange.raw(b"")
                 self._exchange.cut(fault.reset)
             case FaultKind.HANG:
                 await self._exchange.raw(b"")
                 await forever()
+            case FaultKind.HANG_IN_EVENT:
+                await self._send(event.data[: len(event.data) // 2])
+                await forever()
+            case FaultKind.MALFORMED_CHUNK:
+                await self._exchange.raw(NO_CHUNK)
+                await forever()
+            case FaultKind.ENDLESS:
+                await self._again_and_again(event.data, fault)
             case FaultKind.ERROR_EVENT | FaultKind.ERROR_TEXT:
                 whole = error(500, message, type="server_error", code=fault.code).body
                 said = whole if fault.kind is FaultKind.ERROR_EVENT else {"error": message}
@@ -206,13 +237,30 @@ AT_AN_EVENT = frozenset(
     {
         FaultKind.CUT,
         FaultKind.CUT_IN_EVENT,
+        FaultKind.CUT_UNFRAMED,
+        FaultKind.CUT_BEFORE_DONE,
         FaultKind.HANG,
+        FaultKind.HANG_IN_EVENT,
+        FaultKind.MALFORMED_CHUNK,
+        FaultKind.ENDLESS,
         FaultKind.END,
         FaultKind.ERROR_EVENT,
         FaultKind.ERROR_TEXT,
         FaultKind.MALFORMED_JSON,
     }
 )
+
+
+IN_A_BODY = AT_AN_EVENT - {
+    FaultKind.CUT_BEFORE_DONE,
+    FaultKind.ERROR_EVENT,
+    FaultKind.ERROR_TEXT,
+    FaultKind.MALFORMED_JSON,
+}
+"""What also strikes a whole body on its way."""
+
+NO_CHUNK = b"this is no chunk's size\r\n"
+SPACES = b" " * 4096
 
 
 async def forever() -> None:
@@ -228,6 +276,26 @@ STATUS_CODES = {
     500: ("server_error", None, "The server had an error while processing your request."),
     503: ("server_error", None, "The engine is currently overloaded, please try again later."),
 }
+
+
+WEB_PAGE = Whole(b"<!doctype html><title>Sign in</title>", content_type="text/html; charset=utf-8")
+
+
+def instead(fault: Fault, answer: Answer) -> Answer:
+    """What is sent in the answer's place, by a fault that is not in its sending."""
+    message = fault.message or "The server had an error while processing your request."
+    match fault.kind:
+        case FaultKind.STATUS:
+            return status_answer(fault)
+        case FaultKind.HTML:
+            return WEB_PAGE
+        case FaultKind.WRONG_JSON:
+            return Whole({"status": "ok", "data": []})
+        case FaultKind.ERROR_EVENT if isinstance(answer, Whole):
+            return Whole(error(500, message, type="server_error", code=fault.code).body)
+        case FaultKind.ERROR_TEXT if isinstance(answer, Whole):
+            return Whole({"error": message})
+    return answer
 
 
 def status_answer(fault: Fault) -> Whole:

@@ -10,9 +10,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from gateway.standin.answer import Refused, Whole, refuse
 from gateway.standin.api import ANY, Answered, Api
-from gateway.standin.behaviour import Behaviour, Fault
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.delivery import Delivery
 from gateway.standin.engine import Engine, Vllm, in_vllms_words
 from gateway.standin.reading import json_object
@@ -192,11 +194,10 @@ class StandIn:
     async def _answer(self, exchange: Exchange) -> None:
         seen = exchange.seen
         scripted = self._scripted(seen.path)
-        try:
-            answered = await self._answered(seen)
-        except Refused as refused:
-            answered = Answered(self._refusal(seen, refused.answer), Behaviour())
+        answered = await self._answered_or_refused(seen)
         fault = self.fault or scripted or self._broken(seen) or answered.behaviour.fault
+        if fault is not None and fault.kind is FaultKind.OTHER_FORM:
+            answered = await self._answered_or_refused(in_other_form(seen))
         delivery = Delivery(
             exchange, answered, fault, self._headers(), clock=self._clock, sleep=self._sleep
         )
@@ -211,6 +212,12 @@ class StandIn:
             self._count(answered)
         finally:
             self._leave()
+
+    async def _answered_or_refused(self, seen: Seen) -> Answered:
+        try:
+            return await self._answered(seen)
+        except Refused as refused:
+            return Answered(self._refusal(seen, refused.answer), Behaviour())
 
     def _broken(self, seen: Seen) -> Fault | None:
         """What strikes every request for one adapter."""
@@ -298,3 +305,13 @@ class StandIn:
             self.engine.requests += 1
             self.engine.prompt_tokens += answered.prompt_tokens
             self.engine.generation_tokens += answered.output_tokens
+
+
+def in_other_form(seen: Seen) -> Seen:
+    """The same request, asking for a stream if it did not, and for a whole body if it did."""
+    body = {**json_object(seen.body)}
+    streams = bool(body.pop("stream", False))
+    body.pop("stream_options", None)
+    if not streams:
+        body["stream"] = True
+    return Seen(seen.method, seen.path, seen.raw_headers, msgspec.json.encode(body), seen.at)

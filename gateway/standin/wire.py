@@ -13,6 +13,9 @@ import msgspec
 
 Headers = Iterable[tuple[str, str]]
 
+UNTIL_CLOSE = -1
+"""In the place of a body's length: it ends where the connection does."""
+
 
 class Seen:
     """One request as it arrived. `at` and `aborted_at` are readings of the stand-in's clock."""
@@ -54,7 +57,10 @@ class Exchange(Protocol):
     seen: Seen
 
     def head(self, status: int, headers: Headers, length: int | None) -> None:
-        """Begins the answer; without a length its body is chunked. Sent with the first bytes."""
+        """Begins the answer; without a length its body is chunked. Sent with the first bytes.
+
+        The length may be UNTIL_CLOSE.
+        """
 
     async def write(self, data: bytes) -> None:
         """A piece of the body, at once on its way."""
@@ -83,9 +89,9 @@ class _Exchange:
         lines += [f"{name}: {value}" for name, value in headers]
         if length is None:
             lines.append("transfer-encoding: chunked")
-        elif status != HTTPStatus.NO_CONTENT:
+        elif length != UNTIL_CLOSE and status != HTTPStatus.NO_CONTENT:
             lines.append(f"content-length: {length}")
-        if not self._keep_alive:
+        if not self._keep_alive or length == UNTIL_CLOSE:
             lines.append("connection: close")
         self._chunked = length is None
         self._head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -167,7 +167,7 @@ def test_more_cached_than_read_is_all_cached() -> None:
         stream(chunk("x" * 1000)),
         b"".join(stream(chunk(finish="stop", index=n)) for n in range(20)),
         b": " + b"p" * 1000 + b"\n\n",
-        b"data: not json " + b"x" * 1000 + b"\n\n",
+        b"data: [" + b"1," * 500 + b"1]\n\n",
         b"\n\n" * 30,
     ],
 )

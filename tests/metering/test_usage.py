@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.metering.usage import MAX_EVENT, StreamWatch, usage_of
+from gateway.errors import MalformedEvent
+from gateway.metering.usage import MAX_EVENT, StreamWatch, estimated_output, usage_of
 from gateway.types import Endpoint, Usage
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
@@ -39,7 +40,14 @@ WHOLE = stream(ROLE, chunk("Hel"), chunk("lo"), chunk(finish="stop"), USED, "[DO
 
 
 def relay(watch: StreamWatch, *pieces: bytes) -> bytes:
-    return b"".join([watch.feed(piece) for piece in pieces]) + watch.close()
+    """What is relayed of a stream that comes in these pieces: up to an event that is not JSON."""
+    passed = b""
+    try:
+        for piece in pieces:
+            passed += watch.feed(piece)
+    except MalformedEvent as error:
+        return passed + error.before
+    return passed + watch.close()
 
 
 def hidden(endpoint: Endpoint = Endpoint.CHAT) -> StreamWatch:
@@ -109,6 +117,43 @@ def test_usage_of_a_plain_answer(
 @pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.EMBEDDINGS])
 def test_what_is_no_json_object_says_nothing(body: bytes, endpoint: Endpoint) -> None:
     assert usage_of(body, endpoint) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "answers"),
+    [
+        (Endpoint.CHAT, {"choices": []}, True),
+        (Endpoint.CHAT, {"error": {"message": "no"}}, False),
+        (Endpoint.COMPLETIONS, {"status": "ok"}, False),
+        (Endpoint.EMBEDDINGS, {"data": [1], "usage": {"prompt_tokens": 1}}, True),
+        (Endpoint.EMBEDDINGS, {"detail": "no"}, False),
+        (Endpoint.RESPONSES, {"output": [], "error": None}, True),
+        (Endpoint.RESPONSES, {"choices": []}, False),
+    ],
+)
+def test_an_answer_has_what_its_endpoint_is_asked_for(
+    endpoint: Endpoint, body: dict[str, Any], answers: bool
+) -> None:
+    seen = usage_of(json.dumps(body).encode(), endpoint)
+
+    assert seen is not None
+    assert seen.answers is answers
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "tokens"),
+    [
+        (Endpoint.CHAT, {"choices": [{"message": {"content": "ten letter"}}] * 2}, 6),
+        (Endpoint.CHAT, {"choices": [{"message": {"content": None, "refusal": None}}]}, 0),
+        (Endpoint.COMPLETIONS, {"id": "long" * 99, "choices": [{"text": "ten letter"}]}, 3),
+        (Endpoint.EMBEDDINGS, {"data": [0.5] * 99}, 0),
+        (Endpoint.RESPONSES, {"output": []}, 4),
+    ],
+)
+def test_untold_tokens_are_estimated_by_what_was_said(
+    endpoint: Endpoint, body: dict[str, Any], tokens: int
+) -> None:
+    assert estimated_output(json.dumps(body).encode(), endpoint) == tokens
 
 
 # ---------------------------------------------------------------- streams
@@ -249,7 +294,6 @@ def test_several_choices_are_whole_when_each_has_its_reason() -> None:
     "event",
     [
         'data: {"error": {"message": "no", "type": "x", "param": null, "code": null}}\n\n',
-        'data: {"error": "no"}\n\n',
         'event: error\ndata: {"message": "no"}\n\n',
     ],
 )
@@ -259,6 +303,29 @@ def test_an_error_event_ends_a_stream_openly(event: str) -> None:
     assert relay(watch, stream(ROLE) + event.encode()) == stream(ROLE) + event.encode()
     assert watch.errored
     assert not watch.truncated
+
+
+def test_an_error_given_as_text_is_not_relayed_as_such() -> None:
+    watch = hidden()
+
+    assert relay(watch, stream(ROLE) + b'data: {"error": "no"}\n\n') == stream(ROLE)
+    assert (watch.errored, watch.error_text) == (True, "no")
+
+
+def test_an_event_that_is_not_json_ends_the_relay_after_what_came_before() -> None:
+    watch = hidden()
+    with pytest.raises(MalformedEvent) as caught:
+        watch.feed(stream(ROLE, chunk("a")) + b'data: {"id": "1", "cho\n\n' + stream(chunk("b")))
+
+    assert caught.value.before == stream(ROLE, chunk("a"))
+    assert watch.truncated
+
+
+def test_an_event_of_another_shape_passes() -> None:
+    watch = hidden()
+    odd = b'data: {"choices": "none"}\n\ndata: [1]\n\n'
+
+    assert relay(watch, stream(ROLE) + odd) == stream(ROLE) + odd
 
 
 def test_a_null_error_is_none() -> None:
@@ -276,10 +343,13 @@ def test_keep_alives_pass_uncounted() -> None:
     assert watch.events == 1
 
 
-def test_what_is_not_json_passes() -> None:
-    body = stream("hello", "{", ROLE)
+def test_a_number_that_only_some_readers_know_passes() -> None:
+    body = stream(ROLE, '{"choices": [], "logprob": -Infinity}')
 
     assert relay(hidden(), body) == body
+    seen = usage_of(b'{"id": "e", "data": [NaN], "usage": {"prompt_tokens": 3}}', Endpoint.CHAT)
+    assert seen is not None
+    assert (seen.id, seen.usage, seen.answers) == ("e", Usage(input=3), False)
 
 
 def test_a_byte_order_mark_is_taken_off() -> None:

@@ -171,3 +171,86 @@ async def test_headers_that_must_not_leak_are_there() -> None:
     async with StandIn(failing(K.LEAK)) as standin:
         answer = await post(standin, HELLO)
     assert {name: answer.headers[name] for name, _ in LEAKY_HEADERS} == dict(LEAKY_HEADERS)
+
+
+async def test_a_whole_body_may_be_cut_right_after_its_head() -> None:
+    async with StandIn(failing(K.CUT, after=0)) as standin:
+        data = (await raw(standin, HELLO)).data
+    assert b"content-length: " in data
+    assert data.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM])
+async def test_garbage_is_another_protocols_greeting(body: object) -> None:
+    async with StandIn(failing(K.GARBAGE)) as standin:
+        assert (await raw(standin, body)).data.startswith(b"220 ")
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM])
+async def test_an_unframed_body_ends_with_its_connection(body: object) -> None:
+    async with StandIn(failing(K.CUT_UNFRAMED)) as standin:
+        found = await raw(standin, body)
+    head = found.data.partition(b"\r\n\r\n")[0]
+    assert b"content-length" not in head
+    assert b"transfer-encoding" not in head
+    assert not found.reset
+    assert b"[DONE]" not in found.data
+    assert not found.data.endswith(b"}")
+
+
+async def test_a_cut_before_done_leaves_the_finish_reason() -> None:
+    async with StandIn(failing(K.CUT_BEFORE_DONE)) as standin:
+        data = (await raw(standin, STREAM)).data
+    assert b'finish_reason":"stop' in data
+    assert b'usage":{' not in data
+    assert b"[DONE]" not in data
+    assert b"\r\n0\r\n" not in data
+
+
+async def test_half_an_event_may_be_all_that_ever_comes() -> None:
+    async with StandIn(failing(K.HANG_IN_EVENT, after=1)) as standin:
+        reader, writer = await open_raw(standin, STREAM)
+        seen = await standin.arrived()
+        await reader.readuntil(b'"content":"one"')
+        half = await reader.readuntil(b"data: {")
+        assert half.count(b"\n\n") == 1
+        assert not seen.answered.is_set()
+        writer.close()
+        await asyncio.wait_for(seen.aborted.wait(), 5)
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM])
+async def test_what_is_endless_goes_on_until_the_client_goes(body: object) -> None:
+    async with StandIn(failing(K.ENDLESS, seconds=0.0)) as standin:
+        reader, writer = await open_raw(standin, body)
+        seen = await standin.arrived()
+        await reader.readexactly(1_000_000)
+        writer.close()
+        await asyncio.wait_for(seen.aborted.wait(), 5)
+
+
+@pytest.mark.parametrize("body", [HELLO, STREAM])
+async def test_a_malformed_chunk_is_not_http(body: object) -> None:
+    async with StandIn(failing(K.MALFORMED_CHUNK)) as standin:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await post(standin, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        (K.HTML, HELLO, "text/html"),
+        (K.HTML, STREAM, "text/html"),
+        (K.WRONG_JSON, STREAM, "application/json"),
+        (K.OTHER_FORM, HELLO, "text/event-stream"),
+        (K.OTHER_FORM, STREAM, "application/json"),
+        (K.ERROR_EVENT, HELLO, "application/json"),
+    ],
+)
+async def test_a_200_may_hold_no_answer(kind: FaultKind, body: object, told: str) -> None:
+    async with StandIn(failing(kind)) as standin:
+        answer = await post(standin, body)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith(told)
+    if kind is K.ERROR_EVENT:
+        assert answer.json()["error"]["type"] == "server_error"
