@@ -6,6 +6,7 @@ import functools
 import ipaddress
 import logging
 import random
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -27,9 +28,13 @@ from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.gate import Gate
 from gateway.http.keys import keys_api
+from gateway.http.limits import limits_api
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
 from gateway.http.revisions import revisions_api
+from gateway.limits.alerts import BudgetAlerts
+from gateway.limits.limiter import Limiter
+from gateway.limits.shared import SharedLimits
 from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
@@ -43,6 +48,7 @@ from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revision, Revisions
+from gateway.store.spending import SpendingBook
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
 from gateway.store.writer import Writer
@@ -89,10 +95,12 @@ class Gateway:
         agent_key: str | None = None,
         home: Home | None = None,
         opening: Opening | None = None,
+        workers: int = 1,
     ) -> None:
         """`cache` keeps fitted classifiers; `litellm_python` has litellm installed. With an
         `agent_key` adapters' files are lent to the agents that know it. With a `home` the store's
-        revisions and the files there are followed; `opening` is what is served first."""
+        revisions and the files there are followed; `opening` is what is served first. So many
+        `workers` share the limits while their coordinator is away."""
         self._agent_key = agent_key
         self.store = store
         self.coordinator = _coordinator(snapshot.server)
@@ -116,6 +124,18 @@ class Gateway:
             told=self._engine_told,
             door=self.gpus,
         )
+        self._spending = SpendingBook(store)
+        self.alerts = BudgetAlerts(self._http, self._claim_alert, now=time.time)
+        self.limiter = Limiter(
+            self.live,
+            spent=self._spent,
+            clock=time.monotonic,
+            now=time.time,
+            refused=self.metrics.refused,
+            alarm=self.alerts,
+        )
+        self._shared_limits: SharedLimits | None = None
+        self._workers = workers
         self.gate = Gate(self.authenticate, AuditBook(store).add)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
         self._hosting = HostingMeter()
@@ -146,6 +166,7 @@ class Gateway:
             await self.coordinator.start()
         for warning in await self.planes.swap(self._snapshot):
             log.warning("%s", warning)
+        await self._limit()
         self.pipeline = Pipeline(
             self.planes.plane,
             self.live,
@@ -154,6 +175,7 @@ class Gateway:
             now=time.time,
             draw=random.random,
             maker=self._maker,
+            limiter=self.limiter,
         )
         control = control_plane(
             self.pipeline,
@@ -164,6 +186,7 @@ class Gateway:
             started=int(self._started_at),
             routers=[
                 admin_api(self.fleet, self.gate, self._used, self._changes),
+                limits_api(self.limiter.shown, self.gate),
                 keys_api(Keys(self.store), self.gate),
                 revisions_api(self.running, self.gate, self._book),
                 shelf_router(self.fleet.shelves, self._agent_key),
@@ -181,7 +204,10 @@ class Gateway:
         await self.gpus.stop()
         await self.keep_hours()
         await self.planes.stop()
+        await self.alerts.stop()
         await self._http.aclose()
+        if self._shared_limits is not None:
+            await self._shared_limits.stop()
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
@@ -199,6 +225,7 @@ class Gateway:
         """
         warnings = await self.planes.swap(snapshot)
         self._snapshot = snapshot
+        self._declare_limits()
         return warnings
 
     def _tend(self) -> None:
@@ -297,7 +324,8 @@ class Gateway:
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
-                await asyncio.to_thread(self.keyring.refresh)
+                if await asyncio.to_thread(self.keyring.refresh):
+                    self._declare_limits()
             except StoreError as error:
                 log.warning("keys stay as they are: %s", error)
 
@@ -306,6 +334,36 @@ class Gateway:
             "switchboard_log_waiting": self.writer.waiting,
             "switchboard_log_spooled_bytes": self.writer.spooled,
         }
+
+    async def _limit(self) -> None:
+        """Knows who has limits, and what was spent of them before."""
+        self._declare_limits()
+        if self.coordinator is not None:
+            self._shared_limits = SharedLimits(
+                self.coordinator,
+                worker=secrets.token_hex(8),
+                accounts=self.limiter.accounts,
+                spent=self._spent,
+                now=time.time,
+            )
+            self.limiter.share(self._shared_limits, self._workers)
+            self._shared_limits.start()
+        await self.limiter.know()
+
+    def _declare_limits(self) -> None:
+        self.alerts.alerts = self._snapshot.quotas.alerts
+        self.limiter.declare(self._snapshot, self.keyring.callers())
+
+    async def _spent(self, until: float, day: float, month: float) -> Mapping[str, tuple[int, int]]:
+        """What each account had spent before that instant, by the log."""
+        await asyncio.to_thread(self.writer.flush, FLUSH_S)
+        return await asyncio.to_thread(self._spending.before, until, day, month)
+
+    async def _claim_alert(self, account: str, period: str, starts: float, share: float) -> bool:
+        now = time.time()
+        return await asyncio.to_thread(
+            self._spending.claim_alert, account, period, starts, share, now
+        )
 
     def _keep(self, record: Record) -> None:
         self.metrics.saw(record)

@@ -11,6 +11,7 @@ SwitchboardError
 │   ├── Conflict             409   a command that cannot be done as things are
 │   ├── TooLarge             413
 │   ├── NoTargetFits         422   hard facts rule every candidate out
+│   ├── LimitReached         429   a rate, a budget or requests at once of who asks
 │   ├── Overloaded           503   limits leave nothing, or too many open requests
 │   └── AttemptsFailed       502/504 or the last backend's own status: every attempt failed
 ├── CoordinatorAway          Redis cannot be asked now
@@ -157,6 +158,14 @@ class NoTargetFits(ApiError):
 
     status = 422
     type = "invalid_request_error"
+
+
+class LimitReached(ApiError):
+    """A limit or a budget of the key, its tenant or the route is reached; the message says which,
+    and when it is free again."""
+
+    status = 429
+    type = "rate_limit_error"
 
 
 class Overloaded(ApiError):

@@ -95,6 +95,26 @@ class Outlet(Protocol):
         """Ends an open stream with an explicit error event."""
 
 
+class Hold(Protocol):
+    """What a request has reserved of its limits; `headers` tell the client what is left."""
+
+    headers: Headers
+
+    def settle(self, tokens: int, dollars: float) -> None:
+        """The request has ended; it took so many tokens, and cost so much in all."""
+        ...
+
+
+class Limiter(Protocol):
+    """Lets requests in within the limits of whoever asks; passed by while it is not `on`."""
+
+    on: bool
+
+    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
+        """What the request has reserved, None where nothing limits it; raises LimitReached."""
+        ...
+
+
 class Journey:
     """What has happened to one request so far: the only thing on its way that changes."""
 
@@ -109,6 +129,7 @@ class Journey:
         "decision",
         "error",
         "first_token_s",
+        "hold",
         "outcome",
         "overhead_s",
         "plane",
@@ -140,6 +161,7 @@ class Journey:
         self.completion_id: str | None = None
         self.answer: str | None = None
         self.within_s: float | None = None
+        self.hold: Hold | None = None
 
 
 class Opened(msgspec.Struct):
@@ -193,10 +215,13 @@ class Pipeline:
         now: Callable[[], float],
         draw: Callable[[], float],
         maker: Callable[[str], Awaitable[str | None]],
+        limiter: Limiter,
     ) -> None:
-        """`keep` takes each finished record; `maker` tells which target made a completion."""
+        """`keep` takes each finished record; `maker` tells which target made a completion;
+        `limiter` lets requests in."""
         self.plane = plane
         self.live = live
+        self._limiter = limiter
         self._keep = keep
         self._clock = clock
         self._now = now
@@ -210,6 +235,8 @@ class Pipeline:
         journey = Journey(request, self.plane, self._now(), self._clock())
         try:
             await self.decide(journey)
+            if self._limiter.on:
+                await self._let_in(journey)
             opened = await self._dispatch(journey)
             await self._relay(journey, opened, outlet)
         except ApiError as error:
@@ -224,6 +251,8 @@ class Pipeline:
             journey.status, journey.error = 500, repr(error)
             raise
         finally:
+            if journey.hold is not None:
+                journey.hold.settle(_taken(journey), journey.cost)
             self._keep(self._record(journey))
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
@@ -269,6 +298,12 @@ class Pipeline:
                 code="previous_response_not_found",
             )
         return target
+
+    async def _let_in(self, journey: Journey) -> None:
+        """Reserves what the request may use of its limits; raises LimitReached."""
+        decision, snapshot = journey.decision, journey.plane.snapshot
+        assert decision is not None
+        journey.hold = await self._limiter.admit(journey.request, decision, snapshot)
 
     # ------------------------------------------------------------ dispatch
 
@@ -509,7 +544,7 @@ class Pipeline:
         decision = journey.decision
         assert decision is not None
         journey.overhead_s = self._clock() - journey.began - journey.upstream_s
-        return [
+        headers = [
             (b"content-type", opened.content_type or b"application/json"),
             (b"x-request-id", journey.request.id.encode()),
             (b"x-switchboard-route", decision.route.encode()),
@@ -517,6 +552,9 @@ class Pipeline:
             (b"x-switchboard-decision", decision_id(journey.request.id).encode()),
             (b"x-switchboard-overhead-ms", b"%.3f" % (journey.overhead_s * 1e3)),
         ]
+        if journey.hold is not None:
+            headers += journey.hold.headers
+        return headers
 
     # ------------------------------------------------------------ meter
 
@@ -713,6 +751,14 @@ def _retry_after(reply: Reply) -> float | None:
 
 def _estimated(journey: Journey, output: int) -> Usage:
     return Usage(input=journey.request.needs.input_tokens, output=output, estimated=True)
+
+
+def _taken(journey: Journey) -> int:
+    """The tokens of the answer; where none came, of the attempt that took most."""
+    usage = journey.usage
+    if usage is not NO_USAGE:
+        return usage.input + usage.output
+    return max((a.usage.input + a.usage.output for a in journey.attempts), default=0)
 
 
 def _unseen(journey: Journey) -> Usage:

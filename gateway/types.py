@@ -6,7 +6,7 @@ probabilities in 0..1. Instants are Unix seconds.
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -129,6 +129,68 @@ class Match(msgspec.Struct, frozen=True):
 Keep = Literal["none", "features", "text"]
 
 
+class Rate(msgspec.Struct, frozen=True, gc=False):
+    """At most `amount` in any `per_s` seconds."""
+
+    amount: int
+    per_s: float
+
+
+class Quota(msgspec.Struct, frozen=True, gc=False):
+    """The limits and budgets of a key, a tenant or a route; None is no limit. Dollars a day and a
+    month, of UTC.
+
+    `lifted` are limits that do not hold though one for everybody is declared.
+    """
+
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    concurrent: int | None = None
+    day: float | None = None
+    month: float | None = None
+    lifted: frozenset[str] = frozenset()
+
+    def over(self, others: "Quota | None") -> "Quota":
+        """These limits, and those of `others` where there is none here."""
+        if others is None:
+            return self
+        lifted = self.lifted
+
+        def of(name: str) -> Any:
+            own = getattr(self, name)
+            return own if own is not None or name in lifted else getattr(others, name)
+
+        return Quota(of("requests"), of("tokens"), of("concurrent"), of("day"), of("month"))
+
+    @property
+    def limits(self) -> bool:
+        """Whether anything is limited by it."""
+        return any(
+            each is not None
+            for each in (self.requests, self.tokens, self.concurrent, self.day, self.month)
+        )
+
+
+class Alerts(msgspec.Struct, frozen=True):
+    """Who is told when a share of a budget is spent: a signed POST to `webhook`."""
+
+    at: tuple[float, ...]
+    webhook: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Alerts({self.at})"
+
+
+class Quotas(msgspec.Struct, frozen=True):
+    """What is declared for keys and tenants; a key may have other limits of its own."""
+
+    every_key: Quota | None = None
+    every_tenant: Quota | None = None
+    tenants: Mapping[str, Quota] = {}
+    alerts: Alerts | None = None
+
+
 class Route(msgspec.Struct, frozen=True):
     """A kind of work. `value` is what one right answer is worth, in dollars."""
 
@@ -140,6 +202,7 @@ class Route(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     policy: str
     keep: Keep = "features"
+    quota: Quota | None = None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -341,6 +404,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     targets: Mapping[str, Target]
     backends: Mapping[str, Backend]
     adapters: tuple[Adapter, ...] = ()
+    quotas: Quotas = Quotas()
 
 
 # ---------------------------------------------------------------- one request
@@ -359,7 +423,8 @@ ROLES: tuple[Role, ...] = ("read", "operate", "apply", "admin")
 class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks. `routes` None is every route; `direct` allows targets and overrides by header.
 
-    `role` says which commands are open to it; None none, as for applications.
+    `role` says which commands are open to it; None none, as for applications. `quota` are limits of
+    its own.
     """
 
     key: str | None = None
@@ -368,6 +433,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     routes: frozenset[str] | None = None
     direct: bool = True
     role: Role | None = None
+    quota: Quota | None = None
 
     def may(self, needed: Role) -> bool:
         """Whether its role is `needed`, or one above."""

@@ -10,6 +10,7 @@ from gateway.cli import (
     config,
     decisions,
     keys,
+    limits,
     migrate,
     plan,
     records,
@@ -29,8 +30,8 @@ def build() -> typer.Typer:
         rich_markup_mode="rich",
     )
     for group in (
-        serve, up, config, revisions, decisions, records, adapters, agent, plan, keys, audit,
-        migrate, bench,
+        serve, up, config, revisions, decisions, records, limits, adapters, agent, plan, keys,
+        audit, migrate, bench,
     ):  # fmt: skip
         group.register(app)
     return app

@@ -1,6 +1,7 @@
-"""`switchboard keys`: the applications' keys made, listed and revoked."""
+"""`switchboard keys`: the applications' keys made, listed, limited and revoked."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,29 @@ from rich.markup import escape
 from gateway.cli.audit import written_down
 from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
 from gateway.cli.records import ASIDE, Cell, Lines
-from gateway.types import ROLES, Role
+from gateway.config import units
+from gateway.types import ROLES, Quota, Rate, Role
 
 if TYPE_CHECKING:
     from gateway.store.keys import Key
 
-HEAD = ("id", "name", "begins", "routes", "tenant", "made", "expires", "state")
+HEAD = ("id", "name", "begins", "routes", "tenant", "limits", "made", "expires", "state")
+
+RequestsOption = Annotated[
+    str | None, typer.Option(metavar="RATE", help="Requests that it may make: 600/min, 10/s.")
+]
+TokensOption = Annotated[
+    str | None, typer.Option(metavar="RATE", help="Tokens that it may take: 100k/min.")
+]
+ConcurrentOption = Annotated[
+    str | None, typer.Option(metavar="N", help="Requests of it that may be under way at once.")
+]
+PerDayOption = Annotated[
+    str | None, typer.Option(metavar="MONEY", help="What it may spend in a day of UTC: '10 usd'.")
+]
+PerMonthOption = Annotated[
+    str | None, typer.Option(metavar="MONEY", help="What it may spend in a month: '200 usd'.")
+]
 
 STATES = {"valid": "green", "expired": "yellow", "revoked": "red"}
 
@@ -56,6 +74,11 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="TIME", help="When it ends: in 30d, or at a local time."),
         ] = None,
+        requests: RequestsOption = None,
+        tokens: TokensOption = None,
+        concurrent: ConcurrentOption = None,
+        per_day: PerDayOption = None,
+        per_month: PerMonthOption = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
@@ -70,13 +93,21 @@ def register(app: typer.Typer) -> None:
         if allowed is not None and not allowed:
             raise typer.BadParameter("--routes names none; leave it out for every route")
         may = _role("admin" if admin else role)
+        change = _changed(requests, tokens, concurrent, per_day, per_month)
         end = None if expires is None else instant(expires, time.time(), ahead=True)
         with opened(store, config, new=True) as found:
             routes_of = None if allowed is None else [each.strip() for each in allowed]
+            quota = change(Quota())
             said = {"routes": routes_of, "tenant": tenant, "role": may, "expires": end}
+            said["limits"] = quota_text(quota)
             with written_down(found, "keys create", name, **said) as written:
                 made = Keys(found).create(
-                    name, routes=routes_of, tenant=tenant, role=may, expires=end
+                    name,
+                    routes=routes_of,
+                    tenant=tenant,
+                    role=may,
+                    expires=end,
+                    quota=None if quota == Quota() else quota,
                 )
                 written["id"] = made.key.id
         if as_json:
@@ -90,6 +121,31 @@ def register(app: typer.Typer) -> None:
             "Keep the key now, it is not shown again; a running gateway knows it within 1 s.",
             highlight=False,
         )
+
+    @keys.command()
+    def limit(
+        which: Annotated[str, typer.Argument(metavar="ID|NAME", help="The key's id or name.")],
+        requests: RequestsOption = None,
+        tokens: TokensOption = None,
+        concurrent: ConcurrentOption = None,
+        per_day: PerDayOption = None,
+        per_month: PerMonthOption = None,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Change a key's limits: those that are named. A running gateway has them in a second.
+
+        "none" lifts a limit, also one that is declared for every key; "default" leaves it to what
+        is declared for every key.
+        """
+        from gateway.store.keys import Keys
+
+        change = _changed(requests, tokens, concurrent, per_day, per_month)
+        with opened(store, config) as found:
+            with written_down(found, "keys limit", which) as written:
+                key = Keys(found).limit(which, change)
+                written["limits"] = quota_text(key.quota)
+        console().print(f"[green]{key.id}[/green] {escape(key.name)}: {quota_text(key.quota)}")
 
     @keys.command("list")
     def list_keys(
@@ -131,6 +187,73 @@ def register(app: typer.Typer) -> None:
         console().print(f"[red]revoked[/red] {key.id} {escape(key.name)}")
 
 
+def quota_text(quota: Quota | None) -> str:
+    """Limits as people write them."""
+    if quota is None or quota == Quota():
+        return "no limits of its own"
+    parts = []
+    for what, rate in (("requests", quota.requests), ("tokens", quota.tokens)):
+        if rate is not None:
+            parts.append(f"{what} {units.format_rate(rate.amount, rate.per_s)}")
+    if quota.concurrent is not None:
+        parts.append(f"{quota.concurrent} at once")
+    for what, dollars in (("day", quota.day), ("month", quota.month)):
+        if dollars is not None:
+            parts.append(f"{units.format(dollars, units.MONEY)} a {what}")
+    return ", ".join([*parts, *(f"{what} lifted" for what in sorted(quota.lifted))])
+
+
+def _changed(
+    requests: str | None,
+    tokens: str | None,
+    concurrent: str | None,
+    per_day: str | None,
+    per_month: str | None,
+) -> Callable[[Quota], Quota]:
+    """The change that the options say; raises typer.BadParameter."""
+    written = {
+        "requests": (requests, _rate),
+        "tokens": (tokens, _rate),
+        "concurrent": (concurrent, _count),
+        "day": (per_day, _money),
+        "month": (per_month, _money),
+    }
+    changes: dict[str, object] = {}
+    lifted: set[str] = set()
+    for what, (text, read) in written.items():
+        if text is None:
+            continue
+        if text == "none":
+            lifted.add(what)
+        changes[what] = None if text in ("none", "default") else read(text)
+
+    def change(quota: Quota) -> Quota:
+        kept = quota.lifted - changes.keys()
+        return msgspec.structs.replace(quota, **changes, lifted=frozenset(kept | lifted))
+
+    return change
+
+
+def _rate(text: str) -> Rate:
+    try:
+        return Rate(*units.parse_rate(text))
+    except units.UnitError as error:
+        raise typer.BadParameter(f"{error.message}; {error.mend}") from None
+
+
+def _money(text: str) -> float:
+    try:
+        return units.parse(text, units.MONEY)
+    except units.UnitError as error:
+        raise typer.BadParameter(f"{error.message}; {error.mend}") from None
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"'{text}' is not a whole number above 0")
+
+
 def _role(word: str | None) -> Role | None:
     if word is None:
         return None
@@ -150,6 +273,7 @@ def _row(key: "Key", state: str) -> list[Cell]:
             + (f" +{key.role}" if key.role else "")
         ),
         Cell(key.tenant or "–"),
+        Cell("–" if key.quota is None else quota_text(key.quota)),
         Cell(local(key.created), ASIDE),
         Cell("–" if key.expires is None else local(key.expires), ASIDE),
         Cell(state, STATES[state]),

@@ -23,6 +23,8 @@ from gateway.config.models import (
     ModelPart,
     OpenaiPart,
     PolicyFile,
+    QuotaPart,
+    QuotasPart,
     RouteFile,
     ServePart,
     VersionPart,
@@ -31,6 +33,7 @@ from gateway.config.models import (
 )
 from gateway.types import (
     Adapter,
+    Alerts,
     Backend,
     Candidate,
     Capabilities,
@@ -38,6 +41,8 @@ from gateway.types import (
     Match,
     Policy,
     Price,
+    Quota,
+    Quotas,
     Route,
     Serve,
     Server,
@@ -413,6 +418,27 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         candidates=tuple(_candidate(part, prompts) for part in file.candidates),
         policy=file.policy,
         keep=file.keep,
+        quota=quota(file.limits),
+    )
+
+
+def quota(part: QuotaPart | None) -> Quota | None:
+    """Limits and budgets; None where none is written."""
+    if part is None:
+        return None
+    return Quota(part.requests, part.tokens, part.concurrent, part.budget.day, part.budget.month)
+
+
+def quotas(part: QuotasPart) -> Quotas:
+    """What is declared for keys and tenants."""
+    alerts = part.alerts
+    return Quotas(
+        every_key=quota(part.every_key),
+        every_tenant=quota(part.every_tenant),
+        tenants={name: quota(each) or Quota() for name, each in part.tenants.items()},
+        alerts=None
+        if alerts is None
+        else Alerts(tuple(sorted(set(alerts.at))), alerts.webhook, alerts.secret),
     )
 
 
@@ -486,6 +512,7 @@ def snapshot(
         adapters=tuple(
             adapter for name, part in declared for adapter in adapters(name, part, directory)
         ),
+        quotas=quotas(file.limits),
     )
     return msgspec.structs.replace(whole, hash=hashlib.sha256(canonical(whole)).hexdigest())
 
@@ -508,7 +535,11 @@ def canonical(whole: Snapshot) -> bytes:
         )
         for name, each in whole.backends.items()
     }
-    content = msgspec.structs.replace(whole, hash="", backends=hidden)
+    quotas, alerts = whole.quotas, whole.quotas.alerts
+    if alerts is not None:
+        alerts = msgspec.structs.replace(alerts, secret=_digest(alerts.secret))
+        quotas = msgspec.structs.replace(quotas, alerts=alerts)
+    content = msgspec.structs.replace(whole, hash="", backends=hidden, quotas=quotas)
     return msgspec.json.encode([content, list(whole.routes)], order="deterministic")
 
 

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.config import units
 from gateway.config.units import Dimension, UnitError
+from gateway.types import Rate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TENANT = "{key.tenant}"
@@ -88,6 +89,20 @@ def _text_or(kind: str | None, pattern: str | None) -> JsonSchemaValue:
     parts = [part for part in (pattern, _REFERENCE) if part is not None]
     text: JsonSchemaValue = {"type": "string", "pattern": "|".join(parts)}
     return text if kind is None else {"anyOf": [{"type": kind}, text]}
+
+
+def _rate(value: Any) -> Rate:
+    try:
+        return Rate(*units.parse_rate(str(value)))
+    except UnitError as error:
+        raise Wrong(error.message, error.mend) from None
+
+
+def _above_zero(value: Any) -> float:
+    dollars = _measured(value, units.MONEY)
+    if dollars <= 0:
+        raise Wrong(f"`{value}` is nothing", "write an amount above 0, such as `10 usd`")
+    return dollars
 
 
 def _share(value: Any) -> float:
@@ -308,6 +323,22 @@ def _pattern(value: Any) -> str:
 _plain = {"type": "string", "minLength": 1}
 _names = {"type": "string", "pattern": f"^({NAME.pattern})$|{_REFERENCE}"}
 
+Rated = Annotated[
+    Rate,
+    Read(
+        _rate,
+        _text_or(None, units.RATE_PATTERN),
+        lambda value: units.format_rate(value.amount, value.per_s),
+    ),
+]
+Money = Annotated[
+    float,
+    Read(
+        _above_zero,
+        _text_or(None, units.MONEY.pattern),
+        lambda value: units.format(value, units.MONEY),
+    ),
+]
 Usd = Annotated[float, _quantity(units.MONEY)]
 TokenPrice = Annotated[float, _quantity(units.TOKEN_PRICE)]
 Waiting = Annotated[float, _quantity(units.WAITING)]

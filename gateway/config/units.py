@@ -68,6 +68,14 @@ SIZE = Dimension(
 )
 
 
+_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kM]?)\s*/\s*(s|min|h)\s*")
+RATE_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*[kM]?\s*/\s*(s|min|h)\s*$"
+"""A regular expression (ECMA) of what `parse_rate` takes."""
+
+_PER_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_TIMES = {"": 1, "k": 1000, "M": 1_000_000}
+
+
 class UnitError(ValueError):
     """What was written is not a quantity of this dimension; `mend` says what to write."""
 
@@ -91,6 +99,28 @@ def parse(written: str | int | float, dimension: Dimension) -> float:
     if not math.isfinite(value):
         raise UnitError("the number is too large", _mend("", dimension))
     return value
+
+
+def parse_rate(written: str) -> tuple[int, float]:
+    """`600/min` or `100k/min`: how many in how many seconds; raises UnitError."""
+    match = _RATE.fullmatch(written)
+    if match is None:
+        mend = "write a number and the time that it is for: `600/min`, `100k/min`, `10/s`"
+        raise UnitError(f"`{written}` is not a rate", mend)
+    amount = Decimal(match[1]) * _TIMES[match[2]]
+    if amount != int(amount) or not 0 < amount <= 10**12:
+        raise UnitError(f"`{written}` is not a whole number above 0", "write it as `600/min`")
+    return int(amount), _PER_S[match[3]]
+
+
+def format_rate(amount: int, per_s: float) -> str:
+    """The shortest way to write a rate, so that `parse_rate` gives it back."""
+    number = str(amount)
+    for letter, times in (("M", 1_000_000), ("k", 1000)):
+        if amount % times == 0:
+            number = f"{amount // times}{letter}"
+            break
+    return f"{number}/{next(unit for unit, seconds in _PER_S.items() if seconds == per_s)}"
 
 
 def format(value: float, dimension: Dimension) -> str:

@@ -79,6 +79,7 @@ class Metrics(Collector):
         self.lost = 0
         self._gauges = gauges
         self.configuration: Callable[[], tuple[int, str, int]] = lambda: (0, "", 0)
+        self._refused: dict[tuple[str, str], int] = {}
         self._series: dict[tuple[str, str], Series] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -104,6 +105,10 @@ class Metrics(Collector):
             series.overhead.observe(record.overhead_s)
             if record.first_token_s is not None:
                 series.first_token.observe(record.first_token_s)
+
+    def refused(self, whose: str, limit: str) -> None:
+        """Counts a request that was refused for a limit of a key, a tenant or a route."""
+        self._refused[whose, limit] = self._refused.get((whose, limit), 0) + 1
 
     def page(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -154,10 +159,29 @@ class Metrics(Collector):
             "switchboard_config_errors", "Configurations that were refused: the old served on."
         )
         errors.add_metric([], wrong)
+        refused = CounterMetricFamily(
+            "switchboard_limit_refusals",
+            "Requests refused for a limit, by whose it is and which.",
+            labels=["whose", "limit"],
+        )
+        for (whose, limit), count in list(self._refused.items()):
+            refused.add_metric([whose, limit], count)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
         now = [
             GaugeMetricFamily(name, GAUGES[name], value=value)
             for name, value in self._gauges().items()
         ]
-        return [requests, tokens, cost, duration, first, overhead, served, errors, lost, *now]
+        return [
+            requests,
+            tokens,
+            cost,
+            duration,
+            first,
+            overhead,
+            served,
+            errors,
+            lost,
+            refused,
+            *now,
+        ]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.store.schema import keys, meta
 from gateway.store.store import Store, StoreError, fields
-from gateway.types import Caller, Role
+from gateway.types import Caller, Quota, Role
 
 PREFIX = "sb-"
 SHOWN = len(PREFIX) + 4
@@ -37,6 +37,7 @@ class Key(msgspec.Struct, frozen=True):
     expires: float | None
     revoked: float | None
     role: Role | None
+    quota: Quota | None = None
 
     def valid(self, now: float) -> bool:
         """Whether it opens anything at that instant."""
@@ -69,6 +70,7 @@ class Keys:
         direct: bool | None = None,
         role: Role | None = None,
         expires: float | None = None,
+        quota: Quota | None = None,
     ) -> NewKey:
         """Makes a key. `direct` (targets, and overrides by header) is off where `routes` are set.
         Without a `role` it opens none of the admin API.
@@ -88,6 +90,7 @@ class Keys:
             expires=expires,
             revoked=None,
             role=role,
+            quota=quota,
         )
         with self._store.change() as connection:
             _touch(connection)
@@ -95,8 +98,24 @@ class Keys:
                 raise StoreError(f"there is a key '{name}' already; revoke it or take another name")
             row = msgspec.structs.asdict(key)
             row["routes"] = None if allowed is None else msgspec.json.encode(allowed).decode()
+            row["quota"] = _written(quota)
             connection.execute(insert(keys).values(digest=_digest(secret.encode()).hex(), **row))
         return NewKey(secret, key)
+
+    def limit(self, which: str, change: Callable[[Quota], Quota]) -> Key:
+        """Changes the limits of a key by its id or name. Raises StoreError where no valid key is
+        called so."""
+        with self._store.change() as connection:
+            _touch(connection)
+            for key in _all(connection):
+                if which in (key.id, key.name) and key.valid(self._now()):
+                    quota: Quota | None = change(key.quota or Quota())
+                    quota = None if quota == Quota() else quota
+                    connection.execute(
+                        update(keys).where(keys.c.id == key.id).values(quota=_written(quota))
+                    )
+                    return msgspec.structs.replace(key, quota=quota)
+        raise StoreError(f"there is no key '{which}' to limit; `switchboard keys list` shows them")
 
     def list(self) -> tuple[Key, ...]:
         """Every key, the oldest first, revoked ones too."""
@@ -130,6 +149,10 @@ class Keyring:
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._callers)} keys)"
+
+    def callers(self) -> Iterable[Caller]:
+        """Whoever has a valid key."""
+        return [caller for _, caller, _ in self._callers.values()]
 
     def version(self) -> int:
         """The store's counter of changes of keys."""
@@ -169,6 +192,10 @@ def _digest(token: bytes) -> bytes:
     return sha256(token, usedforsecurity=True).digest()
 
 
+def _written(quota: Quota | None) -> str | None:
+    return None if quota is None else msgspec.json.encode(quota).decode()
+
+
 def _all(connection: Connection) -> tuple[Key, ...]:
     rows = connection.execute(select(keys).order_by(keys.c.created, keys.c.id)).all()
     return tuple(_key(row) for row in rows)
@@ -179,13 +206,15 @@ def _key(row: "Row[tuple[object, ...]]") -> Key:
     del known["digest"]
     if known["routes"] is not None:
         known["routes"] = msgspec.json.decode(known["routes"])
+    if known["quota"] is not None:
+        known["quota"] = msgspec.json.decode(known["quota"], type=Quota)
     return msgspec.convert(known, Key)
 
 
 def _entry(row: "Row[tuple[object, ...]]") -> tuple[bytes, tuple[bytes, Caller, float | None]]:
     key, digest = _key(row), bytes.fromhex(row.digest)
     routes = None if key.routes is None else frozenset(key.routes)
-    caller = Caller(key.id, key.name, key.tenant, routes, key.direct, key.role)
+    caller = Caller(key.id, key.name, key.tenant, routes, key.direct, key.role, key.quota)
     return digest, (digest, caller, key.expires)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = "0005"
+VERSION = "0006"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -105,10 +105,11 @@ keys = Table(
     Column("expires", Double),
     Column("revoked", Double),
     Column("role", Text),
+    Column("quota", Text),
 )
 """`digest` is the key's SHA-256 in hex, `prefix` its first characters, for people to tell keys
-apart; `routes` a JSON array of texts, null for every route; `role` null where it may not command.
-"""
+apart; `routes` a JSON array of texts, null for every route; `role` null where it may not command;
+`quota` limits of its own, as JSON."""
 
 revisions = Table(
     "revisions",
@@ -185,6 +186,17 @@ weights = Table(
 )
 """What share of its traffic a target, backend or replica gets by command; 0 is drained. The last
 row of each is the truth, and a share of 1 is as if nothing was said."""
+
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("starts", Double, primary_key=True),
+    Column("share", Double, primary_key=True),
+    Column("claimed", Double, nullable=False),
+)
+"""Which shares of which budgets were told of: whoever puts a row in first tells."""
 
 meta = Table(
     "meta",

@@ -1,0 +1,463 @@
+"""Lets requests in within the limits of their key, tenant and route, and settles them.
+
+    hold = await limiter.admit(request, decision, snapshot)     # raises LimitReached
+    ...
+    hold.settle(tokens, dollars)                                # however the request has ended
+
+In one process the accounts here decide. With a coordinator Redis decides for all workers at once,
+and the accounts here mirror what this worker has let in; while Redis is away they decide, each
+worker within its share.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.errors import CoordinatorAway, LimitReached, SwitchboardError
+from gateway.limits.accounts import NANO, Account, Budget, Refusal, What, day_of, month_of
+from gateway.limits.alerts import Alarm
+from gateway.limits.refusing import Headers, refused, room_headers
+from gateway.limits.reserve import nano_of, tokens_of
+from gateway.limits.shared import SharedLimits, Spent
+from gateway.policy.live import Live
+from gateway.types import Caller, Decision, Quota, Request, Snapshot
+
+log = logging.getLogger("switchboard.limits")
+
+SETTLED_S = 1.5
+"""How long the rows of requests that have ended may take to the store."""
+
+NOBODY = "anonymous"
+"""Who asks without a key, where that is allowed: all of them together."""
+
+Refused = Callable[[str, str], None]
+"""Told of each refusal: whose the limit is (`key`, `tenant`, `route`), and which."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What one caller's requests on one route are subject to, under one snapshot."""
+
+    caller: Caller
+    snapshot: Snapshot
+    accounts: tuple[Account, ...]
+    tokens: bool
+    money: bool
+    most_tokens: int
+
+
+class Hold:
+    """What one request has reserved; settled once, however it ends."""
+
+    __slots__ = ("_accounts", "_limiter", "_nano", "_remote", "_slices", "_tokens", "headers")
+
+    def __init__(
+        self,
+        limiter: "Limiter",
+        accounts: tuple[Account, ...],
+        tokens: int,
+        nano: int,
+        slices: Sequence[int],
+        remote: Sequence[int] | None,
+        headers: Headers,
+    ) -> None:
+        """`slices` are where each account's tokens were reserved; `remote` where in Redis."""
+        self._limiter = limiter
+        self._accounts = accounts
+        self._tokens = tokens
+        self._nano = nano
+        self._slices = slices
+        self._remote = remote
+        self.headers = headers
+
+    def settle(self, tokens: int, dollars: float) -> None:
+        """The request has ended; it took so many tokens, and cost so much in all."""
+        self._limiter._settle(
+            self._accounts,
+            self._tokens,
+            tokens,
+            self._nano,
+            round(dollars * NANO),
+            self._slices,
+            self._remote,
+        )
+
+
+class Limiter:
+    """The limits of everybody, as far as this worker goes."""
+
+    def __init__(
+        self,
+        live: Live,
+        *,
+        spent: Spent,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        refused: Refused,
+        alarm: Alarm,
+    ) -> None:
+        """`clock` is steady, `now` gives Unix seconds."""
+        self._live = live
+        self._spent = spent
+        self._clock = clock
+        self._now = now
+        self._refused = refused
+        self._alarm = alarm
+        self._accounts: dict[str, Account] = {}
+        self._subjects: dict[tuple[str | None, str], Subject] = {}
+        self._unknown: list[tuple[Account, float]] = []
+        self._loading: asyncio.Task[None] | None = None
+        self._shared: SharedLimits | None = None
+        self._workers = 1
+        self.by_share = 0
+        self.on = False
+
+    # ------------------------------------------------------------ who has limits
+
+    def share(self, shared: SharedLimits, workers: int) -> None:
+        """Lets Redis decide for all workers, of which there are so many at least."""
+        self._shared, self._workers = shared, workers
+
+    def accounts(self) -> Iterable[Account]:
+        """Every account that is known here."""
+        return self._accounts.values()
+
+    def declare(self, snapshot: Snapshot, callers: Iterable[Caller]) -> None:
+        """Takes the limits that the configuration and the keys declare now."""
+        wanted: dict[str, tuple[str, Quota]] = {}
+        for caller in (*callers, Caller()):
+            for id, who, quota in _whose(caller, snapshot):
+                wanted[id] = (who, quota)
+        for name, route in snapshot.routes.items():
+            if route.quota is not None:
+                wanted[f"route:{name}"] = (f"route '{name}'", route.quota)
+        for id, (who, quota) in wanted.items():
+            self._account(id, who, quota)
+        for id, account in self._accounts.items():
+            if id not in wanted and account.quota.limits:
+                account.declare(Quota())
+        self._subjects.clear()
+        self.on = any(account.quota.limits for account in self._accounts.values())
+
+    async def know(self) -> None:
+        """Back when what was spent before this worker started is known."""
+        if self._loading is not None:
+            await self._loading
+
+    def _subject(self, caller: Caller, route: str, snapshot: Snapshot) -> Subject:
+        known = self._subjects.get((caller.key, route))
+        if known is not None and known.caller is caller and known.snapshot is snapshot:
+            return known
+        accounts = [self._account(*each) for each in _whose(caller, snapshot)]
+        quota = snapshot.routes[route].quota
+        if quota is not None and quota.limits:
+            accounts.append(self._account(f"route:{route}", f"route '{route}'", quota))
+        rates = [each.quota.tokens.amount for each in accounts if each.quota.tokens is not None]
+        known = self._subjects[(caller.key, route)] = Subject(
+            caller,
+            snapshot,
+            tuple(accounts),
+            bool(rates),
+            any(each.has_money for each in accounts),
+            min(rates, default=0),
+        )
+        return known
+
+    def _account(self, id: str, who: str, quota: Quota) -> Account:
+        account = self._accounts.get(id)
+        if account is None:
+            account = self._accounts[id] = Account(id, who, quota)
+            self._learn(account)
+        elif account.quota != quota:
+            had = account.has_money
+            account.who = who
+            account.declare(quota)
+            if not had:
+                self._learn(account)
+        return account
+
+    def _learn(self, account: Account) -> None:
+        """What was spent of a budget before now stands in the store, soon."""
+        if account.has_money:
+            account.roll(self._clock(), self._now())
+            self._unknown.append((account, self._now()))
+            if self._loading is None or self._loading.done():
+                self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        wait = 0.0
+        while self._unknown:
+            # At the start, before anything is served, every row is there.
+            await asyncio.sleep(wait)
+            wait = SETTLED_S
+            asked, self._unknown = self._unknown, []
+            for since in sorted({since for _, since in asked}):
+                these = [account for account, when in asked if when == since]
+                try:
+                    spent = await self._spent(since, day_of(since)[0], month_of(since)[0])
+                except SwitchboardError as error:
+                    log.warning("what was spent before is not known yet: %s", error)
+                    self._unknown += [(account, since) for account in these]
+                    continue
+                for account in these:
+                    _learned(account, since, *spent.get(account.id, (0, 0)))
+
+    # ------------------------------------------------------------ one request
+
+    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
+        """Lets the request in, with what it may use reserved; None where nothing limits it.
+
+        Raises LimitReached.
+        """
+        subject = self._subject(request.caller, decision.route, snapshot)
+        if not subject.accounts:
+            return None
+        tokens = nano = 0
+        if subject.tokens:
+            tokens = tokens_of(request, decision, snapshot, self._live)
+            if request.needs.max_output is None:
+                tokens = min(tokens, subject.most_tokens)
+        if subject.money:
+            nano = nano_of(request, decision, snapshot, self._live)
+        shared = self._shared
+        if shared is None:
+            return self._admit_here(subject.accounts, tokens, nano)
+        if shared.ready:
+            hold = await self._ask(shared, subject.accounts, tokens, nano)
+            if hold is not None:
+                return hold
+        hold = self._admit_here(subject.accounts, tokens, nano)
+        self.by_share += 1
+        for account in subject.accounts:
+            shared.began(account, nano)
+        return hold
+
+    def _admit_here(self, accounts: tuple[Account, ...], tokens: int, nano: int) -> Hold:
+        now, wall, workers = self._clock(), self._now(), self._share_of()
+        for account in accounts:
+            account.roll(now, wall)
+            what = account.refusal(tokens, nano, now, wall, workers)
+            if what:
+                refusal = account.explained(what, tokens, nano, now, wall, workers)
+                raise self._refuse(refusal, account, accounts, now, wall)
+        slices = [account.take(tokens, nano) for account in accounts]
+        return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
+
+    def _share_of(self) -> int:
+        """Among how many workers a limit is shared that nobody watches as a whole."""
+        return self._workers if self._shared is None else max(self._workers, self._shared.alive)
+
+    async def _ask(
+        self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
+    ) -> Hold | None:
+        """Asks Redis; None where it cannot say."""
+        wall = self._now()
+        try:
+            future = shared.admit(accounts, tokens, nano, wall)
+            reply = await asyncio.shield(future)
+        except CoordinatorAway:
+            return None
+        except asyncio.CancelledError:
+            future.add_done_callback(
+                lambda done: self._never_mind(done, accounts, tokens, nano, wall)
+            )
+            raise
+        match reply[0]:
+            case 1:
+                return self._let_in(shared, accounts, tokens, nano, reply[1:])
+            case 0:
+                now = self._clock()
+                account = accounts[reply[1] - 1]
+                account.roll(now, wall)
+                refusal = _explained(account, reply, tokens, nano, wall)
+                raise self._refuse(refusal, account, accounts, now, wall)
+            case -1:
+                shared.unknown(reply)
+            case _:
+                shared.again()
+        return None
+
+    def _let_in(
+        self,
+        shared: SharedLimits,
+        accounts: tuple[Account, ...],
+        tokens: int,
+        nano: int,
+        told: Sequence[int],
+    ) -> Hold:
+        now, wall = self._clock(), self._now()
+        day, month = shared.periods
+        slices = []
+        for n, account in enumerate(accounts):
+            account.roll(now, wall)
+            slices.append(account.take(tokens, nano))
+            _tell(account.day, day, told[5 * n + 3])
+            _tell(account.month, month, told[5 * n + 4])
+        headers = room_headers(accounts, now, told)
+        return Hold(self, accounts, tokens, nano, slices, told[2::5], headers)
+
+    def _never_mind(
+        self,
+        future: "asyncio.Future[list[Any]]",
+        accounts: tuple[Account, ...],
+        tokens: int,
+        nano: int,
+        wall: float,
+    ) -> None:
+        """The client went away while Redis was asked: what it has let in is given back."""
+        if future.cancelled() or future.exception() is not None or future.result()[0] != 1:
+            return
+        shared = self._shared
+        assert shared is not None
+        for account, slice in zip(accounts, future.result()[3::5], strict=True):
+            shared.ended(account, nano, slice, tokens, 0, wall)
+
+    def _refuse(
+        self,
+        refusal: Refusal,
+        account: Account,
+        accounts: tuple[Account, ...],
+        now: float,
+        wall: float,
+    ) -> LimitReached:
+        self._refused(account.id.partition(":")[0], refusal.what)
+        return refused(refusal, account, room_headers(accounts, now, None), wall)
+
+    def _settle(
+        self,
+        accounts: tuple[Account, ...],
+        tokens: int,
+        used: int,
+        nano: int,
+        spent: int,
+        slices: Sequence[int],
+        remote: Sequence[int] | None,
+    ) -> None:
+        now, wall, shared = self._clock(), self._now(), self._shared
+        for n, account in enumerate(accounts):
+            account.roll(now, wall)
+            account.settle(slices[n], tokens, used, nano, spent)
+            if shared is not None:
+                slice = remote[n] if remote is not None else None
+                shared.ended(account, nano, slice, tokens - used, spent, wall)
+            if spent and account.has_money:
+                for what, budget in (("day", account.day), ("month", account.month)):
+                    if budget is not None and budget.base + budget.own >= budget.alert_at:
+                        budget.alert_at = self._alarm.passed(account, what, budget)
+
+    # ------------------------------------------------------------ to be looked at
+
+    async def shown(self) -> list[dict[str, Any]]:
+        """Each account with its limits and how much of each is used, over all workers if known."""
+        accounts = [each for each in self._accounts.values() if each.quota.limits]
+        now, wall = self._clock(), self._now()
+        for account in accounts:
+            account.roll(now, wall)
+        rows = [_row(account) for account in accounts]
+        if self._shared is None or not self._shared.ready:
+            return rows
+        try:
+            usages = await self._shared.look(accounts)
+        except CoordinatorAway:
+            return rows
+        for row, usage in zip(rows, usages, strict=True):
+            row["running"] = usage.running
+            for what, used in (
+                ("requests", usage.requests),
+                ("tokens", usage.tokens),
+                ("concurrent", usage.running),
+                ("day", usage.day / NANO),
+                ("month", usage.month / NANO),
+            ):
+                if what in row["limits"]:
+                    row["limits"][what]["used"] = used
+            row["reserved_usd"] = usage.reserved / NANO
+        return rows
+
+
+def _whose(caller: Caller, snapshot: Snapshot) -> list[tuple[str, str, Quota]]:
+    """The key's and the tenant's limits: id, whose for people, and what they are."""
+    quotas = snapshot.quotas
+    found = []
+    own = (caller.quota or _NONE).over(quotas.every_key)
+    if own.limits:
+        found.append((f"key:{caller.key or NOBODY}", f"key '{caller.name}'", own))
+    if caller.tenant is not None:
+        of_tenant = quotas.tenants.get(caller.tenant, _NONE).over(quotas.every_tenant)
+        if of_tenant.limits:
+            found.append((f"tenant:{caller.tenant}", f"tenant '{caller.tenant}'", of_tenant))
+    return found
+
+
+_NONE = Quota()
+
+
+def _learned(account: Account, since: float, in_day: int, in_month: int) -> None:
+    """What had been spent before that instant, unless Redis has told better already."""
+    for budget, starts, spent in (
+        (account.day, day_of(since)[0], in_day),
+        (account.month, month_of(since)[0], in_month),
+    ):
+        if budget is not None and not budget.known and budget.starts == starts:
+            budget.base += spent
+            budget.known = True
+
+
+def _tell(budget: Budget | None, starts: float, spent: int) -> None:
+    """Redis' sum of all workers."""
+    if budget is not None and budget.starts == starts:
+        budget.base = spent
+        budget.known = True
+
+
+def _explained(
+    account: Account, reply: Sequence[Any], tokens: int, nano: int, wall: float
+) -> Refusal:
+    """Redis' refusal: account, what, used, milliseconds to wait, spent in the day, in the month."""
+    what: What = reply[2].decode()
+    used, wait_s = reply[3], reply[4] / 1000
+    match what:
+        case "requests" | "tokens":
+            window = account.requests if what == "requests" else account.tokens
+            limit = window.limit if window is not None else 0
+            asked = 1 if what == "requests" else tokens
+            return Refusal(
+                account.who, what, limit, used, asked, wait_s if asked <= limit else None
+            )
+        case "concurrent":
+            most = account.quota.concurrent or 0
+            return Refusal(account.who, what, most, used, 1, 1.0)
+        case _:
+            for budget, spent in ((account.day, reply[5]), (account.month, reply[6])):
+                if budget is not None:
+                    budget.base = spent
+            return account.over_budget(what, used, nano, wall)
+
+
+def _row(account: Account) -> dict[str, Any]:
+    quota = account.quota
+    limits: dict[str, dict[str, Any]] = {}
+    for what, rate, window in (
+        ("requests", quota.requests, account.requests),
+        ("tokens", quota.tokens, account.tokens),
+    ):
+        if rate is not None and window is not None:
+            limits[what] = {"limit": rate.amount, "per_s": rate.per_s, "used": window.total}
+    if quota.concurrent is not None:
+        limits["concurrent"] = {"limit": quota.concurrent, "used": account.running}
+    for what, budget in (("day", account.day), ("month", account.month)):
+        if budget is not None:
+            limits[what] = {
+                "limit": budget.limit / NANO,
+                "used": budget.spent / NANO,
+                "ends": budget.ends,
+            }
+    return {
+        "account": account.id,
+        "who": account.who,
+        "running": account.running,
+        "reserved_usd": account.reserved / NANO,
+        "limits": limits,
+    }

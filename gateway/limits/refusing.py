@@ -1,0 +1,113 @@
+"""How a limit is told to a client: OpenAI's headers and errors. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import ceil
+
+from gateway.errors import LimitReached
+from gateway.limits.accounts import Account, Refusal, Window
+
+Headers = list[tuple[bytes, bytes]]
+
+_PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
+_AT_ONCE = {"requests": "requests", "tokens": "tokens"}
+
+
+def room_headers(accounts: Sequence[Account], now: float, told: Sequence[int] | None) -> Headers:
+    """OpenAI's `x-ratelimit-` headers, each of the account that has least left.
+
+    `told` are Redis' totals where it was asked: five numbers for each account, requests and tokens
+    first.
+    """
+    requests: Window | None = None
+    tokens: Window | None = None
+    requests_left = tokens_left = 0
+    for n, account in enumerate(accounts):
+        window = account.requests
+        if window is not None:
+            left = window.limit - (window.total if told is None else told[5 * n])
+            if requests is None or left < requests_left:
+                requests, requests_left = window, left
+        window = account.tokens
+        if window is not None:
+            left = window.limit - (window.total if told is None else told[5 * n + 1])
+            if tokens is None or left < tokens_left:
+                tokens, tokens_left = window, left
+    headers: Headers = []
+    if requests is not None:
+        headers += (
+            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests_left)),
+            (b"x-ratelimit-reset-requests", span(requests.reset_s(now))),
+        )
+    if tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens_left)),
+            (b"x-ratelimit-reset-tokens", span(tokens.reset_s(now))),
+        )
+    return headers
+
+
+def span(seconds: float) -> bytes:
+    """A time as OpenAI writes it: `12s`, `1m2s`; rounded up."""
+    whole = ceil(seconds)
+    return b"%ds" % whole if whole < 60 else b"%dm%ds" % divmod(whole, 60)
+
+
+def refused(refusal: Refusal, account: Account, headers: Headers, wall: float) -> LimitReached:
+    """The 429 that names the limit, whose it is, and when it is free again."""
+    what = refusal.what
+    money = what in ("day", "month")
+    if refusal.wait_s is None or (money and refusal.wait_s > 60):
+        # The SDKs would try again at once, twice, and be refused twice.
+        headers = [*headers, (b"x-should-retry", b"false")]
+    return LimitReached(
+        f"{_said(refusal, account)} {_when(refusal, wall)}",
+        type="insufficient_quota" if money else _AT_ONCE.get(what, "rate_limit_error"),
+        code="insufficient_quota" if money else "rate_limit_exceeded",
+        retry_after=refusal.wait_s,
+        headers=headers,
+    )
+
+
+def _said(refusal: Refusal, account: Account) -> str:
+    limit, used, asked = refusal.limit, refusal.used, refusal.asked
+    match refusal.what:
+        case "requests":
+            return (
+                f"Rate limit reached for {refusal.account}: {limit:.0f} requests"
+                f" per {_period(account.requests)}, {used:.0f} made."
+            )
+        case "tokens":
+            return (
+                f"Rate limit reached for {refusal.account}: {limit:.0f} tokens"
+                f" per {_period(account.tokens)}, {used:.0f} used or reserved, and this request"
+                f" may take {asked:.0f}."
+            )
+        case "concurrent":
+            return (
+                f"Limit reached for {refusal.account}: {limit:.0f} requests at once,"
+                f" {used:.0f} under way."
+            )
+        case _:
+            return (
+                f"Budget reached for {refusal.account}: ${limit:.6g} a {refusal.what},"
+                f" ${used:.6g} spent or reserved, and this request may cost ${asked:.6g}."
+            )
+
+
+def _when(refusal: Refusal, wall: float) -> str:
+    if refusal.wait_s is None:
+        return "It is more than the whole limit: send less, or set a smaller `max_tokens`."
+    if refusal.what == "concurrent":
+        return "Try again when one of them has ended."
+    if refusal.what in ("day", "month") and refusal.wait_s > 60:
+        free = datetime.fromtimestamp(wall + refusal.wait_s, UTC)
+        return f"The next {refusal.what}'s budget begins at {free:%Y-%m-%d %H:%M} UTC."
+    return f"Try again in {max(1, ceil(refusal.wait_s))} s."
+
+
+def _period(window: Window | None) -> str:
+    seconds = window.per_s if window is not None else 60.0
+    return _PERIODS.get(seconds, f"{seconds:g} s")

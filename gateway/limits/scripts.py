@@ -1,0 +1,332 @@
+"""What Redis does about limits, in Lua, each time for many items at once.
+
+An account is a hash. Windows, by Redis' own clock, are packed: period, slice, total, and what was
+taken in each slice, as `gateway.limits.accounts` has it.
+
+    q, t             windows of requests and of tokens
+    c, r             requests under way, and nanodollars that are reserved for them
+    c:W, r:W         those of worker W among them
+    D, d, M, m       when the day and the month began, and the nanodollars spent in them
+    S, ok            what ended before S comes from the store; ok once it has come
+
+A worker is a hash too, `g` its round and `s` the last settling that it sent. It says anew what it
+has under way in each round: after its connection broke, or when it was taken for dead; what an
+earlier round still sends is not heard. A settling that was sent twice is counted once. `alive` is a
+sorted set of workers by when they were last heard of; what a dead one had under way is dropped when
+somebody would be refused for it.
+"""
+
+DEAD_S = 10
+"""Seconds after which a worker that was not heard of counts as dead."""
+
+_COMMON = f"""
+local SLICES, DEAD, KEEP = 30, {DEAD_S}, 3456000
+"""
+
+_COMMON += """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local call = redis.call
+
+local function window(packed, per)
+  local step = per / SLICES
+  local at = math.floor(now / step)
+  local w = packed and cmsgpack.unpack(packed)
+  if not w or w[1] ~= per or at - w[2] > SLICES then
+    w = {per, at, 0}
+    for i = 4, SLICES + 4 do w[i] = 0 end
+    return w
+  end
+  for slice = w[2] + 1, at do
+    local place = 4 + slice % (SLICES + 1)
+    w[3] = w[3] - w[place]
+    w[place] = 0
+  end
+  w[2] = math.max(at, w[2])
+  return w
+end
+
+local function take(w, count)
+  local place = 4 + w[2] % (SLICES + 1)
+  w[place] = w[place] + count
+  w[3] = w[3] + count
+end
+
+local function wait_ms(w, count, limit)
+  local over, step, slice = w[3] + count - limit, w[1] / SLICES, w[2] - SLICES
+  while slice <= w[2] and over > 0 do
+    over = over - w[4 + slice % (SLICES + 1)]
+    slice = slice + 1
+  end
+  return math.max(0, math.ceil(((slice + SLICES) * step - now) * 1000))
+end
+
+local function hold(account, worker, running, reserved)
+  local had = call('HMGET', account, 'c', 'r', 'c:' .. worker, 'r:' .. worker)
+  call('HSET', account,
+    'c', (tonumber(had[1]) or 0) - (tonumber(had[3]) or 0) + running,
+    'r', (tonumber(had[2]) or 0) - (tonumber(had[4]) or 0) + reserved,
+    'c:' .. worker, running, 'r:' .. worker, reserved)
+end
+
+local function each(serve)
+  local replies, at = {}, 1
+  while at <= #ARGV do
+    local count = tonumber(ARGV[at])
+    replies[#replies + 1] = serve(at + 1, at + count)
+    at = at + count + 1
+  end
+  return replies
+end
+"""
+
+HELLO = (
+    _COMMON
+    + """
+-- alive, worker's hash, worker, round, then: account, under way, reserved
+return each(function(from, to)
+  local alive, hash, worker, round = unpack(ARGV, from, from + 3)
+  if (tonumber(call('HGET', hash, 'g')) or 0) > tonumber(round) then return 0 end
+  call('HSET', hash, 'g', round)
+  call('EXPIRE', hash, 86400)
+  call('ZADD', alive, now, worker)
+  for i = from + 4, to, 3 do
+    hold(ARGV[i], worker, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+  end
+  return call('ZCOUNT', alive, now - DEAD, '+inf')
+end)
+"""
+)
+
+BEAT = (
+    _COMMON
+    + """
+-- alive, worker's hash, worker, round: how many are alive, or 0 for one that must say hello again
+return each(function(from, to)
+  local alive, hash, worker, round = unpack(ARGV, from, to)
+  local last = tonumber(call('ZSCORE', alive, worker) or '0')
+  if call('HGET', hash, 'g') ~= round or now - last > DEAD then return 0 end
+  call('ZADD', alive, now, worker)
+  call('ZREMRANGEBYSCORE', alive, '-inf', now - 86400)
+  call('EXPIRE', hash, 86400)
+  return call('ZCOUNT', alive, now - DEAD, '+inf')
+end)
+"""
+)
+
+ADMIT = (
+    _COMMON
+    + """
+local rounds = {}
+
+local function bury(alive, account)
+  local dead = call('ZRANGEBYSCORE', alive, '-inf', now - DEAD)
+  for _, worker in ipairs(dead) do
+    if call('HEXISTS', account, 'c:' .. worker) == 1 then
+      hold(account, worker, 0, 0)
+      call('HDEL', account, 'c:' .. worker, 'r:' .. worker)
+    end
+  end
+  local left = call('HMGET', account, 'c', 'r')
+  return tonumber(left[1]) or 0, tonumber(left[2]) or 0
+end
+
+-- alive, worker's hash, worker, round, tokens, nanodollars, day, month, S if there is none, then of
+-- each account: key, requests, their seconds, tokens, their seconds, at once, a day, a month
+-- {1, for each account: requests, tokens, slice, spent in the day, in the month}, or
+-- {0, account, what, used, ms to wait}, or {-1, account, S, ...} where the store is to be asked, or
+-- {-2} where the worker must say hello
+return each(function(from, to)
+  local alive, hash, worker, round = unpack(ARGV, from, from + 3)
+  if rounds[hash] == nil then rounds[hash] = call('HGET', hash, 'g') end
+  if rounds[hash] ~= round then return {-2} end
+  local tokens, nano = tonumber(ARGV[from + 4]), tonumber(ARGV[from + 5])
+  local day, month, since = ARGV[from + 6], ARGV[from + 7], ARGV[from + 8]
+  local seen, unknown = {}, {-1}
+  for i = from + 9, to, 8 do
+    local account = ARGV[i]
+    local h = call('HMGET', account, 'q', 't', 'c', 'r', 'D', 'd', 'M', 'm', 'S', 'ok',
+      'c:' .. worker, 'r:' .. worker)
+    local a = {account = account, running = tonumber(h[3]) or 0, reserved = tonumber(h[4]) or 0,
+      mine = tonumber(h[11]) or 0, my_reserved = tonumber(h[12]) or 0,
+      d = h[5] == day and tonumber(h[6]) or 0, m = h[7] == month and tonumber(h[8]) or 0}
+    seen[#seen + 1] = a
+    local most = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 5]),
+      tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])}
+    if (most[4] >= 0 or most[5] >= 0) and not h[10] then
+      if not h[9] then
+        call('HSET', account, 'S', since)
+        call('EXPIRE', account, KEEP)
+      end
+      unknown[#unknown + 1] = account
+      unknown[#unknown + 1] = h[9] or since
+    end
+    if most[1] >= 0 then
+      a.q = window(h[1], tonumber(ARGV[i + 2]))
+      if a.q[3] + 1 > most[1] then
+        return {0, #seen, 'requests', a.q[3], wait_ms(a.q, 1, most[1])}
+      end
+    end
+    if most[2] >= 0 then
+      a.t = window(h[2], tonumber(ARGV[i + 4]))
+      if a.t[3] + tokens > most[2] then
+        return {0, #seen, 'tokens', a.t[3], wait_ms(a.t, tokens, most[2])}
+      end
+    end
+    local function over()
+      if most[3] >= 0 and a.running >= most[3] then return 'concurrent', a.running end
+      local day_held, month_held = a.d + a.reserved, a.m + a.reserved
+      if most[4] >= 0 and day_held + nano > most[4] then return 'day', day_held end
+      if most[5] >= 0 and month_held + nano > most[5] then return 'month', month_held end
+    end
+    local what, used = over()
+    if what then
+      a.running, a.reserved = bury(alive, account)
+      what, used = over()
+    end
+    if what then
+      return {0, #seen, what, used, 0, a.d, a.m}
+    end
+  end
+  if #unknown > 1 then return unknown end
+  local reply = {1}
+  for _, a in ipairs(seen) do
+    local put = {'c', a.running + 1, 'r', a.reserved + nano,
+      'c:' .. worker, a.mine + 1, 'r:' .. worker, a.my_reserved + nano}
+    local requests, taken, slice = 0, 0, 0
+    if a.q then
+      take(a.q, 1)
+      put[#put + 1] = 'q'
+      put[#put + 1] = cmsgpack.pack(a.q)
+      requests = a.q[3]
+    end
+    if a.t then
+      take(a.t, tokens)
+      put[#put + 1] = 't'
+      put[#put + 1] = cmsgpack.pack(a.t)
+      taken, slice = a.t[3], a.t[2]
+    end
+    call('HSET', a.account, unpack(put))
+    for _, value in ipairs({requests, taken, slice, a.d, a.m}) do reply[#reply + 1] = value end
+  end
+  return reply
+end)
+"""
+)
+
+SETTLE = (
+    _COMMON
+    + """
+local function spend(account, when, what, period, nano)
+  local had = call('HMGET', account, when, what)
+  local before = tonumber(had[1]) or 0
+  if before == tonumber(period) then
+    call('HSET', account, what, (tonumber(had[2]) or 0) + nano)
+  elseif before < tonumber(period) then
+    call('HSET', account, when, period, what, nano)
+  end
+end
+
+-- worker's hash, worker, round, number, then of each account: key, how many ended (below 0: began),
+-- what was reserved for them, the period of its token rate, how many slices, of each slice: it,
+-- given back (or taken, below 0); how many seconds, of each: it, spent in it, day, month.
+-- 1, or -2 for hello first
+return each(function(from, to)
+  local hash, worker, round, number = unpack(ARGV, from, from + 3)
+  local known = call('HMGET', hash, 'g', 's')
+  if known[1] ~= round then return -2 end
+  if (tonumber(known[2]) or 0) >= tonumber(number) then return 1 end
+  local at = from + 4
+  local function next()
+    at = at + 1
+    return ARGV[at - 1]
+  end
+  while at <= to do
+    local account = next()
+    local ended, freed, per = tonumber(next()), tonumber(next()), tonumber(next())
+    local h = call('HMGET', account, 'c:' .. worker, 'r:' .. worker, 't', 'S')
+    if ended ~= 0 or freed ~= 0 then
+      hold(account, worker, math.max(0, (tonumber(h[1]) or 0) - ended),
+        math.max(0, (tonumber(h[2]) or 0) - freed))
+    end
+    local slices = tonumber(next())
+    if slices > 0 then
+      local w = window(h[3], per)
+      for _ = 1, slices do
+        local slice, back = tonumber(next()), tonumber(next())
+        if back < 0 then
+          take(w, -back)
+        elseif slice >= w[2] - SLICES and slice <= w[2] then
+          local place = 4 + slice % (SLICES + 1)
+          back = math.min(back, w[place])
+          w[place] = w[place] - back
+          w[3] = w[3] - back
+        end
+      end
+      call('HSET', account, 't', cmsgpack.pack(w))
+    end
+    for _ = 1, tonumber(next()) do
+      local second, nano, day, month = tonumber(next()), tonumber(next()), next(), next()
+      if h[4] and second >= tonumber(h[4]) then
+        spend(account, 'D', 'd', day, nano)
+        spend(account, 'M', 'm', month, nano)
+      end
+    end
+    call('EXPIRE', account, KEEP)
+  end
+  call('HSET', hash, 's', number)
+  return 1
+end)
+"""
+)
+
+SEED = (
+    _COMMON
+    + """
+-- account, S, day, spent in it, month, spent in it: of what ended before S
+return each(function(from, to)
+  local account, since, day, d, month, m = unpack(ARGV, from, to)
+  local h = call('HMGET', account, 'S', 'ok', 'D', 'd', 'M', 'm')
+  if h[1] ~= since or h[2] then return 0 end
+  call('HSET', account, 'ok', 1)
+  if (tonumber(h[3]) or 0) <= tonumber(day) then
+    call('HSET', account, 'D', day, 'd', d + (h[3] == day and tonumber(h[4]) or 0))
+  end
+  if (tonumber(h[5]) or 0) <= tonumber(month) then
+    call('HSET', account, 'M', month, 'm', m + (h[5] == month and tonumber(h[6]) or 0))
+  end
+  return 1
+end)
+"""
+)
+
+CLAIM = (
+    _COMMON
+    + """
+-- account, S if there is none yet: S, or 0 where what ended before it has come already
+return each(function(from, to)
+  local account, since = unpack(ARGV, from, to)
+  if call('HEXISTS', account, 'ok') == 1 then return 0 end
+  call('HSETNX', account, 'S', since)
+  call('EXPIRE', account, KEEP)
+  return tonumber(call('HGET', account, 'S'))
+end)
+"""
+)
+
+LOOK = (
+    _COMMON
+    + """
+-- account, requests' seconds, tokens' seconds, day, month: requests, tokens, under way, reserved,
+-- spent in the day, in the month
+return each(function(from, to)
+  local account, requests, tokens, day, month = unpack(ARGV, from, to)
+  local h = call('HMGET', account, 'q', 't', 'c', 'r', 'D', 'd', 'M', 'm')
+  return {
+    requests ~= '0' and window(h[1], tonumber(requests))[3] or 0,
+    tokens ~= '0' and window(h[2], tonumber(tokens))[3] or 0,
+    tonumber(h[3]) or 0, tonumber(h[4]) or 0,
+    h[5] == day and tonumber(h[6]) or 0, h[7] == month and tonumber(h[8]) or 0}
+end)
+"""
+)

@@ -1,0 +1,418 @@
+"""The limits of all workers together, in Redis.
+
+Each request is let in by one item of a script that all requests of a turn share. What has ended is
+gathered for `FLUSH_S` and sent as one numbered item that is sent again, the same, until Redis says
+that it has it: nothing is counted twice and nobody waits for it. `ready` is false while Redis is
+away or has not been told yet what this worker has under way.
+
+What was spent before Redis knew an account comes from the store: Redis fixes an instant, from which
+on it counts, and whoever first hears of it reads what had ended before, a little later, when those
+rows are surely written.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.errors import CoordinatorAway, SwitchboardError
+from gateway.limits import scripts
+from gateway.limits.accounts import Account, day_of, month_of
+
+if TYPE_CHECKING:
+    from gateway.coordination.coordinator import Coordinator
+
+log = logging.getLogger("switchboard.limits")
+
+Spent = Callable[[float, float, float], Awaitable[Mapping[str, tuple[int, int]]]]
+"""Of each account, the nanodollars of requests that ended before the first instant, in the day and
+in the month that begin at the other two."""
+
+FLUSH_S = 0.005
+BEAT_S = 2.0
+
+SETTLED_S = 1.5
+"""How long the rows of requests that have ended may take to the store, and clocks may differ."""
+
+STOP_S = 1.0
+"""How long a worker that stops tries to tell what has ended."""
+
+MOST_DUE = 1000
+"""Entries of one settling: Redis serves nobody else while it counts them."""
+
+NO_LIMIT = -1
+
+
+class Due:
+    """What Redis is yet to hear of one account."""
+
+    __slots__ = ("ended", "freed", "seconds", "slices")
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.freed = 0
+        self.slices: dict[int, int] = {}
+        self.seconds: dict[int, int] = {}
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it all came to nothing."""
+        return not (self.ended or self.freed or self.slices or self.seconds)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What all workers together have used of one account; dollars in nanodollars."""
+
+    requests: int
+    tokens: int
+    running: int
+    reserved: int
+    day: int
+    month: int
+
+
+class SharedLimits:
+    """One worker's side of the limits in Redis."""
+
+    def __init__(
+        self,
+        coordinator: "Coordinator",
+        *,
+        worker: str,
+        accounts: Callable[[], Iterable[Account]],
+        spent: Spent,
+        now: Callable[[], float],
+    ) -> None:
+        """`worker` is a name that no other worker has had; `now` in Unix seconds."""
+        self._coordinator = coordinator
+        self._worker = worker
+        self._accounts = accounts
+        self._spent = spent
+        self._now = now
+        self._round = 0
+        self._number = 0
+        self._due: dict[Account, Due] = {}
+        self._sent: dict[Account, Due] | None = None
+        self._sending = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._seeding: asyncio.Task[None] | None = None
+        self._unknown: dict[str, tuple[str, int]] = {}
+        self._args: dict[Account, tuple[object, tuple[Any, ...]]] = {}
+        self._day_ends = 0.0
+        self._day = self._month = 0.0
+        self.ready = False
+        self.alive = 0
+        key = coordinator.key
+        self._alive = key("limits", "alive")
+        self._hash = key("limits", "worker", worker)
+        # In the order in which they are served: what has ended makes room for what begins.
+        self._hello = coordinator.script(scripts.HELLO)
+        self._settle = coordinator.script(scripts.SETTLE)
+        self._seed = coordinator.script(scripts.SEED)
+        self._claim = coordinator.script(scripts.CLAIM)
+        self._admit = coordinator.script(scripts.ADMIT)
+        self._beat = coordinator.script(scripts.BEAT)
+        self._look = coordinator.script(scripts.LOOK)
+        self._head: list[Any] = []
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Says hello as soon as Redis is there."""
+        self._coordinator.on_back(self._greet)
+        self._coordinator.on_away(self._away)
+        self._beating = asyncio.create_task(self._keep_beating())
+        if self._coordinator.here:
+            self._greet()
+
+    async def stop(self) -> None:
+        """Sends what has ended and was not sent yet, as far as Redis is there."""
+        for task in (self._beating, self._seeding):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        until = self._now() + STOP_S
+        while self.ready and (self._due or self._sent is not None) and self._now() < until:
+            self._flush()
+            await asyncio.sleep(FLUSH_S)
+        self._coordinator.tell("ZREM", self._alive, self._worker)
+
+    # ------------------------------------------------------------ one request
+
+    def admit(
+        self, accounts: Sequence[Account], tokens: int, nano: int, wall: float
+    ) -> asyncio.Future[list[Any]]:
+        """Asks whether one more request may come in; the reply is as `scripts.ADMIT` has it.
+
+        Raises CoordinatorAway, now or by the future.
+        """
+        if wall >= self._day_ends:
+            self._new_day(wall)
+        args = [*self._head, tokens, nano, self._day, self._month, int(wall) + 1]
+        for account in accounts:
+            known = self._args.get(account)
+            if known is None or known[0] is not account.quota:
+                known = self._args[account] = (account.quota, self._account_args(account))
+            args += known[1]
+        return self._admit.put(args)
+
+    @property
+    def periods(self) -> tuple[float, float]:
+        """When the day and the month that were asked about last began."""
+        return self._day, self._month
+
+    def began(self, account: Account, nano: int) -> None:
+        """A request was let in without Redis: it is to know of it."""
+        due = self._of(account)
+        due.ended -= 1
+        due.freed -= nano
+
+    def ended(
+        self, account: Account, nano: int, slice: int | None, back: int, spent: int, wall: float
+    ) -> None:
+        """A request has ended: what it had reserved, the tokens to give `back` to the slice that
+        Redis had put them in, and what it has spent."""
+        due = self._of(account)
+        due.ended += 1
+        due.freed += nano
+        if slice is not None and back:
+            due.slices[slice] = due.slices.get(slice, 0) + back
+        if spent and account.has_money:
+            second = int(wall)
+            due.seconds[second] = due.seconds.get(second, 0) + spent
+
+    def again(self) -> None:
+        """Redis does not know us any more: it lost its memory, or took us for dead."""
+        if self.ready:
+            self._greet()
+
+    def unknown(self, reply: Sequence[Any]) -> None:
+        """Redis has an account whose earlier spending it does not know: key, instant, ..."""
+        for key, since in zip(reply[1::2], reply[2::2], strict=True):
+            self._to_seed(key.decode(), int(since))
+
+    async def look(self, accounts: Sequence[Account]) -> list[Usage]:
+        """What all workers have used; raises CoordinatorAway."""
+        wall = self._now()
+        asked = []
+        for account in accounts:
+            quota = account.quota
+            args: list[Any] = [
+                self._key(account),
+                int(quota.requests.per_s) if quota.requests is not None else 0,
+                int(quota.tokens.per_s) if quota.tokens is not None else 0,
+                int(day_of(wall)[0]),
+                int(month_of(wall)[0]),
+            ]
+            asked.append(self._look.ask(args))
+        return [Usage(*reply) for reply in await asyncio.gather(*asked)]
+
+    # ------------------------------------------------------------ settling
+
+    def _of(self, account: Account) -> Due:
+        due = self._due.get(account)
+        if due is None:
+            due = self._due[account] = Due()
+        if self._timer is None and self.ready:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        return due
+
+    def _flush(self) -> None:
+        """Sends what is due, unless what was sent before has not been heard yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sending or not self.ready:
+            return
+        if self._sent is None:
+            self._sent = self._taken()
+            if self._sent is None:
+                return
+            self._number += 1
+        args: list[Any] = [*self._head[1:], self._number]
+        for account, due in self._sent.items():
+            args += self._due_args(account, due)
+        try:
+            future = self._settle.put(args)
+        except CoordinatorAway:
+            return
+        self._sending = True
+        future.add_done_callback(self._heard)
+
+    def _taken(self) -> dict[Account, Due] | None:
+        """As much of what is due as goes into one settling."""
+        taken: dict[Account, Due] = {}
+        entries = 0
+        for account, due in list(self._due.items()):
+            if entries >= MOST_DUE:
+                break
+            del self._due[account]
+            if due.nothing:
+                continue
+            if len(due.seconds) > MOST_DUE:
+                self._due[account] = rest = Due()
+                for second in list(due.seconds)[MOST_DUE:]:
+                    rest.seconds[second] = due.seconds.pop(second)
+            entries += 1 + len(due.seconds) + len(due.slices)
+            taken[account] = due
+        return taken or None
+
+    def _due_args(self, account: Account, due: Due) -> list[Any]:
+        rate = account.quota.tokens
+        slices = due.slices if rate is not None else {}
+        args = [
+            self._key(account),
+            due.ended,
+            due.freed,
+            rate.per_s if rate is not None else 0,
+            len(slices),
+        ]
+        for slice, back in slices.items():
+            args += (slice, back)
+        args.append(len(due.seconds))
+        for second, nano in due.seconds.items():
+            args += (second, nano, int(day_of(second)[0]), int(month_of(second)[0]))
+        return args
+
+    def _heard(self, future: asyncio.Future[Any]) -> None:
+        self._sending = False
+        if future.cancelled() or future.exception() is not None:
+            return  # sent again, under the same number, after the next hello
+        if future.result() != 1:
+            self.again()
+            return
+        sent, self._sent = self._sent, None
+        for account, due in (sent or {}).items():
+            for second, nano in due.seconds.items():
+                for budget in (account.day, account.month):
+                    if budget is not None and budget.starts <= second:
+                        moved = min(nano, budget.own)
+                        budget.own -= moved
+                        budget.base += moved
+        if self._due:
+            self._flush()
+
+    # ------------------------------------------------------------ here and away
+
+    def _greet(self) -> None:
+        """Tells Redis, in a new round, what this worker has under way."""
+        self.ready = False
+        self._round += 1
+        self._head = [self._alive, self._hash, self._worker, self._round]
+        for known in (self._due, self._sent or {}):
+            for due in known.values():
+                due.ended = due.freed = 0  # it is all in what follows
+        accounts = list(self._accounts())
+        parts = [accounts[n : n + MOST_DUE] for n in range(0, len(accounts), MOST_DUE)] or [[]]
+        try:
+            for part in parts:
+                args = list(self._head)
+                for account in part:
+                    args += (self._key(account), account.running, account.reserved)
+                future = self._hello.put(args)
+                future.add_done_callback(_seen)
+        except CoordinatorAway:
+            return
+        round = self._round
+        future.add_done_callback(lambda future: self._greeted(future, round))
+
+    def _greeted(self, future: asyncio.Future[Any], round: int) -> None:
+        if future.cancelled() or future.exception() is not None or round != self._round:
+            return
+        if future.result() == 0:
+            self._greet()
+            return
+        self.alive = future.result()
+        self.ready = True
+        self._flush()
+        since = int(self._now()) + 1
+        for account in self._accounts():
+            if account.has_money:
+                self._claim_for(self._key(account), since)
+
+    def _claim_for(self, key: str, since: int) -> None:
+        def heard(future: asyncio.Future[Any]) -> None:
+            if not future.cancelled() and future.exception() is None and future.result():
+                self._to_seed(key, future.result())
+
+        try:
+            self._claim.put([key, since]).add_done_callback(heard)
+        except CoordinatorAway:
+            return
+
+    def _away(self) -> None:
+        self.ready = False
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if not self.ready:
+                if self._coordinator.here:
+                    self._greet()
+                continue
+            self._flush()
+            try:
+                alive = await self._beat.ask(self._head)
+            except CoordinatorAway:
+                continue
+            if alive:
+                self.alive = alive
+            else:
+                self.again()
+
+    # ------------------------------------------------------------ what was spent before
+
+    def _to_seed(self, key: str, since: int) -> None:
+        self._unknown[key] = (key, since)
+        if self._seeding is None or self._seeding.done():
+            self._seeding = asyncio.create_task(self._bring())
+
+    async def _bring(self) -> None:
+        """Brings what was spent before from the store."""
+        while self._unknown:
+            since = min(since for _, since in self._unknown.values())
+            await asyncio.sleep(max(0.0, since + SETTLED_S - self._now()))
+            keys = [key for key, (_, when) in self._unknown.items() if when == since]
+            day, month = day_of(since)[0], month_of(since)[0]
+            try:
+                spent = await self._spent(since, day, month)
+                for key in keys:
+                    account = key.removeprefix(self._coordinator.key("limits", ""))
+                    in_day, in_month = spent.get(account, (0, 0))
+                    await self._seed.ask([key, since, int(day), in_day, int(month), in_month])
+                    del self._unknown[key]
+            except SwitchboardError as error:
+                log.warning("what was spent before is not known yet: %s", error)
+                await asyncio.sleep(SETTLED_S)
+
+    # ------------------------------------------------------------ arguments
+
+    def _key(self, account: Account) -> str:
+        return self._coordinator.key("limits", account.id)
+
+    def _new_day(self, wall: float) -> None:
+        day, self._day_ends = day_of(wall)
+        self._day, self._month = int(day), int(month_of(wall)[0])
+
+    def _account_args(self, account: Account) -> tuple[Any, ...]:
+        quota = account.quota
+        requests, tokens = quota.requests, quota.tokens
+        return (
+            self._key(account),
+            requests.amount if requests is not None else NO_LIMIT,
+            requests.per_s if requests is not None else 0,
+            tokens.amount if tokens is not None else NO_LIMIT,
+            tokens.per_s if tokens is not None else 0,
+            quota.concurrent if quota.concurrent is not None else NO_LIMIT,
+            account.day.limit if account.day is not None else NO_LIMIT,
+            account.month.limit if account.month is not None else NO_LIMIT,
+        )
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """That Redis went away was said where that was noticed."""
+    if not future.cancelled():
+        future.exception()

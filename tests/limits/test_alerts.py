@@ -1,0 +1,151 @@
+"""Alerts about budgets: signed, tried again, told once, and nowhere but where was declared."""
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.limits.accounts import NANO, Account, Budget
+from gateway.limits.alerts import BudgetAlerts
+from gateway.standin.standin import StandIn
+from gateway.store.spending import SpendingBook
+from gateway.store.store import Store
+from gateway.types import Alerts, Price, Quota, Quotas
+from tests.gateway.support import serving, snapshot, target
+
+AT = 1_764_028_800.0
+SECRET = "hush"
+
+
+class Webhook:
+    """A receiver that answers as it is told, and keeps what came."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.paths: list[str] = []
+        self.heard: list[tuple[str, bytes]] = []
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.paths.append(head.split()[1])
+        status = self.statuses.pop(0) if self.statuses else 204
+        if status == 204:
+            self.heard.append((headers["x-switchboard-signature"], body))
+        more = f"location: {self.url}/elsewhere\r\n" if status == 307 else ""
+        answer = f"HTTP/1.1 {status} X\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n"
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def webhook() -> AsyncIterator[Webhook]:
+    hook = Webhook()
+    server = await asyncio.start_server(hook.serve, "127.0.0.1", 0)
+    hook.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield hook
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def spent(account: Account, share: float) -> Budget:
+    account.roll(0, AT)
+    assert account.day is not None
+    account.day.own = round(share * account.day.limit)
+    return account.day
+
+
+async def test_each_share_is_told_once_by_all_workers_signed_and_tried_again(
+    tmp_path: Path,
+) -> None:
+    book = SpendingBook(Store.open(f"sqlite:///{tmp_path}/s.db"))
+    waited: list[float] = []
+
+    async def claim(account: str, period: str, starts: float, share: float) -> bool:
+        return await asyncio.to_thread(book.claim_alert, account, period, starts, share, AT)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async with webhook() as hook, httpx.AsyncClient(trust_env=False) as http:
+        hook.statuses = [500, 307, 429]
+        workers = [BudgetAlerts(http, claim, now=lambda: AT, sleep=sleep) for _ in range(2)]
+        for worker in workers:
+            worker.alerts = Alerts((0.5, 0.8, 1.0), f"{hook.url}/x?token=t", SECRET)
+            account = Account("tenant:acme", "tenant 'acme'", Quota(day=10.0))
+            budget = spent(account, 0.6)
+            assert worker.passed(account, "day", budget) == 8 * NANO
+            assert worker.passed(account, "day", budget) == 8 * NANO
+        await until(lambda: hook.heard)
+        assert worker.passed(account, "day", spent(account, 1.5)) == float("inf")
+        await until(lambda: len(hook.heard) == 3)
+        for worker in workers:
+            await worker.stop()
+    assert len(waited) == 3
+    assert set(hook.paths) == {"/x?token=t"}  # the redirect was not followed
+    told = [json.loads(body) for _, body in hook.heard]
+    assert sorted(each["share"] for each in told) == [0.5, 0.8, 1.0]
+    assert told[0] == {
+        "event": "budget.share_spent",
+        "account": "tenant:acme",
+        "who": "tenant 'acme'",
+        "period": "day",
+        "starts": "2025-11-25T00:00:00Z",
+        "ends": "2025-11-26T00:00:00Z",
+        "share": 0.5,
+        "spent_usd": 6.0,
+        "limit_usd": 10.0,
+        "at": "2025-11-25T00:00:00Z",
+    }
+    signature, body = hook.heard[0]
+    wanted = hmac.new(SECRET.encode(), b"%d." % AT + body, sha256).hexdigest()
+    assert signature == f"t={int(AT)},v1={wanted}"
+
+
+async def test_nobody_hears_a_secret_where_nobody_could_be_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def claim(*_: Any) -> bool:
+        return True
+
+    async def sleep(_: float) -> None:
+        """At once."""
+
+    async with httpx.AsyncClient(trust_env=False) as http:
+        alerts = BudgetAlerts(http, claim, now=lambda: AT, sleep=sleep)
+        alerts.alerts = Alerts((0.5,), "http://127.0.0.1:1/path-token", SECRET)
+        account = Account("key:a", "key 'a'", Quota(day=1.0))
+        alerts.passed(account, "day", spent(account, 1.0))
+        await until(lambda: alerts.failed == 1)
+    assert "nobody could be told of the day's budget of key:a" in caplog.text
+    assert "path-token" not in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_gateway_tells_when_a_share_is_spent(tmp_path: Path) -> None:
+    async with webhook() as hook, StandIn() as provider:
+        priced = target("a/m", provider.url, price=Price(output=0.01), output_tokens=2.0)
+        quotas = Quotas(alerts=Alerts((0.5, 1.0), hook.url, SECRET))
+        configuration = snapshot([priced], quotas=quotas)
+        async with serving(configuration, tmp_path, key=True, quota=Quota(month=0.1)) as served:
+            for _ in range(6):
+                assert (await served.chat("hello", max_tokens=2)).status_code == 200
+            await until(lambda: len(hook.heard) == 1)
+    (told,) = [json.loads(body) for _, body in hook.heard]
+    assert (told["who"], told["share"], told["period"]) == ("key 'test'", 0.5, "month")
+    assert told["spent_usd"] >= 0.05
