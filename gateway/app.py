@@ -32,6 +32,7 @@ from gateway.http.limits import limits_api
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.protocol import limited
 from gateway.http.revisions import revisions_api
+from gateway.http.traffic import traffic_api
 from gateway.limits.alerts import BudgetAlerts
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import SharedLimits
@@ -51,8 +52,10 @@ from gateway.store.revisions import Revision, Revisions
 from gateway.store.spending import SpendingBook
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
+from gateway.store.weights import WeightBook
 from gateway.store.writer import Writer
-from gateway.types import Caller, Record, Server, Snapshot
+from gateway.traffic import Traffic
+from gateway.types import Caller, Record, Server, Snapshot, Weight
 
 if TYPE_CHECKING:
     from gateway.coordination.coordinator import Coordinator
@@ -140,10 +143,12 @@ class Gateway:
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
+        self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
         self.planes = Planes(
             self.live,
             self.fleet,
             self.gpus,
+            self.traffic,
             serve=self._serve,
             cache=cache,
             litellm_python=litellm_python,
@@ -189,6 +194,7 @@ class Gateway:
                 limits_api(self.limiter.shown, self.gate),
                 keys_api(Keys(self.store), self.gate),
                 revisions_api(self.running, self.gate, self._book),
+                traffic_api(self.gate, self._give, self.weights),
                 shelf_router(self.fleet.shelves, self._agent_key),
             ],
         )
@@ -233,6 +239,7 @@ class Gateway:
         beside: tuple[Coroutine[Any, Any, None], ...] = (
             self.fleet.run(),
             self.gpus.run(),
+            self.traffic.run(),
             self.planes.follow_names(),
             self.planes.look_for_encoder(),
             self._follow_keys(),
@@ -268,10 +275,19 @@ class Gateway:
                 for url, state in keeper.states.items()
             },
             "unusable": self.fleet.unusable(),
+            "weights": self.weights(),
         }
 
     def _configuration(self) -> tuple[int, str, int]:
         return self.running.seq, self._snapshot.hash, self.running.errors
+
+    def weights(self) -> list[dict[str, Any]]:
+        """What gets less than all of its traffic, by whom, and what is under way there."""
+        return self.traffic.shown(self.pipeline.plane.snapshot, self.live)
+
+    async def _give(self, subject: str, share: float, why: str, by: str, force: bool) -> Weight:
+        snapshot = self.pipeline.plane.snapshot
+        return await self.traffic.give(snapshot, subject, share, why, by, force=force)
 
     async def adapters_present(self) -> None:
         """Back when every adapter's files are known and, where they are to be, loaded."""

@@ -31,6 +31,8 @@ from gateway.errors import UpstreamError
 from gateway.pipeline import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
+from gateway.policy.weights import weighed
+from gateway.traffic import Traffic
 from gateway.transport.base import Origin, Transport
 from gateway.transport.lean import LeanTransport
 from gateway.types import Backend as Declared
@@ -82,6 +84,7 @@ class Planes:
         live: Live,
         fleet: Fleet,
         gpus: Gpus,
+        traffic: Traffic,
         *,
         serve: Callable[[Plane], None],
         cache: Path | None,
@@ -91,6 +94,7 @@ class Planes:
         self._live = live
         self._fleet = fleet
         self._gpus = gpus
+        self._traffic = traffic
         self._serve = serve
         self._cache = cache
         self._litellm_python = litellm_python
@@ -132,11 +136,12 @@ class Planes:
         return warnings
 
     def redress(self) -> None:
-        """Serves adapters as they are now: other versions, or ones that have come to be there."""
+        """Serves adapters as they are now (other versions, or ones that have come to be there), and
+        weights."""
         basis, before = self._basis, self._plane
         if basis is None:
             return
-        snapshot = self._fleet.dress(basis.served)
+        snapshot = weighed(self._fleet.dress(basis.served), self._traffic.weights)
         backends = self._backends(basis.served)
         if before is None:
             decider = Decider(snapshot)
@@ -228,11 +233,12 @@ class Planes:
         return sorted(warnings)
 
     async def _follow_commands(self) -> None:
-        """What was made of adapters; a store that is away must not stop a swap."""
+        """What was made of adapters and traffic; a store that is away must not stop a swap."""
         try:
             await self._fleet.follow()
+            await self._traffic.follow()
         except Exception:
-            log.exception("what commands made of adapters is taken as it was known")
+            log.exception("what commands made of adapters and traffic is taken as it was known")
 
     # ------------------------------------------------------------ in one turn
 

@@ -392,8 +392,19 @@ class Server(msgspec.Struct, frozen=True):
     coordinator_name: str = "switchboard"
 
 
+class Weight(msgspec.Struct, frozen=True):
+    """What share of its traffic a target, backend or replica gets, by command of `author` at the
+    instant `since`: 0 is drained, 1 as if nothing was said. `why` may be empty."""
+
+    share: float
+    why: str = ""
+    author: str = ""
+    since: float = 0.0
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """One immutable compiled configuration; `hash` is of its content."""
+    """One immutable compiled configuration; `hash` is of its content, `weights` by subject are not
+    part of it."""
 
     hash: str
     server: Server
@@ -405,6 +416,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     backends: Mapping[str, Backend]
     adapters: tuple[Adapter, ...] = ()
     quotas: Quotas = Quotas()
+    weights: Mapping[str, Weight] = {}
 
 
 # ---------------------------------------------------------------- one request
@@ -550,7 +562,10 @@ class RuledOut(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """A ranked list, best first, with what produced it; enough to recompute it."""
+    """A ranked list, best first, with what produced it; enough to recompute it.
+
+    `withheld` are the subjects that the draw left out, for they get but a share of their traffic.
+    """
 
     route: str
     policy: str
@@ -560,6 +575,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     draw: float
     explored: bool = False
     fits: bool = True
+    withheld: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- what happened

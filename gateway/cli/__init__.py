@@ -16,6 +16,7 @@ from gateway.cli import (
     records,
     revisions,
     serve,
+    traffic,
     up,
 )
 
@@ -29,10 +30,8 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
-    for group in (
-        serve, up, config, revisions, decisions, records, limits, adapters, agent, plan, keys,
-        audit, migrate, bench,
-    ):  # fmt: skip
+    running = (serve, up, config, revisions, decisions, records, limits, adapters, traffic)
+    for group in (*running, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 

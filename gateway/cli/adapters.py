@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.admin import GatewayOption, KeyOption, ask
-from gateway.cli.opening import ConfigOption, console, fail, local, snapshot_of
+from gateway.cli.opening import ConfigOption, console, fail, local, share_of, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _changing(group: typer.Typer) -> None:
         A user or a conversation stays with the version that it got.
         """
         where: dict[str, Any] = {"gateway": gateway, "key": key, "config": config}
-        asked = {"version": version, "share": _share(share)}
+        asked = {"version": version, "share": share_of(share)}
         state = ask("POST", f"adapters/canary/{name}", asked, **where)
         steps = [state["canary"]["share"], *state["canary"]["steps"]]
         way = " → ".join(f"{100 * step:g} %" for step in steps)
@@ -396,19 +396,6 @@ def _checking(group: typer.Typer) -> None:
             _print_findings(console(), results, summaries)
         if any(each.severity == "error" for found in results.values() for each in found):
             raise typer.Exit(1)
-
-
-def _share(text: str) -> float:
-    """A share as `5%`, `5 %` or `0.05`."""
-    from gateway.config import units
-
-    try:
-        share = units.parse(text, units.SHARE)
-    except units.UnitError as error:
-        raise typer.BadParameter(f"{error.message}; {error.mend}") from None
-    if not 0.0 < share <= 1.0:
-        raise typer.BadParameter(f"'{text}' is not above 0 % and at most 100 %")
-    return share
 
 
 # ---------------------------------------------------------------- printing

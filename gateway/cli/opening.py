@@ -149,6 +149,23 @@ def instant(text: str, now: float, *, ahead: bool = False) -> float:
         ) from None
 
 
+def share_of(text: str, *, none: bool = False) -> float:
+    """A share as `5%`, `5 %` or `0.05`, above nothing or, with `none`, of nothing too.
+
+    Raises typer.BadParameter for another text.
+    """
+    from gateway.config import units
+
+    try:
+        share = units.parse(text, units.SHARE)
+    except units.UnitError as error:
+        raise typer.BadParameter(f"{error.message}; {error.mend}") from None
+    if not 0.0 <= share <= 1.0 or (share == 0.0 and not none):
+        least = "at least" if none else "above"
+        raise typer.BadParameter(f"'{text}' is not {least} 0 % and at most 100 %")
+    return share
+
+
 def local(at: float) -> str:
     """An instant in this machine's time zone, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

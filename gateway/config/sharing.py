@@ -20,6 +20,7 @@ def shared(snapshot: Snapshot, before: Snapshot) -> Snapshot:
         policies=_shared(snapshot.policies, before.policies),
         targets=_shared(snapshot.targets, before.targets),
         backends=_shared(snapshot.backends, before.backends),
+        quotas=before.quotas if before.quotas == snapshot.quotas else snapshot.quotas,
         adapters=before.adapters if before.adapters == snapshot.adapters else snapshot.adapters,
     )
 

@@ -25,16 +25,19 @@ again; those seconds are not the request's own, but count for it as if they were
 So do the seconds that others lose where their model is put to sleep to wake another on their GPU.
 
 The 95th percentile of the whole is taken as that of the first token plus that of the generation,
-which is at or above the true one. The ranked list orders (target, replica) pairs. Exploring
+which is at or above the true one. Targets and replicas that commands have drained are away; one
+that gets but a share of its traffic is put behind the others for the rest of the requests, by the
+same draw (`gateway.policy.draws`). The ranked list orders (target, replica) pairs. Exploring
 (epsilon-greedy: `explore` spread evenly over the fitting candidates) chooses among candidates, and
 the best replica of a candidate stands for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
 
+from gateway.policy.draws import explored, queues_counted, shared_out
 from gateway.policy.live import Live
 from gateway.policy.table import (
     AUDIO,
@@ -45,6 +48,7 @@ from gateway.policy.table import (
     VISION,
     Candidates,
     Row,
+    Scored,
     Terms,
     row_or_not,
 )
@@ -59,15 +63,10 @@ from gateway.types import (
     Route,
     RuledOut,
     Snapshot,
-    Target,
 )
 
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""
-
-Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float, float]
-"""(-net, total_s, order, row, replica, cost, first_token_s, load_s, others_s): sorts by net, then
-time, then as declared. A plain tuple, because it is made for every replica of every candidate."""
 
 PREFILL = 0.8
 """Share of an unqueued first-token time that goes into reading the input; a prefix that the replica
@@ -90,15 +89,26 @@ def decide(question: Question, snapshot: Snapshot, live: Live, draw: float) -> D
 class Decider:
     """Decides for one snapshot; what the configuration fixes is worked out once."""
 
-    __slots__ = ("_hash", "_named", "_policies", "_routes", "_targets", "_terms")
+    __slots__ = (
+        "_hash",
+        "_named",
+        "_policies",
+        "_routes",
+        "_shares",
+        "_targets",
+        "_terms",
+        "_weights",
+    )
 
     def __init__(self, snapshot: Snapshot, before: "Decider | None" = None) -> None:
         """What of `before` comes from equal parts of the configuration is taken over."""
         self._hash = snapshot.hash
         self._targets = snapshot.targets
+        self._weights = snapshot.weights
+        self._shares = any(0.0 < each.share < 1.0 for each in snapshot.weights.values())
         known = before._routes if before is not None else {}
         self._routes: dict[str, Candidates] = {
-            name: _candidates(route, snapshot.targets, known.get(name))
+            name: _candidates(route, snapshot, known.get(name))
             for name, route in snapshot.routes.items()
         }
         self._policies = snapshot.policies
@@ -130,16 +140,22 @@ class Decider:
             ruled_out += _over_limits(terms, ranked, over)
             if not fits and not terms.refuse:
                 ranked = [entry[0] for entry in over]
+        if self._shares:
+            queues_counted(ranked, terms, live)
         ranked.sort()
         if fits and terms.margin:
             key = (question.route, question.policy)
             _keep_incumbent(ranked, terms.margin, live.incumbents.get(key))
         if ranked and terms.on_cold and ranked[0][7]:
             _instead_of_cold(ranked, terms.on_cold, live)
-        if fits and terms.explore and len(ranked) > 1:
-            propensities, explored = _explore(ranked, terms.explore, draw)
+        explore = terms.explore if fits else 0.0
+        withheld: tuple[str, ...] = ()
+        if len(ranked) < 2 or not (explore or self._shares):
+            propensities, was_explored = [1.0] + [0.0] * (len(ranked) - 1), False
+        elif self._shares:
+            propensities, was_explored, withheld = shared_out(ranked, explore, draw)
         else:
-            propensities, explored = [1.0] + [0.0] * (len(ranked) - 1), False
+            propensities, was_explored = explored(ranked, explore, draw)
         return Decision(
             question.route,
             question.policy,
@@ -147,8 +163,9 @@ class Decider:
             tuple([_choice(scored, p) for scored, p in zip(ranked, propensities, strict=False)]),
             tuple(ruled_out),
             draw,
-            explored,
+            was_explored,
             fits,
+            withheld,
         )
 
     def _only(
@@ -165,7 +182,8 @@ class Decider:
             target = self._targets.get(name)
             if target is None:
                 return [], [RuledOut(name, "fact", "no such target is declared")]
-            found = row_or_not(candidates.route.name, target, -1, NEUTRAL_QUALITY)
+            route = candidates.route.name
+            found = row_or_not(route, target, -1, NEUTRAL_QUALITY, self._weights)
             self._named[key] = found
         return ([found], []) if isinstance(found, Row) else ([], [found])
 
@@ -178,12 +196,10 @@ def _terms(snapshot: Snapshot) -> dict[str, tuple[Terms, Terms]]:
     }
 
 
-def _candidates(
-    route: Route, targets: Mapping[str, Target], before: Candidates | None
-) -> Candidates:
-    if before is not None and before.of(route, targets):
+def _candidates(route: Route, snapshot: Snapshot, before: Candidates | None) -> Candidates:
+    if before is not None and before.of(route, snapshot.targets, snapshot.weights):
         return before
-    return Candidates(route, targets)
+    return Candidates(route, snapshot.targets, snapshot.weights)
 
 
 def _score(
@@ -369,31 +385,6 @@ def _instead_of_cold(ranked: list[Scored], on_cold: str, live: Live) -> None:
         if row.target == base if on_cold == "base" else not row.internal:
             ranked.insert(0, ranked.pop(index))
             return
-
-
-def _explore(ranked: list[Scored], explore: float, draw: float) -> tuple[list[float], bool]:
-    """Epsilon-greedy over candidates: moves what the draw chose to the front of `ranked`.
-
-    Answers the propensity of each place, before and whatever the draw; and whether the draw chose
-    something else than the best.
-    """
-    leaders: list[int] = []
-    seen: set[Row] = set()
-    for index, scored in enumerate(ranked):
-        if scored[3] not in seen:
-            seen.add(scored[3])
-            leaders.append(index)
-    share = explore / len(leaders)
-    propensities = [0.0] * len(ranked)
-    for index in leaders:
-        propensities[index] = share
-    propensities[0] += 1.0 - explore
-    if draw >= explore:
-        return propensities, False
-    chosen = leaders[min(int(draw / share), len(leaders) - 1)]
-    ranked.insert(0, ranked.pop(chosen))
-    propensities.insert(0, propensities.pop(chosen))
-    return propensities, chosen != 0
 
 
 def _choice(scored: Scored, propensity: float) -> Choice:

@@ -467,8 +467,12 @@ class Live:
                 replica.publish()
 
     def chose(self, question: Question, decision: Decision) -> None:
-        """Remember the incumbent of (route, policy); explored and named choices do not count."""
-        if decision.ranked and question.only is None and not decision.explored:
+        """Remember the incumbent of (route, policy).
+
+        Choices that were named, explored, or made with something left out do not count.
+        """
+        by_chance = decision.explored or decision.withheld
+        if decision.ranked and question.only is None and not by_chance:
             key = (question.route, question.policy)
             self.incumbents[key] = decision.ranked[0].target
 

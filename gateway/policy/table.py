@@ -1,8 +1,10 @@
 """What the configuration alone fixes of a decision, worked out once per snapshot."""
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from gateway.policy.live import Estimate, Output, Replica
+from gateway.policy.weights import Weights, drained, held_back, held_replicas, open_replicas
 from gateway.types import Candidate, Policy, Route, RuledOut, Target
 
 TENANT = "{key.tenant}"
@@ -17,7 +19,8 @@ class Row:
 
     `lacks` holds the bits of the abilities that the target does not have; `MEDIA` where it may
     fetch from the hosts `media_from` only. Each of `replicas` is
-    (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too.
+    (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too. `held` and
+    `held_replicas` are what of it gets but a share of its traffic; drained replicas are left out.
     """
 
     __slots__ = (
@@ -25,6 +28,8 @@ class Row:
         "candidate",
         "context",
         "endpoints",
+        "held",
+        "held_replicas",
         "input_price",
         "internal",
         "lacks",
@@ -37,7 +42,11 @@ class Row:
         "target",
     )
 
-    def __init__(self, route: str, target: Target, candidate: int, quality: float) -> None:
+    def __init__(
+        self, route: str, target: Target, candidate: int, quality: float, weights: Weights
+    ) -> None:
+        self.held = held_back(target, weights)
+        self.held_replicas = held_replicas(target, weights)
         can = target.capabilities
         self.target = target.name
         self.candidate = candidate
@@ -59,11 +68,17 @@ class Row:
         self.output_key = (route, target.name)
         self.output = Output(target)
         cold, idle = Estimate(target), Replica()
-        self.replicas = tuple((url, (target.name, url), cold, idle) for url in target.replicas)
+        urls = open_replicas(target, weights)
+        self.replicas = tuple((url, (target.name, url), cold, idle) for url in urls)
 
     def fetches(self, hosts: Iterable[str]) -> bool:
         """Whether the target may fetch from all of these hosts."""
         return self.media_from is None or all(_among(host, self.media_from) for host in hosts)
+
+
+Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float, float]
+"""(-net, total_s, order, row, replica, cost, first_token_s, load_s, others_s): sorts by net, then
+time, then as declared. A plain tuple, because it is made for every replica of every candidate."""
 
 
 class Tenants:
@@ -72,15 +87,25 @@ class Tenants:
     __slots__ = ("_pattern", "_rows")
 
     def __init__(
-        self, route: str, candidate: Candidate, index: int, targets: Mapping[str, Target]
+        self,
+        route: str,
+        candidate: Candidate,
+        index: int,
+        targets: Mapping[str, Target],
+        weights: Weights,
     ) -> None:
         before, _, after = candidate.target.partition(TENANT)
         self._pattern = candidate.target
         self._rows = {
-            tenant: row_or_not(route, target, index, candidate.quality)
+            tenant: row_or_not(route, target, index, candidate.quality, weights)
             for name, target in targets.items()
             if (tenant := _between(name, before, after)) is not None
         }
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a tenant for whom it is a row."""
+        return any(isinstance(each, Row) for each in self._rows.values())
 
     def resolve(self, tenant: str | None) -> Row | RuledOut:
         """The row of `tenant`, or why there is none."""
@@ -96,21 +121,31 @@ class Tenants:
 class Candidates:
     """A route's candidates; `rows` is None when one of them depends on the caller."""
 
-    __slots__ = ("_meant", "_parts", "route", "rows")
+    __slots__ = ("_meant", "_parts", "_weights", "route", "rows")
 
-    def __init__(self, route: Route, targets: Mapping[str, Target]) -> None:
+    def __init__(self, route: Route, targets: Mapping[str, Target], weights: Weights) -> None:
         self.route = route
         self._meant = _meant(route, targets)
+        self._weights = weights
         self._parts = tuple(
-            _part(route.name, candidate, index, targets)
+            _part(route.name, candidate, index, targets, weights)
             for index, candidate in enumerate(route.candidates)
         )
         rows = tuple(part for part in self._parts if isinstance(part, Row))
         self.rows = rows if len(rows) == len(self._parts) else None
 
-    def of(self, route: Route, targets: Mapping[str, Target]) -> bool:
+    @property
+    def possible(self) -> bool:
+        """Whether there is a request that one of them could be asked for."""
+        return any(
+            isinstance(part, Row) or (isinstance(part, Tenants) and part.possible)
+            for part in self._parts
+        )
+
+    def of(self, route: Route, targets: Mapping[str, Target], weights: Weights) -> bool:
         """Whether these are the candidates of `route` among `targets` too."""
-        return self.route == route and self._meant == _meant(route, targets)
+        same = self.route == route and self._weights == weights
+        return same and self._meant == _meant(route, targets)
 
     def resolve(self, tenant: str | None) -> tuple[list[Row], list[RuledOut]]:
         """The candidates as they are for a caller of `tenant`, and those that are none for it."""
@@ -161,10 +196,14 @@ class Terms:
         self.refuse = policy.if_none_fits == "refuse"
 
 
-def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Row | RuledOut:
+def row_or_not(
+    route: str, target: Target, candidate: int, quality: float, weights: Weights
+) -> Row | RuledOut:
     """The row of a target, or why it can never be one."""
     if not target.replicas:
         return RuledOut(target.name, "away", "its backend has no replica")
+    if away := drained(target, weights):
+        return RuledOut(target.name, "away", away)
     if target.missing:
         return RuledOut(target.name, "away", target.missing)
     if not target.priced:
@@ -172,7 +211,7 @@ def row_or_not(route: str, target: Target, candidate: int, quality: float) -> Ro
         return RuledOut(
             target.name, "fact", "its price is not known; declare one, or wait for litellm's"
         )
-    return Row(route, target, candidate, quality)
+    return Row(route, target, candidate, quality, weights)
 
 
 def _among(host: str, declared: frozenset[str]) -> bool:
@@ -183,14 +222,18 @@ def _among(host: str, declared: frozenset[str]) -> bool:
 
 
 def _part(
-    route: str, candidate: Candidate, index: int, targets: Mapping[str, Target]
+    route: str,
+    candidate: Candidate,
+    index: int,
+    targets: Mapping[str, Target],
+    weights: Weights,
 ) -> Row | Tenants | RuledOut:
     if TENANT in candidate.target:
-        return Tenants(route, candidate, index, targets)
+        return Tenants(route, candidate, index, targets, weights)
     target = targets.get(candidate.target)
     if target is None:
         return RuledOut(candidate.target, "fact", "no such target is declared")
-    return row_or_not(route, target, index, candidate.quality)
+    return row_or_not(route, target, index, candidate.quality, weights)
 
 
 def _meant(route: Route, targets: Mapping[str, Target]) -> list[Target | None]:

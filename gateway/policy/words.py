@@ -165,7 +165,7 @@ def verdicts(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     for choice in losers:
         lost = winner.net - choice.net
         if lost < 0:
-            why = _passed_over(decision, -lost, policy)
+            why = _passed_over(decision, choice, -lost, policy)
         else:
             why = _why_lost(winner, choice, policy, route)
         said.append(why + _loading(choice))
@@ -195,7 +195,10 @@ def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -
     instead = [each for each in decision.ranked if each.net > winner.net and each.load_s]
     if policy is not None and policy.on_cold in ("base", "external") and instead:
         return f"on_cold: {policy.on_cold}, since {instead[0].target} is not loaded"
-    if any(choice.net > winner.net for choice in decision.ranked):
+    passed = [choice for choice in decision.ranked if choice.net > winner.net]
+    if passed and all(_left_out(decision, choice) for choice in passed):
+        return "the greatest net value of what its share of the traffic lets in"
+    if passed:
         margin = "the margin" if policy is None else percent(policy.switch_margin)
         return f"kept: the best is not better by more than {margin}"
     return "the greatest net value"
@@ -210,9 +213,19 @@ def _was_named(decision: Decision, route: Route) -> bool:
     return decision.fits and looked_at < len(route.candidates)
 
 
-def _passed_over(decision: Decision, more: float, policy: Policy | None) -> str:
+def _left_out(decision: Decision, choice: Choice) -> str:
+    """What of a choice the draw left out by its share."""
+    backend, _, model = choice.target.partition("/")
+    own = f"{backend}:{model.partition('+')[0]}"
+    among = (choice.target, choice.replica, backend, own)
+    return next((each for each in decision.withheld if each in among), "")
+
+
+def _passed_over(decision: Decision, choice: Choice, more: float, policy: Policy | None) -> str:
     if decision.explored:
         return f"{dollars(more)} more, but this request explored"
+    if behind := _left_out(decision, choice):
+        return f"{dollars(more)} more, but {behind} gets a share, and not this request"
     margin = "the margin" if policy is None else percent(policy.switch_margin)
     return f"{dollars(more)} more, not enough to switch ({margin})"
 

@@ -24,6 +24,7 @@ class _Stored(msgspec.Struct):
     draw: float
     explored: bool
     fits: bool
+    withheld: tuple[str, ...] = ()
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -31,15 +32,16 @@ _decode = msgspec.json.Decoder(_Stored).decode
 
 def encoded(decision: Decision) -> str:
     """The decision as text. Route, policy and snapshot are columns of their own."""
-    return _encode(
-        {
-            "ranked": [astuple(choice) for choice in decision.ranked],
-            "ruled_out": [_ruled_out(out) for out in decision.ruled_out],
-            "draw": decision.draw,
-            "explored": decision.explored,
-            "fits": decision.fits,
-        }
-    ).decode()
+    told: dict[str, Any] = {
+        "ranked": [astuple(choice) for choice in decision.ranked],
+        "ruled_out": [_ruled_out(out) for out in decision.ruled_out],
+        "draw": decision.draw,
+        "explored": decision.explored,
+        "fits": decision.fits,
+    }
+    if decision.withheld:
+        told["withheld"] = decision.withheld
+    return _encode(told).decode()
 
 
 def decoded(text: str, route: str, policy: str, snapshot: str) -> Decision:
@@ -54,6 +56,7 @@ def decoded(text: str, route: str, policy: str, snapshot: str) -> Decision:
         draw=stored.draw,
         explored=stored.explored,
         fits=stored.fits,
+        withheld=stored.withheld,
     )
 
 
