@@ -41,6 +41,7 @@ from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
+from gateway.resilience.ways import Resilience
 from gateway.revisions.opening import Home, Opening, open_home
 from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
@@ -109,6 +110,7 @@ class Gateway:
         self.coordinator = _coordinator(snapshot.server)
         self.metrics = Metrics(self._gauges)
         self.live = Live()
+        self.resilience = Resilience(time.perf_counter, asyncio.sleep, random.random)
         self.writer = Writer(store, spool=_spool(cache, store, snapshot.server))
         self.keyring = Keyring(store)
         self.reader = Reader(store)
@@ -149,6 +151,7 @@ class Gateway:
             self.fleet,
             self.gpus,
             self.traffic,
+            self.resilience,
             serve=self._serve,
             cache=cache,
             litellm_python=litellm_python,

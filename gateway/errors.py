@@ -23,7 +23,8 @@ SwitchboardError
     ├── MalformedAnswer      what came back is not HTTP/1.1
     │   └── MalformedEvent   an event of a stream is not JSON
     ├── AdapterAway          the replica cannot load the adapter that the call is for
-    └── ModelAway            the replica's model sleeps, and it is not its turn
+    ├── ModelAway            the replica's model sleeps, and it is not its turn
+    └── AttemptFailed        one attempt, such that another may do better; its `kind` says which
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,23 @@ from typing import Any, Literal
 
 import msgspec
 
-TimeoutKind = Literal["connect", "first_byte", "between", "total"]
+TimeoutKind = Literal["connect", "first_byte", "between", "first_token", "total"]
+
+Kind = Literal[
+    "client", "parameter", "context", "refused", "setup", "busy", "broken", "timeout", "away"
+]
+"""What kind of failure a backend's answer, or the lack of one, is.
+
+client     the request is wrong, wherever it is sent
+parameter  this model does not take one of its parameters
+context    it is too long for this model
+refused    the provider's rules on content stopped it
+setup      the team's key, model id or credit at this backend is wrong, or an adapter is not there
+busy       too many requests for now; the backend may say for how long
+broken     the backend or the way to it failed
+timeout    no answer in time
+away       no connection was made: nothing was sent
+"""
 
 
 class SwitchboardError(Exception):

@@ -6,6 +6,7 @@ replaces the pipeline's reference; requests under way finish on the plane that t
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -13,13 +14,21 @@ import msgspec
 from gateway.adapters.canary import is_canarys
 from gateway.backends.base import Backend, Call
 from gateway.backends.shape import Shaped, shape
-from gateway.backends.verdict import judge, message_of, openai_shaped, without_secrets
+from gateway.backends.verdict import (
+    judge,
+    message_of,
+    openai_shaped,
+    read_error,
+    without_secrets,
+)
 from gateway.classify.recognise import Recogniser
 from gateway.errors import (
+    AdapterAway,
     ApiError,
     AttemptsFailed,
     BadRequest,
     ConnectFailed,
+    Kind,
     MalformedEvent,
     ModelAway,
     NoTargetFits,
@@ -32,7 +41,7 @@ from gateway.metering.prices import cost
 from gateway.metering.usage import Seen, StreamWatch, estimated_output, usage_of
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight, Live
-from gateway.resilience.fallback import AttemptFailed, Reason, first_to_answer, gathered
+from gateway.resilience.base import NEVER, Ask, AttemptFailed, Opener, Reason, gathered
 from gateway.transport.base import Reply, Sink
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
@@ -59,17 +68,18 @@ NO_USAGE = Usage()
 CLIENT_GONE = 499
 """nginx's status for a request whose client went away before there was an answer."""
 
-CLIENT_FAULTS = frozenset({400, 413, 422})
-"""A backend's answers that say nothing about the backend."""
+OF_THE_REQUEST: frozenset[Kind] = frozenset({"client", "parameter", "context", "refused"})
+"""Failures that say nothing about how the backend is."""
 
 
 class Plane(msgspec.Struct, frozen=True):
-    """One snapshot and what was built from it."""
+    """One snapshot and what was built from it; `ways` open replies, by policy."""
 
     snapshot: Snapshot
     recogniser: Recogniser
     decider: Decider
     backends: Mapping[str, Backend]
+    ways: Mapping[str, Opener]
 
 
 class Outlet(Protocol):
@@ -120,6 +130,7 @@ class Journey:
 
     __slots__ = (
         "answer",
+        "ask",
         "at",
         "attempts",
         "began",
@@ -138,7 +149,6 @@ class Journey:
         "status",
         "upstream_s",
         "usage",
-        "within_s",
     )
 
     def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
@@ -160,12 +170,13 @@ class Journey:
         self.overhead_s = 0.0
         self.completion_id: str | None = None
         self.answer: str | None = None
-        self.within_s: float | None = None
         self.hold: Hold | None = None
+        self.ask: Ask[Opened] | None = None
 
 
 class Opened(msgspec.Struct):
-    """A reply whose first piece is in: the body of a plain answer, or a stream's first bytes."""
+    """A reply whose first piece is in: the body of a plain answer and what was `seen` in it, or a
+    stream's first bytes and its watch."""
 
     reply: Reply
     choice: Choice
@@ -177,7 +188,7 @@ class Opened(msgspec.Struct):
     first_at: float
     piece: bytes
     content_type: bytes
-    watch: StreamWatch | None
+    watch: StreamWatch | None = None
     seen: Seen | None = None
 
 
@@ -308,33 +319,36 @@ class Pipeline:
     # ------------------------------------------------------------ dispatch
 
     async def _dispatch(self, journey: Journey) -> Opened:
-        decision = journey.decision
+        decision, plane = journey.decision, journey.plane
         assert decision is not None
-
-        async def attempt(choice: Choice, reason: Reason) -> Opened:
-            return await self._attempt(journey, choice, reason)
-
-        policy = journey.plane.snapshot.policies[decision.policy]
-        given = [each for each in (journey.request.within_s, policy.total_s) if each is not None]
-        journey.within_s = min(given, default=None)
-        return await first_to_answer(decision.ranked, attempt, tries=policy.tries)
+        ask = journey.ask = Ask(
+            partial(self._attempt, journey),
+            plane.snapshot.targets,
+            journey.began,
+            journey.request.within_s,
+        )
+        try:
+            return await plane.ways[decision.policy].open(ask, decision.ranked, "first")
+        except AttemptFailed as last:
+            raise gathered([failure for _, failure in ask.failures]) from last
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
-        """One upstream call, up to its first piece."""
-        request, plane = journey.request, journey.plane
+        """One upstream call, up to its first piece. Raises AttemptFailed."""
+        request, plane, ask = journey.request, journey.plane, journey.ask
+        assert ask is not None
+        assert journey.decision is not None
         target = plane.snapshot.targets[choice.target]
         if target.canary is not None and reason == "first":
             target = _version(plane.snapshot, target, target.canary, request)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
         adapter = target.served if target.adapter is not None else None
         began = self._clock()
-        left = None if journey.within_s is None else journey.began + journey.within_s - began
+        left = None if ask.until == NEVER else ask.until - began
         if left is not None and left <= 0.0:
-            raise AttemptFailed(target.name, 504, "no time was left for it")
+            raise ask.failed(choice, _no_time_left(target.name))
         call = Call(
             choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
         )
-        assert journey.decision is not None
         flight = self.live.started(target, choice.replica, journey.decision.route, began)
         opened = Opened(
             reply=_NO_REPLY,
@@ -347,53 +361,52 @@ class Pipeline:
             first_at=began,
             piece=b"",
             content_type=b"",
-            watch=None,
         )
         try:
-            if left is None:
+            if left is None and ask.patience_s is None:
                 await self._open(journey, opened, call)
             else:
-                await self._open_within(left, journey, opened, call)
+                await self._open_within(left, ask, journey, opened, call)
         except UpstreamError as error:
-            failure = _failure(target.name, error)
-            outcome: Outcome = "abandoned" if self._out_of_time(journey, error) else "error"
-            self._ended(
-                journey,
-                opened,
-                outcome,
-                failure.message,
-                failure.status,
-                NO_USAGE,
-                connected=not failure.away,
-            )
-            raise failure from error
+            raise self._failed(journey, opened, error) from error
         except asyncio.CancelledError:
             opened.reply.abort()
             self._ended(journey, opened, "abandoned", "the client went away", 0, _unseen(journey))
             raise
         return opened
 
-    def _out_of_time(self, journey: Journey, error: UpstreamError) -> bool:
-        """Whether the time that was given for all of it ran out, which is no fault of a backend."""
-        within_s = journey.within_s
-        late = isinstance(error, UpstreamTimeout) and within_s is not None
-        return late and self._clock() - journey.began >= (within_s or 0.0)
+    def _failed(self, journey: Journey, opened: Opened, error: UpstreamError) -> AttemptFailed:
+        """Books an attempt that failed before its first piece."""
+        failure = _failure(opened.target.name, error)
+        ask = journey.ask
+        assert ask is not None
+        failure.late = failure.kind == "timeout" and self._clock() >= ask.until
+        outcome: Outcome = "abandoned" if failure.late else "error"
+        self._ended(
+            journey, opened, outcome, failure.message, failure.status, NO_USAGE, failure.kind
+        )
+        return ask.failed(opened.choice, failure)
 
     async def _open(self, journey: Journey, opened: Opened, call: Call) -> None:
         opened.reply = await journey.plane.backends[opened.target.backend].send(call)
         await self._first_piece(journey, opened)
 
     async def _open_within(
-        self, seconds: float, journey: Journey, opened: Opened, call: Call
+        self, left: float | None, ask: Ask[Opened], journey: Journey, opened: Opened, call: Call
     ) -> None:
         """As `_open`, whatever is waited for: a load, a model's turn, or the backend."""
+        patience = ask.patience_s if journey.request.stream else None
+        hurried = patience is not None and (left is None or patience < left)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(patience if hurried else left):
                 await self._open(journey, opened, call)
         except TimeoutError:
             opened.reply.abort()
-            assert journey.within_s is not None
-            raise UpstreamTimeout("total", journey.within_s, opened.target.name) from None
+            where = opened.target.name
+            if hurried:
+                assert patience is not None
+                raise UpstreamTimeout("first_token", patience, where) from None
+            raise UpstreamTimeout("total", ask.within_s or 0.0, where) from None
 
     async def _first_piece(self, journey: Journey, opened: Opened) -> None:
         """Reads what must be known before anything is sent on; raises for a failed attempt."""
@@ -406,26 +419,29 @@ class Pipeline:
                 streams = value[:17].lower() == b"text/event-stream"
             elif name == b"content-encoding":
                 encoding = value
-        if reply.status >= 400 or not streams:
+        if reply.status >= 400:
             body = decoded(await read_all(reply), encoding)
             opened.first_at = self._clock()
-            if reply.status >= 400:
-                declared = journey.plane.snapshot.backends[opened.target.backend]
-                body = without_secrets(body, declared)
-            if reply.status >= 400 and judge(reply.status, body) == "next":
-                raise AttemptFailed(
-                    opened.target.name,
-                    reply.status,
-                    message_of(reply.status, body),
-                    _retry_after(reply),
-                )
-            if reply.status < 400:
-                opened.seen = self._answer_in(opened, body, request)
+            declared = journey.plane.snapshot.backends[opened.target.backend]
+            body = without_secrets(body, declared)
+            failure = _refusal(opened.target.name, reply, body)
+            if failure.kind != "client":
+                raise failure
             opened.piece = body
-            return
-        if not request.stream:
+        elif not streams:
+            body = decoded(await read_all(reply), encoding)
+            opened.first_at = self._clock()
+            opened.seen = _answer_in(opened, body, journey)
+            opened.piece = body
+        elif not request.stream:
             reply.abort()
             raise AttemptFailed(opened.target.name, 502, "streams, though not asked to")
+        else:
+            await self._first_events(journey, opened, encoding)
+
+    async def _first_events(self, journey: Journey, opened: Opened, encoding: bytes) -> None:
+        """A stream's opening."""
+        reply, request = opened.reply, journey.request
         if encoding not in (b"", b"identity"):
             reply.abort()
             raise AttemptFailed(
@@ -437,24 +453,14 @@ class Pipeline:
             choices=request.choices,
             keep_text=self._keeps_text(journey),
         )
-        opened.piece = await self._opening(opened, watch)
-        opened.watch = watch
+        piece = await self._opening(opened, watch)
         opened.first_at = self._clock()
         if watch.errored:
             reply.abort()
-            raise AttemptFailed(opened.target.name, 502, "the stream began with an error")
-
-    def _answer_in(self, opened: Opened, body: bytes, request: Request) -> Seen:
-        """What a plain body says of itself; one that is no answer is a failed attempt."""
-        seen = usage_of(body, request.endpoint)
-        if seen is None or not seen.answers:
-            kind = opened.content_type[:80].decode("latin-1") or "no content type"
-            what = f"{opened.reply.status} with {kind} that is no answer"
-        elif request.stream:
-            what = "a whole body, though asked for a stream"
-        else:
-            return seen
-        raise AttemptFailed(opened.target.name, 502, f"sent {what}")
+            event = watch.error_text.encode() or _error_event(piece)
+            raise _refusal_inside(journey, opened, event)
+        opened.piece = piece
+        opened.watch = watch
 
     async def _opening(self, opened: Opened, watch: StreamWatch) -> bytes:
         """The first bytes to relay: an error before the first event can still be a real status."""
@@ -485,7 +491,7 @@ class Pipeline:
             journey.error = message_of(status, body)
             body = openai_shaped(status, body)
             opened.content_type = b"application/json"
-            self._ended(journey, opened, "error", journey.error, status, NO_USAGE)
+            self._ended(journey, opened, "error", journey.error, status, NO_USAGE, "client")
         else:
             seen = opened.seen
             assert seen is not None
@@ -578,10 +584,12 @@ class Pipeline:
         error: str,
         status: int,
         usage: Usage,
-        *,
-        connected: bool = True,
+        kind: Kind = "broken",
     ) -> None:
-        """Books one attempt: its row, its money, and what it teaches about the target."""
+        """Books one attempt: its row, its money, and what it teaches about the target.
+
+        `kind` is of a failure.
+        """
         now = self._clock()
         target, replica = opened.target, opened.choice.replica
         dollars = cost(usage, target.price)
@@ -607,10 +615,10 @@ class Pipeline:
             self.live.finished(opened.flight, now, usage)
             if journey.conversation and len(target.replicas) > 1:
                 self.live.talked(target.name, journey.conversation, replica, usage)
-        elif outcome == "abandoned" or status in CLIENT_FAULTS:
+        elif outcome == "abandoned" or kind in OF_THE_REQUEST:
             self.live.abandoned(opened.flight)
         else:
-            self.live.failed(opened.flight, now, connected=connected)
+            self.live.failed(opened.flight, now, connected=kind != "away")
 
     def _keeps_text(self, journey: Journey) -> bool:
         decision = journey.decision
@@ -733,20 +741,91 @@ def backend_failure(backend: str, error: UpstreamError) -> ApiError:
 
 
 def _failure(target: str, error: UpstreamError) -> AttemptFailed:
+    """What a leg that failed is to the ways of dealing with failures."""
     if isinstance(error, AttemptFailed):
         return error
     if isinstance(error, ModelAway):
-        return AttemptFailed(target, 503, str(error), error.retry_after)
-    status = 504 if isinstance(error, UpstreamTimeout) else 502
-    return AttemptFailed(target, status, str(error), away=isinstance(error, ConnectFailed))
+        wait_s = error.retry_after
+        # Its turn was waited for already.
+        return AttemptFailed(target, 503, str(error), "busy", retry_after=wait_s, again=False)
+    if isinstance(error, UpstreamTimeout):
+        kind: Kind = "away" if error.kind == "connect" else "timeout"
+        return AttemptFailed(target, 504, str(error), kind)
+    if isinstance(error, ConnectFailed):
+        return AttemptFailed(target, 502, str(error), "away")
+    kind = "setup" if isinstance(error, AdapterAway) else "broken"
+    return AttemptFailed(target, 502, str(error), kind)
 
 
-def _retry_after(reply: Reply) -> float | None:
-    """Seconds, from the header's numeric form."""
+def _no_time_left(target: str) -> AttemptFailed:
+    why = "no time was left for it"
+    return AttemptFailed(target, 504, why, "timeout", late=True, asked=False)
+
+
+def _refusal(target: str, reply: Reply, body: bytes) -> AttemptFailed:
+    """What an error status is to the ways of dealing with failures."""
+    wait_s: float | None = None
+    named: str | None = None
     for name, value in reply.headers:
-        if name == b"retry-after" and value.isdigit():
-            return float(value)
-    return None
+        if name == b"retry-after-ms" and value.isdigit():
+            wait_s = float(value) / 1e3
+        elif name == b"retry-after" and wait_s is None:
+            wait_s = _seconds(value)
+        elif name == b"x-amzn-errortype":
+            named = value.decode("latin-1")
+    kind, said = judge(reply.status, body, named=named, waits=wait_s is not None)
+    if wait_s is None:
+        wait_s = said.retry_after
+    message = message_of(reply.status, body)
+    return AttemptFailed(target, reply.status, message, kind, retry_after=wait_s)
+
+
+def _answer_in(opened: Opened, body: bytes, journey: Journey) -> Seen:
+    """What a plain body says of itself; one that is no answer is a failed attempt."""
+    request = journey.request
+    seen = usage_of(body, request.endpoint)
+    if seen is None or not seen.answers:
+        if read_error(body) is not None:
+            raise _refusal_inside(journey, opened, body)
+        kind = opened.content_type[:80].decode("latin-1") or "no content type"
+        what = f"{opened.reply.status} with {kind} that is no answer"
+    elif request.stream:
+        what = "a whole body, though asked for a stream"
+    else:
+        return seen
+    raise AttemptFailed(opened.target.name, 502, f"sent {what}")
+
+
+def _refusal_inside(journey: Journey, opened: Opened, body: bytes) -> AttemptFailed:
+    """An error under a status that says that all is well."""
+    target = opened.target.name
+    body = without_secrets(body, journey.plane.snapshot.backends[opened.target.backend])
+    error = read_error(body)
+    code = error.code if error is not None else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    kind, said = judge(status, body)
+    message = f"an error in its answer: {said.message[:300] or 'no more is said'}"
+    # What is a client's fault was never said to be one by the status.
+    kind = "broken" if kind == "client" else kind
+    return AttemptFailed(target, status, message, kind, retry_after=said.retry_after)
+
+
+def _error_event(events: bytes) -> bytes:
+    """The data of the event in a stream's opening that tells an error."""
+    found = b""
+    for line in events.split(b"\n"):
+        if line.startswith(b"data:") and b"error" in line:
+            found = line[5:].strip()
+    return found
+
+
+def _seconds(header: bytes) -> float | None:
+    """A `retry-after` in its numeric form; a date would need to know the backend's clock."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds < 1e7 else None
 
 
 def _estimated(journey: Journey, output: int) -> Usage:

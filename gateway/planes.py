@@ -32,6 +32,7 @@ from gateway.pipeline import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.policy.weights import weighed
+from gateway.resilience.ways import Resilience
 from gateway.traffic import Traffic
 from gateway.transport.base import Origin, Transport
 from gateway.transport.lean import LeanTransport
@@ -85,6 +86,7 @@ class Planes:
         fleet: Fleet,
         gpus: Gpus,
         traffic: Traffic,
+        resilience: Resilience,
         *,
         serve: Callable[[Plane], None],
         cache: Path | None,
@@ -95,6 +97,7 @@ class Planes:
         self._fleet = fleet
         self._gpus = gpus
         self._traffic = traffic
+        self._resilience = resilience
         self._serve = serve
         self._cache = cache
         self._litellm_python = litellm_python
@@ -152,7 +155,9 @@ class Planes:
             if same and basis.recogniser is before.recogniser:
                 return
             decider = Decider(snapshot, before.decider)
-        self._plane = Plane(snapshot, basis.recogniser, decider, backends)
+        same_ways = before is not None and before.snapshot.policies is snapshot.policies
+        ways = before.ways if before and same_ways else self._resilience.ways(snapshot.policies)
+        self._plane = Plane(snapshot, basis.recogniser, decider, backends, ways)
         self._serve(self._plane)
 
     async def follow_names(self) -> None:

@@ -219,8 +219,12 @@ class Policy(msgspec.Struct, frozen=True):
 
     `value_weight` scales what a right answer is worth and `price_weight` what it costs, so that
     `cheapest`, `fastest` and `best` are policies in the same words. `on_cold` forces what is done
-    where the best target's adapter is not loaded; None leaves it to the objective. `tries` backends
-    are asked at most, and the whole answer may take `total_s`, all of them together.
+    where the best target's adapter is not loaded; None leaves it to the objective.
+
+    Where a backend fails: `tries` candidates are asked at most, and `retries` times one is asked
+    again, after `backoff_first_s` and then ever later, up to `backoff_most_s`; `again` says whether
+    before another candidate, after all of them, or whichever is cheaper. The whole answer may take
+    `total_s`, all of it together, and the first token of each stream tried `first_token_s`.
     """
 
     name: str
@@ -234,7 +238,12 @@ class Policy(msgspec.Struct, frozen=True):
     price_weight: float = 1.0
     on_cold: Literal["wait", "base", "external"] | None = None
     tries: int = 2
+    retries: int = 1
+    again: Literal["cheaper", "first", "last"] = "cheaper"
+    backoff_first_s: float = 0.2
+    backoff_most_s: float = 5.0
     total_s: float | None = None
+    first_token_s: float | None = None
 
 
 class Serve(msgspec.Struct, frozen=True):
@@ -598,7 +607,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
     target: str
     replica: str
-    reason: Literal["first", "fallback", "retry", "hedge"]
+    reason: Literal["first", "fallback", "retry", "hedge", "continue"]
     started: float
     status: int
     outcome: Outcome

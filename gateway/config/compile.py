@@ -482,7 +482,12 @@ def policy(file: PolicyFile) -> Policy:
         price_weight=file.weigh.price,
         on_cold=file.on_cold,
         tries=file.on_failure.tries,
+        retries=file.on_failure.retries,
+        again=file.on_failure.again,
+        backoff_first_s=file.on_failure.backoff.first,
+        backoff_most_s=file.on_failure.backoff.most,
         total_s=file.on_failure.total,
+        first_token_s=file.on_failure.first_token,
     )
 
 

@@ -857,6 +857,22 @@ class WeighPart(Part):
     price: Number = Field(default=_POLICY.price_weight, description="What it costs.", examples=[1])
 
 
+class BackoffPart(Part):
+    """How long is waited before the same is asked again; a random part of it is left out."""
+
+    first: Seconds = Field(
+        default=_POLICY.backoff_first_s,
+        description="Before the first time; twice as long before each further one.",
+        examples=["200 ms"],
+    )
+    most: Seconds = Field(
+        default=_POLICY.backoff_most_s,
+        description="Never longer. A backend that wants to be left alone for longer (`retry-after`)"
+        " is not waited for.",
+        examples=["5 s"],
+    )
+
+
 class OnFailurePart(Part):
     """What is done about failures."""
 
@@ -865,6 +881,30 @@ class OnFailurePart(Part):
         description="How many candidates are asked at most, one after the other, while nothing was"
         " sent to the client.",
         examples=[3],
+    )
+    retries: Index = Field(
+        default=_POLICY.retries,
+        description="How many times a candidate is asked again at most, where what failed may pass:"
+        " it was busy or broken, or took no connection.",
+        examples=[2],
+    )
+    again: Literal["cheaper", "first", "last"] = Field(
+        default=_POLICY.again,
+        description="When a candidate is asked again: `first`, before another one is asked; `last`,"
+        " after all others have failed; or whichever is `cheaper` by this policy: waiting, or the"
+        " next candidate.",
+        examples=["last"],
+    )
+    backoff: BackoffPart = Field(
+        default=BackoffPart(),
+        description="How long is waited before it is asked again.",
+        examples=[{"first": "200 ms", "most": "5 s"}],
+    )
+    first_token: Seconds | None = Field(
+        default=None,
+        description="How long the first token of a stream may take; then the next candidate is"
+        " asked.",
+        examples=["10 s"],
     )
     total: Seconds | None = Field(
         default=None,

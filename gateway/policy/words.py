@@ -75,7 +75,32 @@ def describe(policy: Policy, route: Route | None = None) -> str:
         if policy.explore
         else "Nothing is explored: the best is always taken."
     )
+    lines.append(_on_failure(policy))
     return "\n".join(lines)
+
+
+_AGAIN = {
+    "cheaper": "where that is cheaper than the next",
+    "first": "before the next",
+    "last": "after all others",
+}
+
+
+def _on_failure(policy: Policy) -> str:
+    """What is done where a backend fails."""
+    candidates = "candidate is" if policy.tries == 1 else "candidates are"
+    said = f"Where one fails, at most {policy.tries} {candidates} asked"
+    if policy.retries:
+        times = "once" if policy.retries == 1 else f"{policy.retries} times"
+        said += (
+            f", and one again {_AGAIN[policy.again]}, {times} at most,"
+            f" after {number(policy.backoff_first_s)} s to {number(policy.backoff_most_s)} s"
+        )
+    if policy.first_token_s is not None:
+        said += f"; a first token may take {number(policy.first_token_s)} s"
+    if policy.total_s is not None:
+        said += f"; all of it may take {number(policy.total_s)} s"
+    return said + "."
 
 
 def _formula(policy: Policy) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.backends.shape import shape
-from gateway.backends.verdict import judge, openai_shaped
+from gateway.backends.verdict import openai_shaped
 from gateway.http.parse import parse
 from gateway.types import (
     Caller,
@@ -128,24 +128,6 @@ def test_what_is_not_touched_arrives_as_it_was_sent(extra: dict[str, Any]) -> No
 def error(code: str | None) -> bytes:
     body = {"error": {"message": "no", "type": "t", "param": None, "code": code}}
     return json.dumps(body).encode()
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "verdict"),
-    [
-        (400, error(None), "final"),
-        (400, error("unsupported_parameter"), "next"),
-        (400, b"garbage", "final"),
-        (401, error(None), "next"),
-        (404, error(None), "next"),
-        (422, error(None), "final"),
-        (429, error(None), "next"),
-        (500, b"", "next"),
-        (503, b"", "next"),
-    ],
-)
-def test_whose_fault_a_status_is(status: int, body: bytes, verdict: str) -> None:
-    assert judge(status, body) == verdict
 
 
 def test_a_frameworks_error_is_put_into_openais_shape() -> None:

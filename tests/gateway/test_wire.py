@@ -159,7 +159,8 @@ async def test_12_a_streams_headers(served: Served) -> None:
 async def test_13_an_error_before_the_first_event_is_a_status(
     served: Served, provider: StandIn, kind: FaultKind
 ) -> None:
-    provider.next(Fault(kind=kind, after=0))
+    fault = Fault(kind=kind, after=0)
+    provider.next(fault, fault)
     answer = await served.chat(stream=True)
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_failed"
@@ -310,7 +311,7 @@ async def test_19_models_are_listed_and_found(provider: StandIn, tmp_path: Path)
 async def test_20_a_compressed_answer_is_not_labelled_so_when_it_is_not(
     served: Served, provider: StandIn, stream: bool
 ) -> None:
-    provider.next(Fault(kind=FaultKind.GZIP))
+    provider.next(Fault(kind=FaultKind.GZIP), Fault(kind=FaultKind.GZIP))
     answer = await served.chat(stream=stream)
     assert "content-encoding" not in answer.headers
     if stream:

@@ -83,6 +83,8 @@ def test_a_policy_says_what_a_point_of_quality_is_worth() -> None:
         "If nothing is within the limits, the least bad is taken.",
         "Another target takes over only when it is better by more than 5 %.",
         "2 % of the requests explore: any candidate that fits, at random.",
+        "Where one fails, at most 2 candidates are asked, and one again where that is cheaper than"
+        " the next, once at most, after 0.2 s to 5 s.",
     ]
 
 
