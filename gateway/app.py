@@ -22,6 +22,8 @@ import uvicorn
 from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
 from gateway.adapters.lending import shelf_router
+from gateway.admission.entrances import Entrances
+from gateway.admission.metrics import AdmissionMetrics
 from gateway.backends.turns import Gpus
 from gateway.errors import ConfigError, Overloaded, Problem
 from gateway.http.admin import admin_api
@@ -30,6 +32,7 @@ from gateway.http.gate import Gate
 from gateway.http.keys import keys_api
 from gateway.http.limits import limits_api
 from gateway.http.openai import DataPlane, require_key
+from gateway.http.pressure import Pressure
 from gateway.http.protocol import limited
 from gateway.http.revisions import revisions_api
 from gateway.http.traffic import traffic_api
@@ -146,6 +149,9 @@ class Gateway:
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
+        self.entrances = Entrances(self.live, time.perf_counter)
+        self.pressure = Pressure()
+        self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
         self.planes = Planes(
             self.live,
             self.fleet,
@@ -178,6 +184,7 @@ class Gateway:
         self.pipeline = Pipeline(
             self.planes.plane,
             self.live,
+            self.entrances,
             keep=self._keep,
             clock=time.perf_counter,
             now=time.time,
@@ -247,6 +254,7 @@ class Gateway:
             self.planes.look_for_encoder(),
             self._follow_keys(),
             self._keep_hours(),
+            self.pressure.watch(time.perf_counter),
         )
         if self._follows:
             beside += (self.running.follow_store(), self.running.follow_files())
@@ -279,6 +287,8 @@ class Gateway:
             },
             "unusable": self.fleet.unusable(),
             "weights": self.weights(),
+            "admission": self.entrances.standing(),
+            "shedding": self.pressure.share,
         }
 
     def _configuration(self) -> tuple[int, str, int]:
@@ -298,10 +308,12 @@ class Gateway:
 
     def _serve(self, plane: Plane) -> None:
         """The swap itself: requests that begin from now on have this plane."""
+        self.entrances.declare(plane.snapshot.backends.values())
         if hasattr(self, "pipeline"):
             self.pipeline.plane = plane
 
     def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
+        self.entrances.told(backend, replica, engine.waiting)
         if engine.asleep:
             self._hosting.away(replica)
             return
@@ -516,7 +528,7 @@ def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.
         gateway.asgi,
         host=host,
         port=port,
-        http=limited(limits),
+        http=limited(limits, gateway.pressure),
         ws="none",
         lifespan="off",
         log_level="warning",

@@ -24,6 +24,7 @@ SwitchboardError
     │   └── MalformedEvent   an event of a stream is not JSON
     ├── AdapterAway          the replica cannot load the adapter that the call is for
     ├── ModelAway            the replica's model sleeps, and it is not its turn
+    ├── QueueFull            too many wait for the replica already
     └── AttemptFailed        one attempt, such that another may do better; its `kind` says which
 """
 
@@ -71,8 +72,13 @@ class Problem(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         key = f" {self.key}:" if self.key else ""
-        mend = f"; {self.mend}" if self.mend else ""
-        return f"{place}:{key} {self.message}{mend}"
+        mend = f"; {_short(self.mend)}" if self.mend else ""
+        return f"{place}:{key} {_short(self.message)}{mend}"
+
+
+def _short(text: str, limit: int = 1000) -> str:
+    """A value that is said back may be a whole file."""
+    return text if len(text) <= limit else f"{text[: limit - 100]} … {text[-90:]}"
 
 
 class ConfigError(SwitchboardError):
@@ -265,5 +271,16 @@ class ModelAway(UpstreamError):
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(UpstreamError):
+    """Too many wait for a replica, or wait before this one: nothing was sent.
+
+    `retry_after` is in seconds.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after

@@ -12,6 +12,8 @@ from typing import Protocol
 import msgspec
 
 from gateway.adapters.canary import is_canarys
+from gateway.admission.entrance import Entrance
+from gateway.admission.entrances import Entrances
 from gateway.backends.base import Backend, Call
 from gateway.backends.shape import Shaped, shape
 from gateway.backends.verdict import (
@@ -33,6 +35,7 @@ from gateway.errors import (
     ModelAway,
     NoTargetFits,
     Overloaded,
+    QueueFull,
     UpstreamClosed,
     UpstreamError,
     UpstreamTimeout,
@@ -70,6 +73,9 @@ CLIENT_GONE = 499
 
 OF_THE_REQUEST: frozenset[Kind] = frozenset({"client", "parameter", "context", "refused"})
 """Failures that say nothing about how the backend is."""
+
+TOO_MUCH = frozenset({429, 503, 504})
+"""A backend's answers, and its silence, that say that it is given too much."""
 
 
 class Plane(msgspec.Struct, frozen=True):
@@ -140,10 +146,12 @@ class Journey:
         "decision",
         "error",
         "first_token_s",
+        "full",
         "hold",
         "outcome",
         "overhead_s",
         "plane",
+        "queued_s",
         "recognition",
         "request",
         "status",
@@ -167,6 +175,8 @@ class Journey:
         self.cost = 0.0
         self.first_token_s: float | None = None
         self.upstream_s = 0.0
+        self.queued_s = 0.0
+        self.full: tuple[QueueFull, ...] = ()
         self.overhead_s = 0.0
         self.completion_id: str | None = None
         self.answer: str | None = None
@@ -176,12 +186,13 @@ class Journey:
 
 class Opened(msgspec.Struct):
     """A reply whose first piece is in: the body of a plain answer and what was `seen` in it, or a
-    stream's first bytes and its watch."""
+    stream's first bytes and its watch. `entrance` is the one that it has not left yet."""
 
     reply: Reply
     choice: Choice
     target: Target
     flight: Flight
+    entrance: Entrance | None
     reason: Reason
     shaped: Shaped
     began: float
@@ -220,6 +231,7 @@ class Pipeline:
         self,
         plane: Plane,
         live: Live,
+        entrances: Entrances,
         *,
         keep: Callable[[Record], None],
         clock: Callable[[], float],
@@ -233,6 +245,7 @@ class Pipeline:
         self.plane = plane
         self.live = live
         self._limiter = limiter
+        self._entrances = entrances
         self._keep = keep
         self._clock = clock
         self._now = now
@@ -249,7 +262,10 @@ class Pipeline:
             if self._limiter.on:
                 await self._let_in(journey)
             opened = await self._dispatch(journey)
-            await self._relay(journey, opened, outlet)
+            try:
+                await self._relay(journey, opened, outlet)
+            finally:
+                self._give_back(opened)
         except ApiError as error:
             journey.status, journey.error = error.status, error.message
             journey.outcome = "error" if isinstance(error, AttemptsFailed) else "refused"
@@ -330,7 +346,8 @@ class Pipeline:
         try:
             return await plane.ways[decision.policy].open(ask, decision.ranked, "first")
         except AttemptFailed as last:
-            raise gathered([failure for _, failure in ask.failures]) from last
+            failures = [failure for _, failure in ask.failures]
+            raise _overloaded(journey) or gathered(failures) from last
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
         """One upstream call, up to its first piece. Raises AttemptFailed."""
@@ -342,9 +359,13 @@ class Pipeline:
             target = _version(plane.snapshot, target, target.canary, request)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
         adapter = target.served if target.adapter is not None else None
+        entrance = self._entrances.at(target.backend, choice.replica)
+        if not entrance.enter():
+            await self._in_line(journey, entrance, choice)
         began = self._clock()
         left = None if ask.until == NEVER else ask.until - began
         if left is not None and left <= 0.0:
+            entrance.back_out(began)
             raise ask.failed(choice, _no_time_left(target.name))
         call = Call(
             choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
@@ -355,6 +376,7 @@ class Pipeline:
             choice=choice,
             target=target,
             flight=flight,
+            entrance=entrance,
             reason=reason,
             shaped=shaped,
             began=began,
@@ -373,6 +395,9 @@ class Pipeline:
             opened.reply.abort()
             self._ended(journey, opened, "abandoned", "the client went away", 0, _unseen(journey))
             raise
+        except BaseException:
+            self._give_back(opened)
+            raise
         return opened
 
     def _failed(self, journey: Journey, opened: Opened, error: UpstreamError) -> AttemptFailed:
@@ -386,6 +411,28 @@ class Pipeline:
             journey, opened, outcome, failure.message, failure.status, NO_USAGE, failure.kind
         )
         return ask.failed(opened.choice, failure)
+
+    def _give_back(self, opened: Opened) -> None:
+        """Whatever went wrong, and be it an error of our own: a place is not kept for ever."""
+        if opened.entrance is not None:
+            opened.entrance.back_out(self._clock())
+            opened.entrance = None
+            self.live.abandoned(opened.flight)
+
+    async def _in_line(self, journey: Journey, entrance: Entrance, choice: Choice) -> None:
+        """Waits for a place at a replica. Raises AttemptFailed where there is no sense in that."""
+        decision, ask, now = journey.decision, journey.ask, self._clock()
+        assert decision is not None
+        assert ask is not None
+        route = journey.plane.snapshot.routes[decision.route]
+        flow = (journey.request.caller.key or "", route.priority)
+        try:
+            await self._entrances.wait(entrance, flow, choice.total_s, ask.until - now)
+        except QueueFull as error:
+            journey.full += (error,)
+            raise ask.failed(choice, _failure(choice.target, error)) from error
+        finally:
+            journey.queued_s += self._clock() - now
 
     async def _open(self, journey: Journey, opened: Opened, call: Call) -> None:
         opened.reply = await journey.plane.backends[opened.target.backend].send(call)
@@ -549,7 +596,7 @@ class Pipeline:
         """The answer's head, and the moment at which our own share of the time is known."""
         decision = journey.decision
         assert decision is not None
-        journey.overhead_s = self._clock() - journey.began - journey.upstream_s
+        journey.overhead_s = self._clock() - journey.began - journey.upstream_s - journey.queued_s
         headers = [
             (b"content-type", opened.content_type or b"application/json"),
             (b"x-request-id", journey.request.id.encode()),
@@ -591,6 +638,11 @@ class Pipeline:
         `kind` is of a failure.
         """
         now = self._clock()
+        entrance, opened.entrance = opened.entrance, None
+        assert entrance is not None
+        entrance.leave(now - opened.began, now, answered=outcome == "ok")
+        if outcome == "error" and status in TOO_MUCH:
+            entrance.busy(now)
         target, replica = opened.target, opened.choice.replica
         dollars = cost(usage, target.price)
         journey.cost += dollars
@@ -735,6 +787,21 @@ def _nothing_left(decision: Decision) -> ApiError:
     )
 
 
+def _overloaded(journey: Journey) -> ApiError | None:
+    """Where no candidate had room, and so none was asked."""
+    if journey.attempts or not journey.full or journey.decision is None:
+        return None
+    wait_s = min(each.retry_after for each in journey.full)
+    return Overloaded(
+        f"Every candidate of route '{journey.decision.route}' has as much to do as it can: "
+        f"{journey.full[0]}; try again in {wait_s:.1f} s.",
+        status=429,
+        type="rate_limit_error",
+        code="overloaded",
+        retry_after=wait_s,
+    )
+
+
 def backend_failure(backend: str, error: UpstreamError) -> ApiError:
     """A failed leg outside of any fallback, for the client."""
     return gathered([_failure(backend, error)])
@@ -744,10 +811,15 @@ def _failure(target: str, error: UpstreamError) -> AttemptFailed:
     """What a leg that failed is to the ways of dealing with failures."""
     if isinstance(error, AttemptFailed):
         return error
-    if isinstance(error, ModelAway):
+    if isinstance(error, QueueFull):
         wait_s = error.retry_after
+        return AttemptFailed(
+            target, 429, str(error), "busy", retry_after=wait_s, again=False, asked=False
+        )
+    if isinstance(error, ModelAway):
         # Its turn was waited for already.
-        return AttemptFailed(target, 503, str(error), "busy", retry_after=wait_s, again=False)
+        wait = error.retry_after
+        return AttemptFailed(target, 503, str(error), "busy", retry_after=wait, again=False)
     if isinstance(error, UpstreamTimeout):
         kind: Kind = "away" if error.kind == "connect" else "timeout"
         return AttemptFailed(target, 504, str(error), kind)

@@ -128,6 +128,9 @@ class Match(msgspec.Struct, frozen=True):
 
 Keep = Literal["none", "features", "text"]
 
+Priority = Literal["low", "normal", "high"]
+"""Who is served first where there is not enough for all."""
+
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
     """At most `amount` in any `per_s` seconds."""
@@ -202,6 +205,7 @@ class Route(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     policy: str
     keep: Keep = "features"
+    priority: Priority = "normal"
     quota: Quota | None = None
 
 
@@ -279,6 +283,18 @@ class Turns(msgspec.Struct, frozen=True):
     swap: float = 5.0
 
 
+class Admission(msgspec.Struct, frozen=True):
+    """How many requests may be under way at each replica of a backend, and how many may wait.
+
+    None for `concurrent` leaves it to what the replica says, and for `wait`, the seconds that one
+    may wait, to how long answers take.
+    """
+
+    concurrent: int | None = None
+    queue: int = 128
+    wait: float | None = None
+
+
 BackendKind = Literal["vllm", "openai", "litellm"]
 
 
@@ -313,6 +329,7 @@ class Backend(msgspec.Struct, frozen=True):
     idle: Literal["ours", "shared"] = "ours"
     agent: str | None = None
     turns: Turns | None = None
+    admission: Admission = Admission()
     serve: tuple[Serve, ...] = ()
     slots: int | None = None
     cpu_slots: int | None = None

@@ -33,6 +33,7 @@ from gateway.config.models import (
 )
 from gateway.types import (
     Adapter,
+    Admission,
     Alerts,
     Backend,
     Candidate,
@@ -111,6 +112,7 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
             between=part.timeouts.between_tokens,
             total=part.timeouts.total,
         ),
+        admission=Admission(part.admission.concurrent, part.admission.queue, part.admission.wait),
     )
     if isinstance(part, HostedPart):
         declared = msgspec.structs.replace(declared, replica_hour=part.replica_hour, idle=part.idle)
@@ -418,6 +420,7 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         candidates=tuple(_candidate(part, prompts) for part in file.candidates),
         policy=file.policy,
         keep=file.keep,
+        priority=file.priority,
         quota=quota(file.limits),
     )
 

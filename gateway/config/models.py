@@ -37,7 +37,7 @@ from gateway.config.fields import (
     Weight,
     Whole,
 )
-from gateway.types import Capabilities, Policy, Server, Timeouts, Turns
+from gateway.types import Admission, Capabilities, Policy, Server, Timeouts, Turns
 
 EndpointName = Literal["chat", "completions", "embeddings", "responses"]
 ENDPOINTS = {
@@ -48,7 +48,7 @@ ENDPOINTS = {
 }
 
 _SERVER, _TIMEOUTS, _CAPABILITIES, _POLICY = Server(), Timeouts(), Capabilities(), Policy("")
-_TURNS = Turns()
+_TURNS, _ADMISSION = Turns(), Admission()
 
 
 class Part(BaseModel):
@@ -390,6 +390,28 @@ class LoraPart(Part):
     )
 
 
+class AdmissionPart(Part):
+    """How many requests may be under way, and who waits; `docs/overload.md` tells all of it."""
+
+    concurrent: Whole | None = Field(
+        default=None,
+        description="How many requests may be under way at each replica; without it, what the"
+        " replica says decides: a vLLM engine's own line, a provider's 429 and 503.",
+        examples=[64],
+    )
+    queue: Index = Field(
+        default=_ADMISSION.queue,
+        description="How many may wait for each replica; 0 for none.",
+        examples=[128],
+    )
+    wait: Seconds | None = Field(
+        default=None,
+        description="How long one may wait. What would wait for longer is refused at once; without"
+        " it, as long as an answer takes.",
+        examples=["5 s"],
+    )
+
+
 class BackendPart(Part):
     """What every backend has."""
 
@@ -403,6 +425,11 @@ class BackendPart(Part):
         default=TimeoutsPart(),
         description="How long it may take.",
         examples=[{"first_token": "20 s"}],
+    )
+    admission: AdmissionPart = Field(
+        default=AdmissionPart(),
+        description="How many requests each replica is given at once, and how many wait.",
+        examples=[{"concurrent": 64, "queue": 128, "wait": "5 s"}],
     )
 
 
@@ -794,6 +821,12 @@ class RouteFile(Part):
         description="What the store keeps of a request beside its figures; only `text` keeps"
         " prompts and answers.",
         examples=["features"],
+    )
+    priority: Literal["low", "normal", "high"] = Field(
+        default="normal",
+        description="Who is served first where there is not enough for all: a key's requests have"
+        " four times the share on a `high` route, and a quarter on a `low` one.",
+        examples=["high"],
     )
     match: MatchPart | Literal["named"] = Field(
         default=MatchPart(),

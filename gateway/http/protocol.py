@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.errors import ApiError, BadRequest, Overloaded
 from gateway.http.head import body_too_large, head_too_large, judge
+from gateway.http.pressure import Pressure
 from gateway.types import Server
 
 log = logging.getLogger("switchboard")
@@ -60,7 +61,16 @@ FULL = plain_response(
         retry_after=1,
     )
 )
-"""What a connection over the limit is told; made once, for it is needed when time is short."""
+BUSY_AND_CLOSE = plain_response(
+    Overloaded(
+        "The gateway has more to do than it has time for; try again shortly.",
+        status=429,
+        code="overloaded",
+        retry_after=1,
+    )
+)
+BUSY = BUSY_AND_CLOSE.replace(b"connection: close\r\n", b"")
+"""Made once: they are needed when time is short."""
 
 
 def without_offer(data: bytes) -> bytes:
@@ -258,6 +268,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     limits: Server
     bodies: Bodies
+    pressure: Pressure
     free: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -423,7 +434,10 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle, self._reading = self._reading, None
         assert cycle is not None
         if self._running is None:
-            self._start(cycle)
+            if self.pressure.share and self.url.startswith(b"/v1/") and self.pressure.sheds():
+                self._turn_away(cycle)
+            else:
+                self._start(cycle)
         else:
             # Pipelined: answered in its turn, and no more is read until then.
             self._waiting.append(cycle)
@@ -462,6 +476,11 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle.scope[CYCLE] = cycle
         cycle.task = task = self.loop.create_task(cycle.run(self.app))
         self.tasks.add(task)
+
+    def _turn_away(self, cycle: Cycle) -> None:
+        """Answers at once with what is ready; the connection stays, for a new one costs more."""
+        self.transport.write(BUSY if cycle.keep_alive else BUSY_AND_CLOSE)
+        self.answered(cycle)
 
     def answered(self, cycle: Cycle) -> None:
         """The answer's last byte is written: the next pipelined request has its turn."""
@@ -575,11 +594,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
 
-def limited(limits: Server) -> type[LimitedProtocol]:
+def limited(limits: Server, pressure: Pressure | None = None) -> type[LimitedProtocol]:
     """The protocol class for these limits, as uvicorn's configuration wants it."""
     shared = {
         "limits": limits,
         "bodies": Bodies(),
+        "pressure": pressure or Pressure(),
         "free": min(FREE_BODY, limits.max_body),
     }
     return type("Protocol", (LimitedProtocol,), shared)

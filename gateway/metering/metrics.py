@@ -110,6 +110,10 @@ class Metrics(Collector):
         """Counts a request that was refused for a limit of a key, a tenant or a route."""
         self._refused[whose, limit] = self._refused.get((whose, limit), 0) + 1
 
+    def add(self, collector: Collector) -> None:
+        """Somebody else's metrics, on the same page."""
+        self._registry.register(collector)
+
     def page(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

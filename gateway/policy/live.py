@@ -107,7 +107,8 @@ class Replica:
     """One server, whatever target it is used for: requests in flight, and whether it fails.
 
     `in_line` counts those of others too, as far as the server tells. `lost_s` is what is expected
-    to pass before an answer begins: by failing, and `wake_s` until a model that sleeps is awake.
+    to pass before an answer begins: by failing, `wake_s` until a model that sleeps is awake, and
+    `queue_s` until a request is sent at all, where others wait at the gateway for the same.
     `others_s` is what those lose whose model is put to sleep for it. It was woken last at
     `ready_at`, an instant of the caller's clock.
     """
@@ -120,6 +121,7 @@ class Replica:
         "in_line",
         "lost_s",
         "others_s",
+        "queue_s",
         "ready_at",
         "wake_s",
     )
@@ -130,6 +132,7 @@ class Replica:
         self.lost_s = 0.0
         self.asleep = False
         self.wake_s = 0.0
+        self.queue_s = 0.0
         self.others_s = 0.0
         self.ready_at = float("-inf")
         self.failures = Failures()
@@ -141,9 +144,14 @@ class Replica:
         self.asleep, self.wake_s, self.others_s = asleep, wake_s, others_s
         self.publish()
 
+    def queue(self, seconds: float) -> None:
+        """How long a request would wait before it is sent; nought while nobody waits."""
+        self.queue_s = seconds
+        self.publish()
+
     def publish(self) -> None:
         """After its failures have changed."""
-        self.lost_s = self.failures.lost_s + self.wake_s
+        self.lost_s = self.failures.lost_s + self.wake_s + self.queue_s
 
     def told(self, requests: int) -> None:
         """The server has so many requests, running or waiting. Ours are among them, give or take

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import uvicorn
 
+from gateway.http.pressure import Pressure
 from gateway.http.protocol import CYCLE, limited
 from gateway.types import Server
 
@@ -23,11 +24,13 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def served(app: Any, limits: Server, keep_alive: int = 5) -> AsyncIterator[int]:
+async def served(
+    app: Any, limits: Server, keep_alive: int = 5, pressure: Pressure | None = None
+) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app,
         port=0,
-        http=limited(limits),
+        http=limited(limits, pressure),
         lifespan="off",
         log_level="critical",
         timeout_keep_alive=keep_alive,

@@ -1,0 +1,66 @@
+"""Turning requests away unread while the event loop itself cannot keep up.
+
+One loop serves everybody. When more comes than it has time for, each request waits for the loop's
+turn, before anybody can look at it; what then helps is to answer some at once, with bytes that are
+ready, and to spend the time on the others. How many is found by feedback: a timer that goes off
+late says how late the loop is, and the share that is turned away grows until that is near its
+target, and shrinks after it (an integral controller, bounded on both sides).
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+TICK_S = 0.1
+LATE_S = 0.1
+"""A loop that is this late has as much to do as it can: none is turned away below it."""
+GAIN = 0.1
+"""Growth of the share in a tick in which the loop is twice as late as that, or later."""
+RELEASE = 0.02
+"""Its decline in a tick at most."""
+MOST = 0.95
+NEWS = 0.3
+"""Weight of the newest tick in how late the loop is: one long step is no pressure."""
+
+
+class Pressure:
+    """How late the loop is, and what share of requests is turned away for it.
+
+    late_s  seconds, a decaying mean
+    share   0 while the loop keeps up
+    shed    requests turned away so far
+    """
+
+    __slots__ = ("_draw", "late_s", "share", "shed")
+
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        """`draw` is uniform in [0, 1)."""
+        self._draw = draw
+        self.late_s = 0.0
+        self.share = 0.0
+        self.shed = 0
+
+    def saw(self, late_s: float) -> None:
+        """A tick came this late."""
+        self.late_s += NEWS * (late_s - self.late_s)
+        over = (self.late_s - LATE_S) / LATE_S
+        self.share += min(GAIN, GAIN * over) if over > 0.0 else -RELEASE
+        self.share = min(max(self.share, 0.0), MOST)
+
+    def sheds(self) -> bool:
+        """Whether this one is turned away."""
+        if self._draw() >= self.share:
+            return False
+        self.shed += 1
+        return True
+
+    async def watch(
+        self,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Looks at the loop for ever."""
+        while True:
+            began = clock()
+            await sleep(TICK_S)
+            self.saw(max(0.0, clock() - began - TICK_S))
