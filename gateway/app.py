@@ -142,7 +142,7 @@ class Gateway:
             refused=self.metrics.refused,
             alarm=self.alerts,
         )
-        self._shared_limits: SharedLimits | None = None
+        self.shared_limits: SharedLimits | None = None
         self._workers = workers
         self.gate = Gate(self.authenticate, AuditBook(store).add)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
@@ -222,8 +222,8 @@ class Gateway:
         await self.planes.stop()
         await self.alerts.stop()
         await self._http.aclose()
-        if self._shared_limits is not None:
-            await self._shared_limits.stop()
+        if self.shared_limits is not None:
+            await self.shared_limits.stop()
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
@@ -370,15 +370,15 @@ class Gateway:
         """Knows who has limits, and what was spent of them before."""
         self._declare_limits()
         if self.coordinator is not None:
-            self._shared_limits = SharedLimits(
+            self.shared_limits = SharedLimits(
                 self.coordinator,
                 worker=secrets.token_hex(8),
                 accounts=self.limiter.accounts,
                 spent=self._spent,
                 now=time.time,
             )
-            self.limiter.share(self._shared_limits, self._workers)
-            self._shared_limits.start()
+            self.limiter.share(self.shared_limits, self._workers)
+            self.shared_limits.start()
         await self.limiter.know()
 
     def _declare_limits(self) -> None:

@@ -30,6 +30,9 @@ log = logging.getLogger("switchboard.limits")
 SETTLED_S = 1.5
 """How long the rows of requests that have ended may take to the store."""
 
+KNOWN_S = 10.0
+"""How long a start waits for what was spent before."""
+
 NOBODY = "anonymous"
 """Who asks without a key, where that is allowed: all of them together."""
 
@@ -127,7 +130,7 @@ class Limiter:
     def declare(self, snapshot: Snapshot, callers: Iterable[Caller]) -> None:
         """Takes the limits that the configuration and the keys declare now."""
         wanted: dict[str, tuple[str, Quota]] = {}
-        for caller in (*callers, Caller()):
+        for caller in list(callers) or [Caller()]:
             for id, who, quota in _whose(caller, snapshot):
                 wanted[id] = (who, quota)
         for name, route in snapshot.routes.items():
@@ -142,9 +145,11 @@ class Limiter:
         self.on = any(account.quota.limits for account in self._accounts.values())
 
     async def know(self) -> None:
-        """Back when what was spent before this worker started is known."""
+        """Back when what was spent before this worker started is known, or the store is late."""
         if self._loading is not None:
-            await self._loading
+            _, late = await asyncio.wait([self._loading], timeout=KNOWN_S)
+            if late:
+                log.warning("budgets begin before what was spent is known: the store is late")
 
     def _subject(self, caller: Caller, route: str, snapshot: Snapshot) -> Subject:
         known = self._subjects.get((caller.key, route))
@@ -272,7 +277,8 @@ class Limiter:
                 account = accounts[reply[1] - 1]
                 account.roll(now, wall)
                 refusal = _explained(account, reply, tokens, nano, wall)
-                raise self._refuse(refusal, account, accounts, now, wall)
+                told = _mirrored(accounts, reply[1] - 1, refusal)
+                raise self._refuse(refusal, account, accounts, now, wall, told)
             case -1:
                 shared.unknown(reply)
             case _:
@@ -321,9 +327,10 @@ class Limiter:
         accounts: tuple[Account, ...],
         now: float,
         wall: float,
+        told: Sequence[int] | None = None,
     ) -> LimitReached:
         self._refused(account.id.partition(":")[0], refusal.what)
-        return refused(refusal, account, room_headers(accounts, now, None), wall)
+        return refused(refusal, account, room_headers(accounts, now, told), wall)
 
     def _settle(
         self,
@@ -434,6 +441,18 @@ def _explained(
                 if budget is not None:
                     budget.base = spent
             return account.over_budget(what, used, nano, wall)
+
+
+def _mirrored(accounts: Sequence[Account], place: int, refusal: Refusal) -> list[int]:
+    """Totals as Redis would tell them, by what this worker has let in, but for the refusal's."""
+    told: list[int] = []
+    for account in accounts:
+        windows = (account.requests, account.tokens)
+        told += [window.total if window is not None else 0 for window in windows]
+        told += (0, 0, 0)
+    if refusal.what in ("requests", "tokens"):
+        told[5 * place + (refusal.what == "tokens")] = round(refusal.used)
+    return told
 
 
 def _row(account: Account) -> dict[str, Any]:

@@ -140,6 +140,16 @@ class SharedLimits:
             await asyncio.sleep(FLUSH_S)
         self._coordinator.tell("ZREM", self._alive, self._worker)
 
+    @property
+    def seeded(self) -> bool:
+        """Whether Redis knows, as far as is known here, what was spent before."""
+        return self.ready and not self._unknown
+
+    @property
+    def settled(self) -> bool:
+        """Whether Redis has been told of all that has ended."""
+        return self.ready and self._sent is None and not self._due
+
     # ------------------------------------------------------------ one request
 
     def admit(

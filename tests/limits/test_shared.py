@@ -1,0 +1,164 @@
+"""Limits of four workers that share a Redis: never passed, whatever happens to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.standin.behaviour import Behaviour, to_length
+from gateway.standin.standin import StandIn
+from gateway.types import Quota, Rate
+from tests import servers
+from tests.limits.shared import configured, until, working
+
+WORKERS = 4
+
+
+@pytest.fixture
+def redis() -> Iterator[servers.RealServer]:
+    with servers.redis() as server:
+        yield server
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[StandIn]:
+    """Says 10 words, or as many as it is let, in 20 ms."""
+    words = to_length("word", 10)
+    behaviour = Behaviour(answer=lambda _: words, between_tokens_s=0.002)
+    async with StandIn(behaviour) as standin:
+        yield standin
+
+
+async def test_200_at_once_from_four_workers_pass_no_budget(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    quota = Quota(day=0.2, month=5.0, concurrent=150, tokens=Rate(10**6, 60))
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+        await workers.known()
+        statuses = await workers.ask(200, max_tokens=10)
+        assert set(statuses) == {200, 429}
+        while 200 in await workers.ask(20, max_tokens=10):
+            pass
+        spent = await workers.spent()
+        assert 0.18 < spent <= 0.2
+        await workers.settled()
+        told = await workers.told()
+        assert told["day"]["used"] == pytest.approx(spent, abs=1e-9)
+        assert told["month"]["used"] == pytest.approx(spent, abs=1e-9)
+        assert told["concurrent"]["used"] == 0
+        row = (await workers.served[0].gateway.limiter.shown())[0]
+        assert row["reserved_usd"] == 0
+        rows = workers.served[0].gateway.reader.recent(limit=10_000)
+        used = sum(row["input_tokens"] + row["output_tokens"] for row in rows)
+        assert told["tokens"]["used"] == used
+
+
+async def test_requests_and_requests_at_once_are_those_of_all_workers(
+    redis: servers.RealServer, tmp_path: Path
+) -> None:
+    slow = Behaviour(answer=lambda _: "word", first_token_s=0.5)
+    async with StandIn(slow) as provider:
+        quota = Quota(requests=Rate(30, 60), concurrent=10)
+        configuration = configured(provider, redis.url)
+        async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+            await workers.known()
+            statuses = await workers.ask(40)
+            assert statuses.count(200) == 10
+            assert max(provider.running, len(provider.seen)) == 10
+            while (statuses := await workers.ask(8)).count(200):
+                pass
+            assert len(provider.seen) == 30
+            answer = await workers.served[2].chat("hello")
+            assert "30 requests per minute, 30 made" in answer.text
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_redis_killed_and_started_again_forgets_no_money(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    """While it is away each worker goes on within its share; what it had in mind is lost with it,
+    and comes back from the log, what was spent meanwhile with it, once."""
+    quota = Quota(day=0.4)
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+        await workers.known()
+        before = await workers.ask(40, max_tokens=10)
+        assert before.count(200) == 40
+        under_way = asyncio.create_task(workers.ask(40, max_tokens=10))
+        await asyncio.sleep(0.005)
+        redis.kill()
+        assert (await under_way).count(200) == 40
+        await until(lambda: not workers.here())
+        assert (await workers.ask(20, max_tokens=10)).count(200) == 20
+        redis.start()
+        await until(workers.here)
+        assert (await workers.ask(20, max_tokens=10)).count(200) == 20
+        await workers.known()
+        await workers.settled()
+        spent = await workers.spent()
+        told = await workers.told()
+        assert told["day"]["used"] == pytest.approx(spent, abs=1e-9)
+        while 200 in await workers.ask(20, max_tokens=10):
+            pass
+        assert 0.38 < await workers.spent() <= 0.4
+
+
+async def test_a_held_redis_delays_nobody_for_long_and_is_told_what_it_missed(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    quota = Quota(day=0.4, concurrent=100, requests=Rate(10_000, 60))
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+        await workers.known()
+        assert (await workers.ask(20, max_tokens=10)).count(200) == 20
+        redis.hold()
+        try:
+            for _ in range(3):
+                assert (await workers.ask(20, max_tokens=10)).count(200) == 20
+            assert not workers.here()
+            # Its share, and no more: the rest of the budget over four workers.
+            one = workers.served[0]
+            while (await one.chat("hello", max_tokens=10)).status_code == 200:
+                pass
+            spent = await workers.spent()
+            assert spent <= 0.4
+        finally:
+            redis.go_on()
+        await until(workers.here)
+        await workers.settled()
+        told = await workers.told()
+        assert told["day"]["used"] == pytest.approx(spent, abs=1e-9)
+        assert told["concurrent"]["used"] == 0
+        while 200 in await workers.ask(20, max_tokens=10):
+            pass
+        assert await workers.spent() <= 0.4
+
+
+async def test_what_a_dead_worker_had_under_way_is_free_again(
+    redis: servers.RealServer, tmp_path: Path
+) -> None:
+    """A worker that is gone is known by its silence; until then it holds what it held."""
+    from gateway.coordination.coordinator import Coordinator
+    from gateway.limits import scripts
+
+    coordinator = Coordinator(redis.url, timeout_s=5.0)
+    await coordinator.start()
+    admit = coordinator.script(scripts.ADMIT)
+    hello = coordinator.script(scripts.HELLO)
+    key = coordinator.key("limits", "key:a")
+
+    async def ask(worker: str) -> list[int]:
+        whose: list[str | int] = ["alive", f"hash:{worker}", worker, 1]
+        reply: list[int] = await admit.ask([*whose, 0, 0, 0, 0, 0, key, -1, 0, -1, 0, 1, -1, -1])
+        return reply
+
+    for worker in ("dead", "other"):
+        assert await hello.ask(["alive", f"hash:{worker}", worker, 1])
+    assert (await ask("dead"))[0] == 1
+    assert (await ask("other"))[:3] == [0, 1, b"concurrent"]
+    await coordinator.ask("ZADD", "alive", 1, "dead")  # heard of last long ago
+    assert (await ask("other"))[0] == 1
+    assert await hello.ask(["alive", "hash:other", "other", 0]) == 0  # an older round is not heard
+    await coordinator.stop()
