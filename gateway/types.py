@@ -500,7 +500,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
     when the client itself asked for a stream's usage event. `route` and `policy` are what headers
     asked for. `previous` names the response that this one continues. `choices` is OpenAI's `n`.
-    `within_s` are the seconds that the client gives the whole answer.
+    `within_s` are the seconds that the client gives the whole answer. `size` is the body's, in
+    bytes.
     """
 
     id: str
@@ -518,6 +519,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     previous: str | None = None
     choices: int = 1
     within_s: float | None = None
+    size: int = 0
 
 
 Source = Literal[

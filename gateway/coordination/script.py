@@ -24,11 +24,13 @@ Item = tuple[Sequence[Arg], asyncio.Future[Any]]
 class Script:
     """Made by `Coordinator.script`; `items` wait for the next round trip."""
 
-    __slots__ = ("_sha", "_soon", "items", "source")
+    __slots__ = ("_sha", "_soon", "items", "source", "unheard")
 
     def __init__(self, source: str, soon: Callable[[], None]) -> None:
         """`soon` is told of each item; it raises CoordinatorAway where there is nobody to ask."""
         self.source = source
+        self.unheard: Callable[[Sequence[Arg], Any], None] | None = None
+        """Told of each reply that nobody waits for any more, with the item that it is to."""
         self.items: list[Item] = []
         self._sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
         self._soon = soon
@@ -65,9 +67,11 @@ class Script:
         if isinstance(reply, ResponseError) or len(reply) != len(items):
             self.failed(items, CoordinatorAway(f"Redis refused: {reply}", sent=True))
             return
-        for (_, future), part in zip(items, reply, strict=True):
+        for (args, future), part in zip(items, reply, strict=True):
             if not future.done():
                 future.set_result(part)
+            elif self.unheard is not None:
+                self.unheard(args, part)
 
     def failed(self, items: Sequence[Item], error: CoordinatorAway) -> None:
         """None of these items has a reply."""

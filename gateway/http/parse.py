@@ -191,6 +191,7 @@ def parse(
         previous=seen.previous,
         choices=min(max(head.n or 1, 1), MAX_CHOICES),
         within_s=_within(headers),
+        size=len(body),
     )
 
 

@@ -35,6 +35,9 @@ NANO = 1_000_000_000
 
 DAY_S = 86_400
 
+ROLL_S = 60.0
+"""How often an account is brought up to date at least: clocks are set, too."""
+
 WAIT_S = 1.0
 """What is advised where nobody knows how long requests under way will take."""
 
@@ -55,9 +58,12 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Window:
-    """What was taken of one rate, by slices; `total` is what counts now."""
+    """What was taken of one rate, by slices; `total` is what counts now.
 
-    __slots__ = ("_taken", "at", "limit", "per_s", "step", "total")
+    `taken` is by place, a slice modulo one more than `SLICES`; `place` is the one of now.
+    """
+
+    __slots__ = ("at", "limit", "per_s", "place", "step", "taken", "total")
 
     def __init__(self, rate: Rate) -> None:
         self.limit = rate.amount
@@ -65,7 +71,8 @@ class Window:
         self.step = rate.per_s / SLICES
         self.total = 0
         self.at = 0
-        self._taken = [0] * (SLICES + 1)
+        self.place = 0
+        self.taken = [0] * (SLICES + 1)
 
     def roll(self, now: float) -> None:
         """Forgets the slices that count no longer."""
@@ -74,28 +81,30 @@ class Window:
         if gone <= 0:
             return
         if gone > SLICES:
-            self._taken = [0] * (SLICES + 1)
+            self.taken = [0] * (SLICES + 1)
             self.total = 0
         else:
             for slice in range(self.at + 1, at + 1):
                 place = slice % (SLICES + 1)
-                self.total -= self._taken[place]
-                self._taken[place] = 0
+                self.total -= self.taken[place]
+                self.taken[place] = 0
         self.at = at
+        self.place = at % (SLICES + 1)
 
     def take(self, count: int) -> int:
         """Counts that many now, after `roll`; the slice that they are counted in."""
-        self._taken[self.at % (SLICES + 1)] += count
+        self.taken[self.place] += count
         self.total += count
         return self.at
 
     def settle(self, slice: int, reserved: int, used: int) -> None:
         """The reservation of that slice has come to `used`; after `roll`."""
-        if used > reserved:
-            self.take(used - reserved)
+        back = reserved - used
+        if back < 0:
+            self.take(-back)
         elif slice >= self.at - SLICES:
-            self._taken[slice % (SLICES + 1)] -= reserved - used
-            self.total -= reserved - used
+            self.taken[slice % (SLICES + 1)] -= back
+            self.total -= back
 
     def wait_s(self, count: int, now: float, limit: int) -> float | None:
         """Seconds until so many fit; None if they never do."""
@@ -105,7 +114,7 @@ class Window:
         for slice in range(self.at - SLICES, self.at + 1):
             if over <= 0:
                 break
-            over -= self._taken[slice % (SLICES + 1)]
+            over -= self.taken[slice % (SLICES + 1)]
         else:
             slice = self.at + 1
         return max(0.0, (slice + SLICES) * self.step - now)
@@ -151,6 +160,7 @@ class Account:
 
     __slots__ = (
         "day",
+        "due",
         "id",
         "month",
         "quota",
@@ -168,7 +178,7 @@ class Account:
         self.who = who
         self.running = 0
         self.reserved = 0
-        self.until = 0.0
+        self.due = self.until = 0.0
         self.requests: Window | None = None
         self.tokens: Window | None = None
         self.day: Budget | None = None
@@ -182,7 +192,7 @@ class Account:
         self.tokens = _window(self.tokens, quota.tokens)
         self.day = _budget(self.day, quota.day)
         self.month = _budget(self.month, quota.month)
-        self.until = 0.0
+        self.due = self.until = 0.0
 
     @property
     def has_money(self) -> bool:
@@ -190,34 +200,58 @@ class Account:
         return self.day is not None or self.month is not None
 
     def roll(self, now: float, wall: float) -> None:
-        """Up to that instant; `now` is of a steady clock, `wall` in Unix seconds."""
-        if self.requests is not None:
-            self.requests.roll(now)
-        if self.tokens is not None:
-            self.tokens.roll(now)
+        """Up to that instant; `now` is of a steady clock, `wall` in Unix seconds.
+
+        Nothing is to be done about it before `due`, an instant of the steady clock.
+        """
+        self.due = now + ROLL_S
+        for window in (self.requests, self.tokens):
+            if window is not None:
+                window.roll(now)
+                self.due = min(self.due, (window.at + 1) * window.step)
         if wall >= self.until:
             self._new_periods(wall)
+        self.due = min(self.due, now + self.until - wall)
 
-    def refusal(self, tokens: int, nano: int, now: float, wall: float, workers: int) -> str:
+    def refusal(self, tokens: int, nano: int, workers: int) -> str:
         """Which limit would be passed by one more request of that many tokens and nanodollars at
         the most, after `roll`; "" if none."""
+        if workers != 1:
+            return self._refusal_of_share(tokens, nano, workers)
+        window = self.requests
+        if window is not None and window.total >= window.limit:
+            return "requests"
+        window = self.tokens
+        if window is not None and window.total + tokens > window.limit:
+            return "tokens"
+        most = self.quota.concurrent
+        if most is not None and self.running >= most:
+            return "concurrent"
+        budget = self.day
+        if budget is not None and self.reserved + nano + budget.base + budget.own > budget.limit:
+            return "day"
+        budget = self.month
+        if budget is not None and self.reserved + nano + budget.base + budget.own > budget.limit:
+            return "month"
+        return ""
+
+    def _refusal_of_share(self, tokens: int, nano: int, workers: int) -> str:
         window = self.requests
         if window is not None and window.total >= _part(window.limit, workers):
             return "requests"
         window = self.tokens
         if window is not None and window.total + tokens > _part(window.limit, workers):
             # A share that is less than one request still lets one through at a time.
-            alone = workers > 1 and window.total == 0 and tokens <= window.limit
+            alone = window.total == 0 and tokens <= window.limit
             if not alone:
                 return "tokens"
         most = self.quota.concurrent
         if most is not None and self.running >= _part(most, workers):
             return "concurrent"
-        budget = self.day
-        if budget is not None and self.reserved + nano > budget.room(workers):
+        held = self.reserved + nano
+        if self.day is not None and held > self.day.room(workers):
             return "day"
-        budget = self.month
-        if budget is not None and self.reserved + nano > budget.room(workers):
+        if self.month is not None and held > self.month.room(workers):
             return "month"
         return ""
 
@@ -225,21 +259,38 @@ class Account:
         """Lets one request in; the slice that its tokens are reserved in."""
         self.running += 1
         self.reserved += nano
-        if self.requests is not None:
-            self.requests.take(1)
-        return self.tokens.take(tokens) if self.tokens is not None else 0
+        window = self.requests
+        if window is not None:
+            window.taken[window.place] += 1
+            window.total += 1
+        window = self.tokens
+        if window is None:
+            return 0
+        window.taken[window.place] += tokens
+        window.total += tokens
+        return window.at
 
-    def settle(self, slice: int, tokens: int, used: int, nano: int, spent: int) -> None:
-        """A request that had reserved `tokens` and `nano` used and spent these; after `roll`."""
+    def settle(self, slice: int, tokens: int, used: int, nano: int, spent: int) -> bool:
+        """A request that had reserved `tokens` and `nano` used and spent these; after `roll`.
+
+        Whether a budget has come to its `alert_at`.
+        """
         self.running -= 1
         self.reserved -= nano
-        if self.tokens is not None:
-            self.tokens.settle(slice, tokens, used)
+        window = self.tokens
+        if window is not None:
+            window.settle(slice, tokens, used)
+        alert = False
         if spent:
-            if self.day is not None:
-                self.day.own += spent
-            if self.month is not None:
-                self.month.own += spent
+            budget = self.day
+            if budget is not None:
+                budget.own += spent
+                alert = budget.base + budget.own >= budget.alert_at
+            budget = self.month
+            if budget is not None:
+                budget.own += spent
+                alert = alert or budget.base + budget.own >= budget.alert_at
+        return alert
 
     def explained(
         self, what: str, tokens: int, nano: int, now: float, wall: float, workers: int

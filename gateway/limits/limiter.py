@@ -240,19 +240,21 @@ class Limiter:
         return hold
 
     def _admit_here(self, accounts: tuple[Account, ...], tokens: int, nano: int) -> Hold:
-        now, wall, workers = self._clock(), self._now(), self._share_of()
+        now, workers = self._clock(), 1 if self._shared is None else self._share_of(self._shared)
         for account in accounts:
-            account.roll(now, wall)
-            what = account.refusal(tokens, nano, now, wall, workers)
+            if now >= account.due:
+                account.roll(now, self._now())
+            what = account.refusal(tokens, nano, workers)
             if what:
+                wall = self._now()
                 refusal = account.explained(what, tokens, nano, now, wall, workers)
                 raise self._refuse(refusal, account, accounts, now, wall)
         slices = [account.take(tokens, nano) for account in accounts]
         return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
 
-    def _share_of(self) -> int:
+    def _share_of(self, shared: SharedLimits) -> int:
         """Among how many workers a limit is shared that nobody watches as a whole."""
-        return self._workers if self._shared is None else max(self._workers, self._shared.alive)
+        return max(self._workers, shared.alive)
 
     async def _ask(
         self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
@@ -260,15 +262,9 @@ class Limiter:
         """Asks Redis; None where it cannot say."""
         wall = self._now()
         try:
-            future = shared.admit(accounts, tokens, nano, wall)
-            reply = await asyncio.shield(future)
+            reply = await shared.admit(accounts, tokens, nano, wall)
         except CoordinatorAway:
             return None
-        except asyncio.CancelledError:
-            future.add_done_callback(
-                lambda done: self._never_mind(done, accounts, tokens, nano, wall)
-            )
-            raise
         match reply[0]:
             case 1:
                 return self._let_in(shared, accounts, tokens, nano, reply[1:])
@@ -293,32 +289,17 @@ class Limiter:
         nano: int,
         told: Sequence[int],
     ) -> Hold:
-        now, wall = self._clock(), self._now()
+        now = self._clock()
         day, month = shared.periods
         slices = []
         for n, account in enumerate(accounts):
-            account.roll(now, wall)
+            if now >= account.due:
+                account.roll(now, self._now())
             slices.append(account.take(tokens, nano))
             _tell(account.day, day, told[5 * n + 3])
             _tell(account.month, month, told[5 * n + 4])
         headers = room_headers(accounts, now, told)
         return Hold(self, accounts, tokens, nano, slices, told[2::5], headers)
-
-    def _never_mind(
-        self,
-        future: "asyncio.Future[list[Any]]",
-        accounts: tuple[Account, ...],
-        tokens: int,
-        nano: int,
-        wall: float,
-    ) -> None:
-        """The client went away while Redis was asked: what it has let in is given back."""
-        if future.cancelled() or future.exception() is not None or future.result()[0] != 1:
-            return
-        shared = self._shared
-        assert shared is not None
-        for account, slice in zip(accounts, future.result()[3::5], strict=True):
-            shared.ended(account, nano, slice, tokens, 0, wall)
 
     def _refuse(
         self,
@@ -342,17 +323,22 @@ class Limiter:
         slices: Sequence[int],
         remote: Sequence[int] | None,
     ) -> None:
-        now, wall, shared = self._clock(), self._now(), self._shared
+        now, shared = self._clock(), self._shared
         for n, account in enumerate(accounts):
-            account.roll(now, wall)
-            account.settle(slices[n], tokens, used, nano, spent)
-            if shared is not None:
+            if now >= account.due:
+                account.roll(now, self._now())
+            if account.settle(slices[n], tokens, used, nano, spent):
+                self._alert(account)
+        if shared is not None:
+            wall = self._now()
+            for n, account in enumerate(accounts):
                 slice = remote[n] if remote is not None else None
                 shared.ended(account, nano, slice, tokens - used, spent, wall)
-            if spent and account.has_money:
-                for what, budget in (("day", account.day), ("month", account.month)):
-                    if budget is not None and budget.base + budget.own >= budget.alert_at:
-                        budget.alert_at = self._alarm.passed(account, what, budget)
+
+    def _alert(self, account: Account) -> None:
+        for what, budget in (("day", account.day), ("month", account.month)):
+            if budget is not None and budget.spent >= budget.alert_at:
+                budget.alert_at = self._alarm.passed(account, what, budget)
 
     # ------------------------------------------------------------ to be looked at
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 
 from gateway.errors import LimitReached
@@ -38,21 +39,21 @@ def room_headers(accounts: Sequence[Account], now: float, told: Sequence[int] | 
         headers += (
             (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
             (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests_left)),
-            (b"x-ratelimit-reset-requests", span(requests.reset_s(now))),
+            (b"x-ratelimit-reset-requests", span(ceil(requests.reset_s(now)))),
         )
     if tokens is not None:
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
             (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens_left)),
-            (b"x-ratelimit-reset-tokens", span(tokens.reset_s(now))),
+            (b"x-ratelimit-reset-tokens", span(ceil(tokens.reset_s(now)))),
         )
     return headers
 
 
-def span(seconds: float) -> bytes:
-    """A time as OpenAI writes it: `12s`, `1m2s`; rounded up."""
-    whole = ceil(seconds)
-    return b"%ds" % whole if whole < 60 else b"%dm%ds" % divmod(whole, 60)
+@lru_cache(256)
+def span(seconds: int) -> bytes:
+    """A time as OpenAI writes it: `12s`, `1m2s`."""
+    return b"%ds" % seconds if seconds < 60 else b"%dm%ds" % divmod(seconds, 60)
 
 
 def refused(refusal: Refusal, account: Account, headers: Headers, wall: float) -> LimitReached:

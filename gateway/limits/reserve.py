@@ -9,12 +9,11 @@ context that the target declares; pictures and sounds, whose tokens do not go by
 whole context where one is declared. Where the request bounds its output, so does this.
 """
 
-from collections.abc import Mapping
 from math import ceil
 
 from gateway.limits.accounts import NANO
 from gateway.policy.live import TAIL, Live
-from gateway.types import Choice, Decision, Request, Snapshot, Target
+from gateway.types import Decision, Request, Snapshot, Target
 
 
 def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
@@ -29,20 +28,25 @@ def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Li
 
 def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
     """What to reserve of a budget, in nanodollars, rounded up."""
-    targets, route = snapshot.targets, decision.route
-    input_bytes = sum(len(memoryview(each)) for each in request.fields.values())
+    needs, targets, route = request.needs, snapshot.targets, decision.route
+    media = needs.vision or needs.audio
     dearest = 0.0
-    for name, system in _asked(decision.ranked, route, snapshot).items():
-        target = targets[name]
-        output = request.needs.max_output
+    for choice in decision.ranked:
+        target = targets[choice.target]
+        output = needs.max_output
         if output is None:
             output = usual_output(live, route, target)
+        size, context = request.size, target.capabilities.context
+        if choice.candidate >= 0:
+            system = snapshot.routes[route].candidates[choice.candidate].system
+            if system is not None:
+                size += _bytes(system)
+        if context is not None and (media or size > context):
+            size = context
         price = target.price
-        dollars = (
-            _input(request, target, input_bytes + system) * price.input
-            + output * request.choices * price.output
-        )
-        dearest = max(dearest, dollars)
+        dollars = size * price.input + output * request.choices * price.output
+        if dollars > dearest:
+            dearest = dollars
     return ceil(dearest * NANO)
 
 
@@ -52,22 +56,6 @@ def usual_output(live: Live, route: str, target: Target) -> int:
     return ceil(seen.p95 if seen is not None else TAIL * target.output_tokens)
 
 
-def _asked(ranked: tuple[Choice, ...], route: str, snapshot: Snapshot) -> Mapping[str, int]:
-    """The targets that may be asked, and the bytes of the system prompt that each is given."""
-    found: dict[str, int] = {}
-    for choice in ranked:
-        system = 0
-        if choice.candidate >= 0:
-            text = snapshot.routes[route].candidates[choice.candidate].system
-            system = len(text.encode()) if text is not None else 0
-        found[choice.target] = max(system, found.get(choice.target, 0))
-    return found
-
-
-def _input(request: Request, target: Target, size: int) -> int:
-    context = target.capabilities.context
-    if context is None:
-        return size
-    if request.needs.vision or request.needs.audio:
-        return context
-    return min(size, context)
+def _bytes(text: str) -> int:
+    """A bound that costs nothing."""
+    return len(text) if text.isascii() else 4 * len(text)

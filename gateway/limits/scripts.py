@@ -69,6 +69,17 @@ local function hold(account, worker, running, reserved)
     'c:' .. worker, running, 'r:' .. worker, reserved)
 end
 
+local unpacked = {}
+
+local function read(packed)
+  local value = unpacked[packed]
+  if not value then
+    value = cmsgpack.unpack(packed)
+    unpacked[packed] = value
+  end
+  return value
+end
+
 local function each(serve)
   local replies, at = {}, 1
   while at <= #ARGV do
@@ -131,44 +142,45 @@ local function bury(alive, account)
   return tonumber(left[1]) or 0, tonumber(left[2]) or 0
 end
 
--- alive, worker's hash, worker, round, tokens, nanodollars, day, month, S if there is none, then of
--- each account: key, requests, their seconds, tokens, their seconds, at once, a day, a month
+-- packed {alive, worker's hash, worker, round, day, month, S if there is none}, tokens,
+-- nanodollars, then of each account packed {key, requests, their seconds, tokens, their seconds, at
+-- once, a day, a month}, each below 0 where there is no limit
 -- {1, for each account: requests, tokens, slice, spent in the day, in the month}, or
 -- {0, account, what, used, ms to wait}, or {-1, account, S, ...} where the store is to be asked, or
 -- {-2} where the worker must say hello
 return each(function(from, to)
-  local alive, hash, worker, round = unpack(ARGV, from, from + 3)
-  if rounds[hash] == nil then rounds[hash] = call('HGET', hash, 'g') end
+  local alive, hash, worker, round, day, month, since = unpack(read(ARGV[from]))
+  if rounds[hash] == nil then rounds[hash] = tonumber(call('HGET', hash, 'g') or '0') end
   if rounds[hash] ~= round then return {-2} end
-  local tokens, nano = tonumber(ARGV[from + 4]), tonumber(ARGV[from + 5])
-  local day, month, since = ARGV[from + 6], ARGV[from + 7], ARGV[from + 8]
+  local tokens, nano = tonumber(ARGV[from + 1]), tonumber(ARGV[from + 2])
   local seen, unknown = {}, {-1}
-  for i = from + 9, to, 8 do
-    local account = ARGV[i]
+  for i = from + 3, to do
+    local limits = read(ARGV[i])
+    local account = limits[1]
     local h = call('HMGET', account, 'q', 't', 'c', 'r', 'D', 'd', 'M', 'm', 'S', 'ok',
       'c:' .. worker, 'r:' .. worker)
     local a = {account = account, running = tonumber(h[3]) or 0, reserved = tonumber(h[4]) or 0,
       mine = tonumber(h[11]) or 0, my_reserved = tonumber(h[12]) or 0,
-      d = h[5] == day and tonumber(h[6]) or 0, m = h[7] == month and tonumber(h[8]) or 0}
+      d = tonumber(h[5]) == day and tonumber(h[6]) or 0,
+      m = tonumber(h[7]) == month and tonumber(h[8]) or 0}
     seen[#seen + 1] = a
-    local most = {tonumber(ARGV[i + 1]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 5]),
-      tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7])}
+    local most = {limits[2], limits[4], limits[6], limits[7], limits[8]}
     if (most[4] >= 0 or most[5] >= 0) and not h[10] then
       if not h[9] then
         call('HSET', account, 'S', since)
         call('EXPIRE', account, KEEP)
       end
       unknown[#unknown + 1] = account
-      unknown[#unknown + 1] = h[9] or since
+      unknown[#unknown + 1] = tonumber(h[9]) or since
     end
     if most[1] >= 0 then
-      a.q = window(h[1], tonumber(ARGV[i + 2]))
+      a.q = window(h[1], limits[3])
       if a.q[3] + 1 > most[1] then
         return {0, #seen, 'requests', a.q[3], wait_ms(a.q, 1, most[1])}
       end
     end
     if most[2] >= 0 then
-      a.t = window(h[2], tonumber(ARGV[i + 4]))
+      a.t = window(h[2], limits[5])
       if a.t[3] + tokens > most[2] then
         return {0, #seen, 'tokens', a.t[3], wait_ms(a.t, tokens, most[2])}
       end
@@ -220,40 +232,32 @@ SETTLE = (
 local function spend(account, when, what, period, nano)
   local had = call('HMGET', account, when, what)
   local before = tonumber(had[1]) or 0
-  if before == tonumber(period) then
+  if before == period then
     call('HSET', account, what, (tonumber(had[2]) or 0) + nano)
-  elseif before < tonumber(period) then
+  elseif before < period then
     call('HSET', account, when, period, what, nano)
   end
 end
 
--- worker's hash, worker, round, number, then of each account: key, how many ended (below 0: began),
--- what was reserved for them, the period of its token rate, how many slices, of each slice: it,
--- given back (or taken, below 0); how many seconds, of each: it, spent in it, day, month.
--- 1, or -2 for hello first
+-- worker's hash, worker, round, number, then packed, of each account: {key, how many ended (below
+-- 0: began), what was reserved for them, the seconds of its token rate, {{slice, given back (or
+-- taken, below 0)}, ...}, {{second, spent in it, day, month}, ...}}. 1, or -2 for hello first
 return each(function(from, to)
-  local hash, worker, round, number = unpack(ARGV, from, from + 3)
+  local hash, worker, round, number, packed = unpack(ARGV, from, to)
   local known = call('HMGET', hash, 'g', 's')
   if known[1] ~= round then return -2 end
   if (tonumber(known[2]) or 0) >= tonumber(number) then return 1 end
-  local at = from + 4
-  local function next()
-    at = at + 1
-    return ARGV[at - 1]
-  end
-  while at <= to do
-    local account = next()
-    local ended, freed, per = tonumber(next()), tonumber(next()), tonumber(next())
+  for _, entry in ipairs(cmsgpack.unpack(packed)) do
+    local account, ended, freed, per, slices, seconds = unpack(entry)
     local h = call('HMGET', account, 'c:' .. worker, 'r:' .. worker, 't', 'S')
     if ended ~= 0 or freed ~= 0 then
       hold(account, worker, math.max(0, (tonumber(h[1]) or 0) - ended),
         math.max(0, (tonumber(h[2]) or 0) - freed))
     end
-    local slices = tonumber(next())
-    if slices > 0 then
+    if #slices > 0 then
       local w = window(h[3], per)
-      for _ = 1, slices do
-        local slice, back = tonumber(next()), tonumber(next())
+      for _, given in ipairs(slices) do
+        local slice, back = given[1], given[2]
         if back < 0 then
           take(w, -back)
         elseif slice >= w[2] - SLICES and slice <= w[2] then
@@ -265,11 +269,10 @@ return each(function(from, to)
       end
       call('HSET', account, 't', cmsgpack.pack(w))
     end
-    for _ = 1, tonumber(next()) do
-      local second, nano, day, month = tonumber(next()), tonumber(next()), next(), next()
-      if h[4] and second >= tonumber(h[4]) then
-        spend(account, 'D', 'd', day, nano)
-        spend(account, 'M', 'm', month, nano)
+    for _, spent in ipairs(seconds) do
+      if h[4] and spent[1] >= tonumber(h[4]) then
+        spend(account, 'D', 'd', spent[3], spent[2])
+        spend(account, 'M', 'm', spent[4], spent[2])
       end
     end
     call('EXPIRE', account, KEEP)

@@ -100,9 +100,10 @@ class SharedLimits:
         self._beating: asyncio.Task[None] | None = None
         self._seeding: asyncio.Task[None] | None = None
         self._unknown: dict[str, tuple[str, int]] = {}
-        self._args: dict[Account, tuple[object, tuple[Any, ...]]] = {}
-        self._day_ends = 0.0
-        self._day = self._month = 0.0
+        self._packed: dict[Account, tuple[object, bytes]] = {}
+        self._second_ends = 0.0
+        self._admit_head = b""
+        self._day = self._month = 0
         self.ready = False
         self.alive = 0
         key = coordinator.key
@@ -116,6 +117,7 @@ class SharedLimits:
         self._admit = coordinator.script(scripts.ADMIT)
         self._beat = coordinator.script(scripts.BEAT)
         self._look = coordinator.script(scripts.LOOK)
+        self._admit.unheard = self._let_in_in_vain
         self._head: list[Any] = []
 
     # ------------------------------------------------------------ life
@@ -159,15 +161,26 @@ class SharedLimits:
 
         Raises CoordinatorAway, now or by the future.
         """
-        if wall >= self._day_ends:
-            self._new_day(wall)
-        args = [*self._head, tokens, nano, self._day, self._month, int(wall) + 1]
+        if wall >= self._second_ends:
+            self._new_second(wall)
+        args: list[Any] = [self._admit_head, tokens, nano]
         for account in accounts:
-            known = self._args.get(account)
+            known = self._packed.get(account)
             if known is None or known[0] is not account.quota:
-                known = self._args[account] = (account.quota, self._account_args(account))
-            args += known[1]
+                known = self._packed[account] = (account.quota, self._limits_of(account))
+            args.append(known[1])
         return self._admit.put(args)
+
+    def _let_in_in_vain(self, args: Sequence[Any], reply: Sequence[Any]) -> None:
+        """The client went away while Redis was asked: what it has let in is given back."""
+        if reply[0] != 1:
+            return
+        _, tokens, nano, *limits = args
+        by_limits = {packed: account for account, (_, packed) in self._packed.items()}
+        for packed, slice in zip(limits, reply[3::5], strict=True):
+            account = by_limits.get(packed)
+            if account is not None:
+                self.ended(account, nano, slice, tokens, 0, 0.0)
 
     @property
     def periods(self) -> tuple[float, float]:
@@ -242,11 +255,9 @@ class SharedLimits:
             if self._sent is None:
                 return
             self._number += 1
-        args: list[Any] = [*self._head[1:], self._number]
-        for account, due in self._sent.items():
-            args += self._due_args(account, due)
+        entries = [self._entry(account, due) for account, due in self._sent.items()]
         try:
-            future = self._settle.put(args)
+            future = self._settle.put([*self._head[1:], self._number, _pack(entries)])
         except CoordinatorAway:
             return
         self._sending = True
@@ -270,22 +281,19 @@ class SharedLimits:
             taken[account] = due
         return taken or None
 
-    def _due_args(self, account: Account, due: Due) -> list[Any]:
+    def _entry(self, account: Account, due: Due) -> tuple[Any, ...]:
         rate = account.quota.tokens
-        slices = due.slices if rate is not None else {}
-        args = [
+        return (
             self._key(account),
             due.ended,
             due.freed,
             rate.per_s if rate is not None else 0,
-            len(slices),
-        ]
-        for slice, back in slices.items():
-            args += (slice, back)
-        args.append(len(due.seconds))
-        for second, nano in due.seconds.items():
-            args += (second, nano, int(day_of(second)[0]), int(month_of(second)[0]))
-        return args
+            list(due.slices.items()) if rate is not None else [],
+            [
+                (second, nano, int(day_of(second)[0]), int(month_of(second)[0]))
+                for second, nano in due.seconds.items()
+            ],
+        )
 
     def _heard(self, future: asyncio.Future[Any]) -> None:
         self._sending = False
@@ -312,6 +320,7 @@ class SharedLimits:
         self.ready = False
         self._round += 1
         self._head = [self._alive, self._hash, self._worker, self._round]
+        self._second_ends = 0.0
         for known in (self._due, self._sent or {}):
             for due in known.values():
                 due.ended = due.freed = 0  # it is all in what follows
@@ -403,23 +412,30 @@ class SharedLimits:
     def _key(self, account: Account) -> str:
         return self._coordinator.key("limits", account.id)
 
-    def _new_day(self, wall: float) -> None:
-        day, self._day_ends = day_of(wall)
-        self._day, self._month = int(day), int(month_of(wall)[0])
+    def _new_second(self, wall: float) -> None:
+        second = int(wall)
+        self._second_ends = second + 1
+        self._day, self._month = int(day_of(wall)[0]), int(month_of(wall)[0])
+        self._admit_head = _pack([*self._head, self._day, self._month, second + 1])
 
-    def _account_args(self, account: Account) -> tuple[Any, ...]:
+    def _limits_of(self, account: Account) -> bytes:
         quota = account.quota
         requests, tokens = quota.requests, quota.tokens
-        return (
-            self._key(account),
-            requests.amount if requests is not None else NO_LIMIT,
-            requests.per_s if requests is not None else 0,
-            tokens.amount if tokens is not None else NO_LIMIT,
-            tokens.per_s if tokens is not None else 0,
-            quota.concurrent if quota.concurrent is not None else NO_LIMIT,
-            account.day.limit if account.day is not None else NO_LIMIT,
-            account.month.limit if account.month is not None else NO_LIMIT,
+        return _pack(
+            (
+                self._key(account),
+                requests.amount if requests is not None else NO_LIMIT,
+                requests.per_s if requests is not None else 0,
+                tokens.amount if tokens is not None else NO_LIMIT,
+                tokens.per_s if tokens is not None else 0,
+                quota.concurrent if quota.concurrent is not None else NO_LIMIT,
+                account.day.limit if account.day is not None else NO_LIMIT,
+                account.month.limit if account.month is not None else NO_LIMIT,
+            )
         )
+
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -171,11 +171,13 @@ async def test_what_failed_or_was_given_up_is_settled_too(
     quota = Quota(concurrent=1, day=1.0, tokens=Rate(10_000, MINUTE))
     async with serving(configured(provider), tmp_path, key=True, quota=quota) as served:
         (account,) = [a for a in served.gateway.limiter.accounts() if a.id.startswith("key:")]
-        provider.next(Fault(kind=FaultKind.STATUS, status=500), Fault(kind=FaultKind.CUT, after=3))
+        provider.fault = Fault(kind=FaultKind.STATUS, status=500)
         assert (await served.chat("hello", max_tokens=50)).status_code >= 500
+        provider.fault = None
         assert (account.running, account.reserved) == (0, 0)
         assert account.tokens is not None
         assert account.tokens.total == 0
+        provider.next(Fault(kind=FaultKind.CUT, after=3))
         cut = await served.chat("hello", stream=True, max_tokens=50)
         assert b"stream_truncated" in cut.content
         assert (account.running, account.reserved) == (0, 0)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.standin.behaviour import Behaviour, to_length
@@ -143,6 +144,7 @@ async def test_what_a_dead_worker_had_under_way_is_free_again(
     from gateway.coordination.coordinator import Coordinator
     from gateway.limits import scripts
 
+    pack = msgspec.msgpack.encode
     coordinator = Coordinator(redis.url, timeout_s=5.0)
     await coordinator.start()
     admit = coordinator.script(scripts.ADMIT)
@@ -150,8 +152,8 @@ async def test_what_a_dead_worker_had_under_way_is_free_again(
     key = coordinator.key("limits", "key:a")
 
     async def ask(worker: str) -> list[int]:
-        whose: list[str | int] = ["alive", f"hash:{worker}", worker, 1]
-        reply: list[int] = await admit.ask([*whose, 0, 0, 0, 0, 0, key, -1, 0, -1, 0, 1, -1, -1])
+        whose = pack(["alive", f"hash:{worker}", worker, 1, 0, 0, 0])
+        reply: list[int] = await admit.ask([whose, 0, 0, pack([key, -1, 0, -1, 0, 1, -1, -1])])
         return reply
 
     for worker in ("dead", "other"):
