@@ -9,7 +9,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -60,6 +60,9 @@ from gateway.store.weights import WeightBook
 from gateway.store.writer import Writer
 from gateway.traffic import Traffic
 from gateway.types import Caller, Record, Server, Snapshot, Weight
+from gateway.workers.link import Link
+from gateway.workers.needs import lacking
+from gateway.workers.supervisor import Supervisor, url_of
 
 if TYPE_CHECKING:
     from gateway.coordination.coordinator import Coordinator
@@ -103,12 +106,15 @@ class Gateway:
         home: Home | None = None,
         opening: Opening | None = None,
         workers: int = 1,
+        link: Link | None = None,
     ) -> None:
         """`cache` keeps fitted classifiers; `litellm_python` has litellm installed. With an
         `agent_key` adapters' files are lent to the agents that know it. With a `home` the store's
         revisions and the files there are followed; `opening` is what is served first. So many
-        `workers` share the limits while their coordinator is away."""
+        `workers` share the limits while their coordinator is away;
+        `link` is a worker's line to the others."""
         self._agent_key = agent_key
+        self._link = link
         self.store = store
         self.coordinator = _coordinator(snapshot.server)
         self.metrics = Metrics(self._gauges)
@@ -197,7 +203,7 @@ class Gateway:
             self.authenticate,
             find=self._find,
             ready=self.readiness,
-            metrics=self.metrics.page,
+            metrics=self._metrics_page,
             started=int(self._started_at),
             routers=[
                 admin_api(self.fleet, self.gate, self._used, self._changes),
@@ -209,6 +215,8 @@ class Gateway:
             ],
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
+        if self._link is not None:
+            await self._link.start(self.metrics.page)
         self._tend()
 
     async def stop(self) -> None:
@@ -229,6 +237,8 @@ class Gateway:
         await asyncio.to_thread(self.writer.stop)
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+        if self._link is not None:
+            await self._link.stop()
 
     async def serve_revision(self, revision: Revision) -> None:
         """Brings this process to a revision of the store. Raises ConfigError."""
@@ -242,6 +252,8 @@ class Gateway:
         warnings = await self.planes.swap(snapshot)
         self._snapshot = snapshot
         self._declare_limits()
+        if self._link is not None:
+            self._link.serves(snapshot.hash)
         return warnings
 
     def _tend(self) -> None:
@@ -276,6 +288,7 @@ class Gateway:
         return {
             "ready": True,
             "snapshot": self._snapshot.hash,
+            "workers": [] if self._link is None else msgspec.to_builtins(self._link.siblings),
             "coordinator": None
             if self.coordinator is None
             else msgspec.to_builtins(self.coordinator.state),
@@ -359,6 +372,10 @@ class Gateway:
                     self._declare_limits()
             except StoreError as error:
                 log.warning("keys stay as they are: %s", error)
+
+    async def _metrics_page(self) -> bytes:
+        """Of all workers, where there are others."""
+        return self.metrics.page() if self._link is None else await self._link.page()
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -486,13 +503,30 @@ async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> A
 
 
 async def run(
-    home: Home, *, listen: str | None, store_url: str | None, say: Callable[[str], None]
+    home: Home,
+    *,
+    listen: str | None,
+    store_url: str | None,
+    say: Callable[[str], None],
+    workers: int | None = None,
+    command: Sequence[str] = (),
+    link: Link | None = None,
 ) -> None:
-    """Serves a configuration until SIGINT or SIGTERM. Raises ConfigError, StoreError."""
+    """Serves a configuration until SIGINT or SIGTERM.
+
+    With more than one of `workers` (in the place of what is declared) each is begun by `command`,
+    and has a `link`. Raises ConfigError, StoreError, WorkersFailed.
+    """
     store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
     for line in opening.said:
         say(line)
     limits = opening.snapshot.server
+    count = limits.workers if workers is None else workers
+    if link is None and count > 1:
+        with contextlib.closing(store):
+            supervisor = _supervisor(opening.snapshot, store, count, listen, command, home.env, say)
+        await supervisor.run()
+        return
     gateway = Gateway(
         opening.snapshot,
         store,
@@ -501,26 +535,56 @@ async def run(
         agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
         home=home,
         opening=opening,
+        link=link,
+        workers=1 if link is None else link.count,
     )
     await gateway.start()
-    host, port = _address(listen, limits)
-    host = _safe_host(host, gateway.keyring.empty, say)
+    if link is None:
+        host, port = _address(listen, limits)
+        host, sockets = _safe_host(host, gateway.keyring.empty, say), None
+    else:
+        sockets = [link.listen]
+        host, port = link.listen.getsockname()[:2]
     server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     # uvicorn raises the signal again when its handlers are put back: every row is written by then.
     with server.capture_signals():
         try:
-            await server.startup()
-            actual = server.servers[0].sockets[0].getsockname()[1]
-            name = f"[{host}]" if ":" in host else host
-            say(
-                f"Switchboard serves http://{name}:{actual} (snapshot {opening.revision.hash[:12]})"
-            )
+            await server.startup(sockets=sockets)
+            if link is None:
+                actual = server.servers[0].sockets[0].getsockname()[1]
+                say(f"Switchboard serves {url_of(host, actual)} ({_named(opening.snapshot)})")
+            else:
+                link.serves(opening.snapshot.hash)
             await server.main_loop()
             await server.shutdown()
         finally:
             await gateway.stop()
+
+
+def _supervisor(
+    snapshot: Snapshot,
+    store: Store,
+    count: int,
+    listen: str | None,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    say: Callable[[str], None],
+) -> Supervisor:
+    """The workers, not begun yet. Raises ConfigError for what several would need."""
+    problems = list(lacking(snapshot, store.name, count))
+    if problems:
+        raise ConfigError(problems)
+    keyring = Keyring(store)
+    keyring.refresh()
+    host, port = _address(listen, snapshot.server)
+    host = _safe_host(host, keyring.empty, say)
+    return Supervisor(command, count, host, port, env=env, say=say)
+
+
+def _named(snapshot: Snapshot) -> str:
+    return f"snapshot {snapshot.hash[:12]}"
 
 
 def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.Config:

@@ -414,6 +414,7 @@ class Server(msgspec.Struct, frozen=True):
     encoder: str | None = None
     encoder_target: str | None = None
     spool: int = 1 << 30
+    workers: int = 1
     coordinator: str | None = None
     coordinator_name: str = "switchboard"
 

@@ -21,3 +21,10 @@ def postgres_server() -> Iterator[servers.RealServer]:
     """One PostgreSQL for all tests that want none to themselves."""
     with servers.postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.RealServer]:
+    """One Redis for all tests that want none to themselves."""
+    with servers.redis() as server:
+        yield server

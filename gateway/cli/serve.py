@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.opening import EnvironmentOption, StoreOption, tell_problems
+from gateway.cli.opening import EnvironmentOption, StoreOption, fail, tell_problems
 from gateway.errors import ConfigError
 
 
@@ -34,6 +34,12 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option(help="Serve changed files as soon as they are right.")
         ] = False,
         environment: EnvironmentOption = None,
+        workers: Annotated[
+            int | None,
+            typer.Option(
+                min=1, metavar="N", help="Processes on one port, instead of `server.workers`."
+            ),
+        ] = None,
     ) -> None:
         """Serve the store's last revision until ctrl-C or SIGTERM; at first, the files.
 
@@ -43,15 +49,35 @@ def register(app: typer.Typer) -> None:
 
         from gateway.app import run
         from gateway.revisions.opening import Home
+        from gateway.workers.link import Link, place
+        from gateway.workers.supervisor import WorkersFailed
 
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+        here = place(os.environ)
+        who = "" if here is None else f" worker {here.number}"
+        logging.basicConfig(
+            format=f"%(levelname)s %(name)s{who}: %(message)s", level=logging.WARNING
+        )
         logging.getLogger("switchboard").setLevel(logging.INFO)
+        said = functools.partial(print, file=sys.stderr, flush=True)
         try:
-            say = functools.partial(print, file=sys.stderr, flush=True)
-            home = Home(config, os.environ, environment, watch)
-            job = run(home, listen=listen, store_url=store, say=say)
+            alone = here is None or here.number == 0
+            job = run(
+                Home(config, os.environ, environment, watch and alone),
+                listen=listen,
+                store_url=store,
+                say=said if here is None else _nothing,
+                workers=workers,
+                command=(sys.executable, "-P", "-m", "gateway.cli", *sys.argv[1:]),
+                link=None if here is None else Link(here),
+            )
             uvloop.run(job)
         except ConfigError as error:
             tell_problems(error.problems)
+        except WorkersFailed as error:
+            fail(str(error))
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(130)
+
+
+def _nothing(line: str) -> None:
+    """What a worker would say, its supervisor has said once for all."""

@@ -76,6 +76,7 @@ def server(file: GatewayFile, directory: Path) -> Server:
         max_connections=part.max_connections,
         open_metrics=part.open_metrics,
         spool=part.spool,
+        workers=part.workers,
         store=file.store,
         classifier=classifier.kind,
         encoder=str((directory / encoder).resolve()) if encoder is not None else None,

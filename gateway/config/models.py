@@ -105,6 +105,12 @@ class ServerPart(Part):
         " is needed, as soon as there is any key.",
         examples=[True],
     )
+    workers: Whole = Field(
+        default=_SERVER.workers,
+        description="Processes that serve on one port; more than one need a `coordinator`, and"
+        " PostgreSQL as the `store`. Read at the start.",
+        examples=[4],
+    )
     spool: Size = Field(
         default=_SERVER.spool,
         description="How much of the log may wait on disk, in `.switchboard/spool`, while the store"

@@ -33,7 +33,7 @@ def control_plane(
     *,
     find: Find,
     ready: Ready,
-    metrics: Callable[[], bytes],
+    metrics: Callable[[], Awaitable[bytes]],
     started: int,
     routers: Iterable[APIRouter],
 ) -> FastAPI:
@@ -117,7 +117,7 @@ def control_plane(
             caller = caller_of(request)
             if caller.key is not None and not caller.may("read"):
                 raise role_needed("read", caller)
-        return Response(metrics(), media_type="text/plain; version=0.0.4")
+        return Response(await metrics(), media_type="text/plain; version=0.0.4")
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: Exception) -> Response:

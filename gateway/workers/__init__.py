@@ -1,0 +1,1 @@
+"""Several processes of one gateway on one port: started, watched, asked and ended together."""

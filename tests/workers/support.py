@@ -1,0 +1,122 @@
+"""A gateway of several worker processes, before real servers."""
+
+import asyncio
+import os
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GATEWAY = """
+default_route: general
+store: {store}
+coordinator: {coordinator}
+backends:
+  openai:
+    kind: openai
+    url: {url}
+    api_key: sk-provider
+    models:
+      mini: {{id: mini, price: {{input: 1 usd/Mtok, output: 4 usd/Mtok}}}}
+"""
+ROUTE = """
+name: {name}
+description: A kind of work.
+value: 0.01 usd
+match: {{examples: [hello there, how are you]}}
+candidates: [{{target: openai/mini, quality: 0.9}}]
+policy: balanced
+"""
+SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
+
+
+def write(home: Path, url: str, store: str, coordinator: str) -> None:
+    """A configuration with one provider."""
+    for folder in ("routes", "policies"):
+        (home / folder).mkdir()
+    text = GATEWAY.format(url=url, store=store, coordinator=coordinator)
+    (home / "gateway.yaml").write_text(text)
+    (home / "routes/general.yaml").write_text(ROUTE.format(name="general"))
+    (home / "policies/balanced.yaml").write_text("name: balanced\n")
+
+
+class Running:
+    """The supervisor's process, and what it and its workers have printed so far."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.printed = ""
+        self.url = ""
+
+    async def says(self, pattern: str) -> str:
+        """The first group of the first line that fits, once it is printed."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(60):
+            while (found := re.search(pattern, self.printed)) is None:
+                line = await self.process.stderr.readline()
+                assert line, f"it ended: {self.printed}"
+                self.printed += line.decode()
+        return found.group(1)
+
+    async def ready(self) -> Any:
+        """The detail of `/ready`, of whichever worker is asked."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+            return (await client.get("/ready")).json()
+
+    async def pids(self) -> list[int]:
+        """The workers' processes."""
+        return [worker["pid"] for worker in (await self.ready())["workers"]]
+
+    async def total(self, name: str) -> float:
+        """The sum of a metric's samples on the page of all workers."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+            page = (await client.get("/metrics")).text
+        lines = [line for line in page.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(60):
+            self.printed += (await self.process.stderr.read()).decode()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(home: Path, *more: str, workers: int = 2) -> AsyncIterator[Running]:
+    """`switchboard serve --workers`, once all of them serve where it comes to that."""
+    process = await asyncio.create_subprocess_exec(
+        *(SWITCHBOARD, "serve", "--config", str(home), "--listen", "127.0.0.1:0"),
+        *("--workers", str(workers), *more),
+        stderr=PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    running = Running(process)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            await process.stderr.read()  # its workers have it too, and end after it
+
+
+async def chat(client: httpx.AsyncClient, **more: Any) -> httpx.Response:
+    """One chat completion."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hello there"}], **more}
+    return await client.post("/v1/chat/completions", json=body)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
