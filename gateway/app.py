@@ -119,7 +119,7 @@ class Gateway:
         self.coordinator = _coordinator(snapshot.server)
         self.metrics = Metrics(self._gauges)
         self.live = Live()
-        self.resilience = Resilience(time.perf_counter, asyncio.sleep, random.random)
+        self.resilience = Resilience(time.perf_counter, asyncio.sleep, random.random, self.live)
         self.writer = Writer(store, spool=_spool(cache, store, snapshot.server))
         self.keyring = Keyring(store)
         self.reader = Reader(store)
@@ -197,6 +197,7 @@ class Gateway:
             draw=random.random,
             maker=self._maker,
             limiter=self.limiter,
+            breakers=self.resilience.breakers,
         )
         control = control_plane(
             self.pipeline,
@@ -302,6 +303,7 @@ class Gateway:
             "weights": self.weights(),
             "admission": self.entrances.standing(),
             "shedding": self.pressure.share,
+            "breakers": self.resilience.breakers.shown(time.perf_counter()),
         }
 
     def _configuration(self) -> tuple[int, str, int]:
@@ -381,6 +383,7 @@ class Gateway:
         return {
             "switchboard_log_waiting": self.writer.waiting,
             "switchboard_log_spooled_bytes": self.writer.spooled,
+            "switchboard_breakers_open": len(self.resilience.breakers.shown(time.perf_counter())),
         }
 
     async def _limit(self) -> None:

@@ -43,8 +43,18 @@ from gateway.errors import (
 from gateway.metering.prices import cost
 from gateway.metering.usage import Seen, StreamWatch, estimated_output, usage_of
 from gateway.policy.decide import Decider
+from gateway.policy.gates import sort_of
 from gateway.policy.live import Flight, Live
-from gateway.resilience.base import NEVER, Ask, AttemptFailed, Opener, Reason, gathered
+from gateway.resilience.base import (
+    NEVER,
+    RULES,
+    Ask,
+    AttemptFailed,
+    Opener,
+    Reason,
+    gathered,
+)
+from gateway.resilience.breaker import Breakers
 from gateway.transport.base import Reply, Sink
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
@@ -239,13 +249,15 @@ class Pipeline:
         draw: Callable[[], float],
         maker: Callable[[str], Awaitable[str | None]],
         limiter: Limiter,
+        breakers: Breakers,
     ) -> None:
         """`keep` takes each finished record; `maker` tells which target made a completion;
-        `limiter` lets requests in."""
+        `limiter` lets requests in; `breakers` are told what fails."""
         self.plane = plane
         self.live = live
         self._limiter = limiter
         self._entrances = entrances
+        self._breakers = breakers
         self._keep = keep
         self._clock = clock
         self._now = now
@@ -312,6 +324,7 @@ class Pipeline:
             caller=request.caller,
             only=only,
             conversation=hash((request.caller.key, request.turns[-1])) if request.turns else 0,
+            stream=request.stream,
         )
         return recognised.recognition, question
 
@@ -342,9 +355,14 @@ class Pipeline:
             plane.snapshot.targets,
             journey.began,
             journey.request.within_s,
+            journey.request.needs,
+            journey.request.stream,
         )
+        choices = decision.ranked
+        if decision.ruled_out:
+            choices += _last_resorts(decision)
         try:
-            return await plane.ways[decision.policy].open(ask, decision.ranked, "first")
+            return await plane.ways[decision.policy].open(ask, choices, "first")
         except AttemptFailed as last:
             failures = [failure for _, failure in ask.failures]
             raise _overloaded(journey) or gathered(failures) from last
@@ -405,7 +423,12 @@ class Pipeline:
         failure = _failure(opened.target.name, error)
         ask = journey.ask
         assert ask is not None
-        failure.late = failure.kind == "timeout" and self._clock() >= ask.until
+        now = self._clock()
+        failure.late = failure.kind == "timeout" and now >= ask.until
+        if failure.kind == "busy" and failure.retry_after and failure.again:
+            snapshot, replica = journey.plane.snapshot, opened.choice.replica
+            why, seconds = failure.message, failure.retry_after
+            self._breakers.rest(snapshot, opened.target, replica, seconds, why, now)
         outcome: Outcome = "abandoned" if failure.late else "error"
         self._ended(
             journey, opened, outcome, failure.message, failure.status, NO_USAGE, failure.kind
@@ -667,10 +690,26 @@ class Pipeline:
             self.live.finished(opened.flight, now, usage)
             if journey.conversation and len(target.replicas) > 1:
                 self.live.talked(target.name, journey.conversation, replica, usage)
+            if opened.flight.estimate.gate is not None:
+                self._breakers.answered(target, replica, _sort(journey), now)
         elif outcome == "abandoned" or kind in OF_THE_REQUEST:
             self.live.abandoned(opened.flight)
+            if opened.flight.estimate.gate is not None:
+                self._breakers.left(target, replica, _sort(journey))
         else:
             self.live.failed(opened.flight, now, connected=kind != "away")
+            self._blame(journey, opened, kind, error, now)
+
+    def _blame(self, journey: Journey, opened: Opened, kind: Kind, why: str, now: float) -> None:
+        """Tells the breaker of a failure that speaks against its target."""
+        target, replica, sort = opened.target, opened.choice.replica, _sort(journey)
+        assert journey.decision is not None
+        rule = journey.plane.snapshot.policies[journey.decision.policy].breaking
+        if rule is None or not RULES[kind].counts:
+            self._breakers.left(target, replica, sort)
+            return
+        connected = kind != "away"
+        self._breakers.failed(target, replica, sort, rule, now, why, connected=connected)
 
     def _keeps_text(self, journey: Journey) -> bool:
         decision = journey.decision
@@ -805,6 +844,17 @@ def _overloaded(journey: Journey) -> ApiError | None:
 def backend_failure(backend: str, error: UpstreamError) -> ApiError:
     """A failed leg outside of any fallback, for the client."""
     return gathered([_failure(backend, error)])
+
+
+def _sort(journey: Journey) -> str:
+    return sort_of(journey.request.needs, journey.request.stream)
+
+
+def _last_resorts(decision: Decision) -> tuple[Choice, ...]:
+    """What is left alone for failing: asked when nobody else has answered."""
+    return tuple(
+        out.choice for out in decision.ruled_out if out.by == "away" and out.choice is not None
+    )
 
 
 def _failure(target: str, error: UpstreamError) -> AttemptFailed:

@@ -218,6 +218,18 @@ class Limits(msgspec.Struct, frozen=True):
     quality: float | None = None
 
 
+class Breaking(msgspec.Struct, frozen=True):
+    """When a breaker opens: after so many `failures` in a row, or when at least `share` of the
+    requests of the last `window_s` seconds have failed. It is left alone for `first_s`, then ever
+    longer, up to `most_s`."""
+
+    failures: int = 5
+    share: float = 0.5
+    window_s: float = 30.0
+    first_s: float = 2.0
+    most_s: float = 60.0
+
+
 class Policy(msgspec.Struct, frozen=True):
     """How to trade off. `waiting_*` are dollars per second; `explore` and `switch_margin` shares.
 
@@ -229,6 +241,7 @@ class Policy(msgspec.Struct, frozen=True):
     again, after `backoff_first_s` and then ever later, up to `backoff_most_s`; `again` says whether
     before another candidate, after all of them, or whichever is cheaper. The whole answer may take
     `total_s`, all of it together, and the first token of each stream tried `first_token_s`.
+    Without `breaking` its failures open no breaker.
     """
 
     name: str
@@ -248,6 +261,7 @@ class Policy(msgspec.Struct, frozen=True):
     backoff_most_s: float = 5.0
     total_s: float | None = None
     first_token_s: float | None = None
+    breaking: Breaking | None = Breaking()
 
 
 class Serve(msgspec.Struct, frozen=True):
@@ -551,6 +565,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     caller: Caller
     only: str | None = None
     conversation: int = 0
+    stream: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -581,7 +596,8 @@ class RuledOut(msgspec.Struct, frozen=True, gc=False):
     """A candidate that could not be chosen, and why: a hard fact, a limit of the policy, or that
     it is away for now, such as an adapter that is being fetched.
 
-    `choice` has the figures of its best replica where a limit ruled it out.
+    `choice` has the figures of its best replica where a limit ruled it out, and those of the one
+    that is left alone for now because it fails; that one is asked when no other has answered.
     """
 
     target: str

@@ -36,6 +36,7 @@ from gateway.types import (
     Admission,
     Alerts,
     Backend,
+    Breaking,
     Candidate,
     Capabilities,
     Limits,
@@ -492,6 +493,13 @@ def policy(file: PolicyFile) -> Policy:
         backoff_most_s=file.on_failure.backoff.most,
         total_s=file.on_failure.total,
         first_token_s=file.on_failure.first_token,
+        breaking=Breaking(
+            failures=file.on_failure.breaker.failures,
+            share=file.on_failure.breaker.share,
+            window_s=file.on_failure.breaker.window,
+            first_s=file.on_failure.breaker.pause,
+            most_s=file.on_failure.breaker.most,
+        ),
     )
 
 

@@ -37,7 +37,7 @@ from gateway.config.fields import (
     Weight,
     Whole,
 )
-from gateway.types import Admission, Capabilities, Policy, Server, Timeouts, Turns
+from gateway.types import Admission, Breaking, Capabilities, Policy, Server, Timeouts, Turns
 
 EndpointName = Literal["chat", "completions", "embeddings", "responses"]
 ENDPOINTS = {
@@ -48,7 +48,7 @@ ENDPOINTS = {
 }
 
 _SERVER, _TIMEOUTS, _CAPABILITIES, _POLICY = Server(), Timeouts(), Capabilities(), Policy("")
-_TURNS, _ADMISSION = Turns(), Admission()
+_TURNS, _ADMISSION, _BREAKING = Turns(), Admission(), Breaking()
 
 
 class Part(BaseModel):
@@ -912,6 +912,33 @@ class BackoffPart(Part):
     )
 
 
+class BreakerPart(Part):
+    """When a target that fails is left alone, at the replica where it does."""
+
+    failures: Whole = Field(
+        default=_BREAKING.failures, description="After so many in a row.", examples=[5]
+    )
+    share: Share = Field(
+        default=_BREAKING.share,
+        description="Or when so many of the last requests failed, of ten at least.",
+        examples=["50 %"],
+    )
+    window: Seconds = Field(
+        default=_BREAKING.window_s,
+        description="How long a failure counts for that share.",
+        examples=["30 s"],
+    )
+    pause: Seconds = Field(
+        default=_BREAKING.first_s,
+        description="How long it is left alone before one request tries it again; twice as long"
+        " each time that this fails, too.",
+        examples=["2 s"],
+    )
+    most: Seconds = Field(
+        default=_BREAKING.most_s, description="Never for longer.", examples=["1 m"]
+    )
+
+
 class OnFailurePart(Part):
     """What is done about failures."""
 
@@ -938,6 +965,11 @@ class OnFailurePart(Part):
         default=BackoffPart(),
         description="How long is waited before it is asked again.",
         examples=[{"first": "200 ms", "most": "5 s"}],
+    )
+    breaker: BreakerPart = Field(
+        default=BreakerPart(),
+        description="When a target is left alone because it fails.",
+        examples=[{"failures": 5, "pause": "2 s"}],
     )
     first_token: Seconds | None = Field(
         default=None,

@@ -38,6 +38,7 @@ from typing import TypeAlias
 import msgspec
 
 from gateway.policy.draws import explored, queues_counted, shared_out
+from gateway.policy.gates import sort_of
 from gateway.policy.live import Live
 from gateway.policy.table import (
     AUDIO,
@@ -79,6 +80,10 @@ COLD = 0.5
 
 Over: TypeAlias = tuple[Scored, float, float]
 """What is over a limit, with its 95th percentiles: first token and whole, in seconds."""
+
+
+Closed: TypeAlias = tuple[Scored, str]
+"""What is left alone for now, and why."""
 
 
 def decide(question: Question, snapshot: Snapshot, live: Live, draw: float) -> Decision:
@@ -134,7 +139,13 @@ class Decider:
             rows, ruled_out = self._only(candidates, question.only, question.caller.tenant)
         elif rows is None:
             rows, ruled_out = candidates.resolve(question.caller.tenant)
-        ranked, over = _score(question, candidates.route, terms, rows, live, ruled_out)
+        ranked, over, shut = _score(question, candidates.route, terms, rows, live, ruled_out)
+        if shut:
+            if ranked or (over and not terms.refuse):
+                ruled_out += _left_alone(shut)
+            else:
+                # Nothing that could be answered may fail: then they are asked all the same.
+                ranked = [scored for scored, _ in shut]
         fits = bool(ranked) or not over
         if over:
             ruled_out += _over_limits(terms, ranked, over)
@@ -209,8 +220,9 @@ def _score(
     rows: Sequence[Row],
     live: Live,
     ruled_out: list[RuledOut],
-) -> tuple[list[Scored], list[Over]]:
-    """Every replica of every row that the facts allow: those within the limits, and those over.
+) -> tuple[list[Scored], list[Over], list[Closed]]:
+    """Every replica of every row that the facts allow: those within the limits, those over, and
+    those within that are left alone for now.
 
     One flat loop, since it runs for every request: this is where the budget of `decide` goes.
     """
@@ -236,6 +248,7 @@ def _score(
     talked, prefixes = question.conversation, live.prefixes
     fitting: list[Scored] = []
     over: list[Over] = []
+    shut: list[Closed] = []
     order = 0
     first_p95 = whole_p95 = 0.0
     for row in rows:
@@ -265,6 +278,8 @@ def _score(
             estimate = estimates.get(key, cold)
             if estimate.barred:
                 continue
+            gate = estimate.gate
+            why = gate.shut(sort_of(needs, question.stream), live.now) if gate is not None else ""
             server = servers.get(url, idle)
             queued = estimate.first_s + estimate.queue_s * server.in_line
             if url == at:
@@ -286,14 +301,17 @@ def _score(
                 first_p95 = queued * estimate.tail + estimate.wait_p95_s + server.lost_s
                 whole_p95 = first_p95 + min(history.p95, max_output) * estimate.token_s
             if affordable and first_p95 <= max_first and whole_p95 <= max_whole:
-                fitting.append(scored)
+                if why:
+                    shut.append((scored, why))
+                else:
+                    fitting.append(scored)
             else:
                 over.append((scored, first_p95, whole_p95))
         if order == before:
             reasons = {estimates[key].barred for _, key, _, _ in row.replicas}
             why = f"no replica can load its adapter: {'; '.join(sorted(reasons))}"
             ruled_out.append(RuledOut(row.target, "away", why))
-    return fitting, over
+    return fitting, over, shut
 
 
 def _only_media(lacking: int, row: Row, needs: Needs) -> bool:
@@ -340,6 +358,14 @@ def _over_limits(terms: Terms, ranked: list[Scored], over: list[Over]) -> list[R
     return [
         RuledOut(row.target, "limit", _excess(terms, row, entry), _choice(entry[0], 0.0))
         for row, entry in best.items()
+    ]
+
+
+def _left_alone(shut: list[Closed]) -> list[RuledOut]:
+    """What fails, the best first; each replica by itself."""
+    return [
+        RuledOut(scored[3].target, "away", f"at {scored[4]}: {why}", _choice(scored, 0.0))
+        for scored, why in sorted(shut)
     ]
 
 

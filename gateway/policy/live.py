@@ -30,6 +30,7 @@ that it took, but at least `FAILURE_S`, since a try at another target is not fre
 from collections.abc import Iterable
 from typing import Protocol
 
+from gateway.policy.gates import Gate
 from gateway.types import Decision, Question, Target, Usage
 
 HALF_LIFE_S = 300.0
@@ -180,7 +181,8 @@ class Estimate:
     `wait_p95_s`, which is what to add to it for load and failures. `loaded` is P(resident), and
     `load_s` the part of `wait_s` that is expected of loading. `barred` says why the replica is out
     of this target's choice; it was loaded last at `loaded_at`, an instant of the caller's clock.
-    `spare` is P(loading it here makes a copy that nobody needs).
+    `spare` is P(loading it here makes a copy that nobody needs). There is a `gate` while something
+    that has failed keeps requests away, or may soon.
     """
 
     __slots__ = (
@@ -200,6 +202,7 @@ class Estimate:
         "barred",
         "failures",
         "first_s",
+        "gate",
         "load_s",
         "loaded",
         "loaded_at",
@@ -216,6 +219,7 @@ class Estimate:
         self.loaded = 1.0 if target.adapter is None else LOADED
         self.loaded_at = float("-inf")
         self.barred = ""
+        self.gate: Gate | None = None
         self.spare = 0.0
         self.failures = Failures()
         self._at = 0.0
@@ -444,6 +448,7 @@ class Live:
         "cached",
         "estimates",
         "incumbents",
+        "now",
         "outputs",
         "prefixes",
         "replicas",
@@ -458,10 +463,12 @@ class Live:
         self.incumbents: dict[tuple[str, str], str] = {}
         self.prefixes: dict[tuple[str, int], tuple[str, int]] = {}
         self.witnesses: dict[str, Witness] = {}
+        self.now = 0.0
         self._next = float("-inf")
 
     def advance(self, now: float) -> None:
         """Bring estimates up to `now`; nearly free when that was done a moment ago."""
+        self.now = now
         if now < self._next:
             return
         self._next = now + REFRESH_S

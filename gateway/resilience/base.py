@@ -6,19 +6,20 @@ hedge, breaker and deadline are each an `Opener` around another, put together on
 client. Where nothing fails each of them only passes on what the next one opens.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
 from gateway.errors import AttemptsFailed, Kind, UpstreamError
-from gateway.types import Choice, Target
+from gateway.types import Choice, Needs, Target
 
 Reason = Literal["first", "fallback", "retry", "hedge", "continue"]
 """Why an attempt was made."""
 
 T = TypeVar("T")
 NEVER = float("inf")
+NEEDS = Needs()
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -78,20 +79,28 @@ class AttemptFailed(UpstreamError):
         self.again = again and RULES[kind].again
 
 
+class Shut(UpstreamError):
+    """Nothing was sent: a breaker is open, or has just let another request through to see."""
+
+
 class Ask(Generic[T]):
     """What is asked of backends for one request, and which attempts have failed so far.
 
     `attempt` makes one upstream call, notes a failure here and raises it; `targets` are all;
     `within_s` is what the client gives the whole answer. `until` is when that or the policy's time
     is over, and `patience_s` how long the first token of a stream may take, both set on the way in.
+    `forced` are the (target, replica) that are asked though their breakers are open.
     """
 
     __slots__ = (
         "attempt",
         "began",
         "failures",
+        "forced",
+        "needs",
         "patience_s",
         "retried",
+        "stream",
         "targets",
         "until",
         "within_s",
@@ -103,6 +112,8 @@ class Ask(Generic[T]):
         targets: Mapping[str, Target],
         began: float,
         within_s: float | None = None,
+        needs: Needs = NEEDS,
+        stream: bool = False,
     ) -> None:
         self.attempt = attempt
         self.targets = targets
@@ -111,6 +122,9 @@ class Ask(Generic[T]):
         self.until = NEVER
         self.patience_s: float | None = None
         self.retried = 0
+        self.needs = needs
+        self.stream = stream
+        self.forced: Collection[tuple[str, str]] = ()
         self.failures: list[tuple[Choice, AttemptFailed]] = []
 
     def failed(self, choice: Choice, failure: AttemptFailed) -> AttemptFailed:
@@ -145,7 +159,7 @@ class Ask(Generic[T]):
 class Opener(Protocol):
     """Opens a reply from one of `choices`, which stand best first.
 
-    Raises AttemptFailed, with every failure noted in `ask`.
+    Raises AttemptFailed, with every failure noted in `ask`, or Shut.
     """
 
     def open(self, ask: Ask[T], choices: Sequence[Choice], reason: Reason) -> Awaitable[T]: ...

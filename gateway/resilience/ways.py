@@ -2,7 +2,9 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
+from gateway.policy.live import Live
 from gateway.resilience.base import Once, Opener
+from gateway.resilience.breaker import Breakers, Broken
 from gateway.resilience.deadline import Deadline
 from gateway.resilience.fallback import Fallback
 from gateway.resilience.retry import Retry
@@ -17,8 +19,11 @@ class Resilience:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         draw: Callable[[], float],
+        live: Live,
     ) -> None:
         """`draw` is uniform in [0, 1)."""
+        self.breakers = Breakers(live, draw)
+        self._live = live
         self._clock = clock
         self._sleep = sleep
         self._draw = draw
@@ -28,9 +33,9 @@ class Resilience:
         return {name: self._way(policy) for name, policy in policies.items()}
 
     def _way(self, policy: Policy) -> Opener:
-        """From the outside: deadline, retry, fallback, retry, one call; what a policy leaves out is
-        not there."""
-        opener: Opener = Once()
+        """From the outside: deadline, retry, fallback, retry, breaker, one call; what a policy
+        leaves out is not there."""
+        opener: Opener = Broken(Once(), lambda: self._live.estimates, self._clock)
         if policy.again == "first":
             opener = self._retry(policy, opener)
         elif policy.again == "cheaper" and (per_second := _per_second(policy)) > 0.0:
