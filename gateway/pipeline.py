@@ -55,6 +55,7 @@ from gateway.resilience.base import (
     gathered,
 )
 from gateway.resilience.breaker import Breakers
+from gateway.resilience.hedge import SOONER
 from gateway.transport.base import Reply, Sink
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
@@ -357,6 +358,7 @@ class Pipeline:
             journey.request.within_s,
             journey.request.needs,
             journey.request.stream,
+            partial(self._drop, journey),
         )
         choices = decision.ranked
         if decision.ruled_out:
@@ -409,9 +411,10 @@ class Pipeline:
                 await self._open_within(left, ask, journey, opened, call)
         except UpstreamError as error:
             raise self._failed(journey, opened, error) from error
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             opened.reply.abort()
-            self._ended(journey, opened, "abandoned", "the client went away", 0, _unseen(journey))
+            why = SOONER if SOONER in cancelled.args else "the client went away"
+            self._ended(journey, opened, "abandoned", why, 0, _unseen(journey))
             raise
         except BaseException:
             self._give_back(opened)
@@ -434,6 +437,12 @@ class Pipeline:
             journey, opened, outcome, failure.message, failure.status, NO_USAGE, failure.kind
         )
         return ask.failed(opened.choice, failure)
+
+    def _drop(self, journey: Journey, opened: Opened) -> None:
+        """Gives up what has opened as well as another that was sooner."""
+        opened.reply.abort()
+        status = opened.reply.status
+        self._ended(journey, opened, "abandoned", SOONER, status, _unseen(journey))
 
     def _give_back(self, opened: Opened) -> None:
         """Whatever went wrong, and be it an error of our own: a place is not kept for ever."""
@@ -625,6 +634,10 @@ class Pipeline:
             (b"x-request-id", journey.request.id.encode()),
             (b"x-switchboard-route", decision.route.encode()),
             (b"x-switchboard-target", opened.target.name.encode()),
+            (
+                b"x-switchboard-attempts",
+                b"%d" % (len(journey.attempts) + (opened.watch is not None)),
+            ),
             (b"x-switchboard-decision", decision_id(journey.request.id).encode()),
             (b"x-switchboard-overhead-ms", b"%.3f" % (journey.overhead_s * 1e3)),
         ]
@@ -693,7 +706,10 @@ class Pipeline:
             if opened.flight.estimate.gate is not None:
                 self._breakers.answered(target, replica, _sort(journey), now)
         elif outcome == "abandoned" or kind in OF_THE_REQUEST:
-            self.live.abandoned(opened.flight)
+            if error is SOONER and journey.request.stream:
+                self.live.outrun(opened.flight, now)
+            else:
+                self.live.abandoned(opened.flight)
             if opened.flight.estimate.gate is not None:
                 self._breakers.left(target, replica, _sort(journey))
         else:

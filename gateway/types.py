@@ -241,7 +241,8 @@ class Policy(msgspec.Struct, frozen=True):
     again, after `backoff_first_s` and then ever later, up to `backoff_most_s`; `again` says whether
     before another candidate, after all of them, or whichever is cheaper. The whole answer may take
     `total_s`, all of it together, and the first token of each stream tried `first_token_s`.
-    Without `breaking` its failures open no breaker.
+    For a share of at most `hedge` of the requests a second candidate is asked when the first is
+    late. Without `breaking` its failures open no breaker.
     """
 
     name: str
@@ -261,6 +262,7 @@ class Policy(msgspec.Struct, frozen=True):
     backoff_most_s: float = 5.0
     total_s: float | None = None
     first_token_s: float | None = None
+    hedge: float = 0.0
     breaking: Breaking | None = Breaking()
 
 

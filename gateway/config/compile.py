@@ -493,6 +493,7 @@ def policy(file: PolicyFile) -> Policy:
         backoff_most_s=file.on_failure.backoff.most,
         total_s=file.on_failure.total,
         first_token_s=file.on_failure.first_token,
+        hedge=file.on_failure.hedge,
         breaking=Breaking(
             failures=file.on_failure.breaker.failures,
             share=file.on_failure.breaker.share,

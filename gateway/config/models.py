@@ -966,6 +966,13 @@ class OnFailurePart(Part):
         description="How long is waited before it is asked again.",
         examples=[{"first": "200 ms", "most": "5 s"}],
     )
+    hedge: Share = Field(
+        default=_POLICY.hedge,
+        description="Share of the requests for which a second candidate may be asked when the first"
+        " is later than 95 of 100 times, where waiting costs more than asking twice. The one that"
+        " is later is cancelled.",
+        examples=["5 %"],
+    )
     breaker: BreakerPart = Field(
         default=BreakerPart(),
         description="When a target is left alone because it fails.",

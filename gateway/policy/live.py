@@ -542,6 +542,15 @@ class Live:
             flight.replica.failures.failed(seconds, now)
             flight.replica.publish()
 
+    def outrun(self, flight: Flight, now: float) -> None:
+        """The attempt was given up, since another was sooner: its first token would have come
+        later than now. That is the least that it took, and counted as such."""
+        if flight.first_s is None:
+            ready_at = max(flight.estimate.loaded_at, flight.replica.ready_at)
+            seconds = now - max(flight.started, min(ready_at, now))
+            flight.estimate.saw_first_token(seconds, flight.queue, now)
+        self.abandoned(flight)
+
     def abandoned(self, flight: Flight) -> None:
         """The client went away: says nothing about the target."""
         flight.replica.ended()

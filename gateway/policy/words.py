@@ -96,6 +96,8 @@ def _on_failure(policy: Policy) -> str:
             f", and one again {_AGAIN[policy.again]}, {times} at most,"
             f" after {number(policy.backoff_first_s)} s to {number(policy.backoff_most_s)} s"
         )
+    if policy.hedge:
+        said += f"; {percent(policy.hedge)} ask a second beside one that is late, where that pays"
     if policy.first_token_s is not None:
         said += f"; a first token may take {number(policy.first_token_s)} s"
     if policy.total_s is not None:

@@ -89,12 +89,14 @@ class Ask(Generic[T]):
     `attempt` makes one upstream call, notes a failure here and raises it; `targets` are all;
     `within_s` is what the client gives the whole answer. `until` is when that or the policy's time
     is over, and `patience_s` how long the first token of a stream may take, both set on the way in.
-    `forced` are the (target, replica) that are asked though their breakers are open.
+    `drop` gives up what was opened and is not needed. `forced` are the (target, replica) that are
+    asked though their breakers are open.
     """
 
     __slots__ = (
         "attempt",
         "began",
+        "drop",
         "failures",
         "forced",
         "needs",
@@ -114,6 +116,7 @@ class Ask(Generic[T]):
         within_s: float | None = None,
         needs: Needs = NEEDS,
         stream: bool = False,
+        drop: Callable[[T], None] = lambda opened: None,
     ) -> None:
         self.attempt = attempt
         self.targets = targets
@@ -124,6 +127,7 @@ class Ask(Generic[T]):
         self.retried = 0
         self.needs = needs
         self.stream = stream
+        self.drop = drop
         self.forced: Collection[tuple[str, str]] = ()
         self.failures: list[tuple[Choice, AttemptFailed]] = []
 

@@ -340,9 +340,20 @@ class Broken:
         """What the inner one opens, if the best choice may be asked."""
         choice = choices[0]
         estimate = self._estimates().get((choice.target, choice.replica))
-        if estimate is not None and isinstance(estimate.gate, Breaker):
-            self._enter(estimate.gate, ask, choice)
-        return self._inner.open(ask, choices, reason)
+        if estimate is None or not isinstance(estimate.gate, Breaker):
+            return self._inner.open(ask, choices, reason)
+        return self._through(estimate.gate, ask, choices, reason)
+
+    async def _through(
+        self, breaker: Breaker, ask: Ask[T], choices: Sequence[Choice], reason: Reason
+    ) -> T:
+        self._enter(breaker, ask, choices[0])
+        try:
+            return await self._inner.open(ask, choices, reason)
+        except BaseException:
+            # What it said was told already; if nothing was sent, another may be let through.
+            breaker.left(sort_of(ask.needs, ask.stream))
+            raise
 
     def _enter(self, breaker: Breaker, ask: Ask[T], choice: Choice) -> None:
         now = self._clock()

@@ -7,6 +7,7 @@ from gateway.resilience.base import Once, Opener
 from gateway.resilience.breaker import Breakers, Broken
 from gateway.resilience.deadline import Deadline
 from gateway.resilience.fallback import Fallback
+from gateway.resilience.hedge import Hedge
 from gateway.resilience.retry import Retry
 from gateway.types import Policy
 
@@ -33,13 +34,15 @@ class Resilience:
         return {name: self._way(policy) for name, policy in policies.items()}
 
     def _way(self, policy: Policy) -> Opener:
-        """From the outside: deadline, retry, fallback, retry, breaker, one call; what a policy
-        leaves out is not there."""
+        """From the outside: deadline, retry, fallback, hedge, retry, breaker, one call; what a
+        policy leaves out is not there."""
         opener: Opener = Broken(Once(), lambda: self._live.estimates, self._clock)
         if policy.again == "first":
             opener = self._retry(policy, opener)
         elif policy.again == "cheaper" and (per_second := _per_second(policy)) > 0.0:
             opener = self._retry(policy, opener, per_second)
+        if policy.hedge:
+            opener = Hedge(opener, policy, lambda: self._live.estimates)
         opener = Fallback(opener, policy.tries)
         if policy.again != "first":
             opener = self._retry(policy, opener)

@@ -20,11 +20,23 @@ def fails(target: str, status: int = 500, kind: Any = "broken", **more: Any) -> 
     return AttemptFailed(target, status, f"{status} here", kind, **more)
 
 
+class Never:
+    """An outcome that does not come."""
+
+
+def never() -> Never:
+    """Waits for ever."""
+    return Never()
+
+
+Outcome = AttemptFailed | str | Never
+
+
 class Scripted:
     """Attempts that answer or fail as told, in order; the last outcome stays."""
 
-    def __init__(self, **outcomes: AttemptFailed | str | list[AttemptFailed | str]) -> None:
-        self.outcomes = {
+    def __init__(self, **outcomes: Any) -> None:
+        self.outcomes: dict[str, list[Outcome]] = {
             name: each if isinstance(each, list) else [each] for name, each in outcomes.items()
         }
         self.asked: list[tuple[str, Reason]] = []
@@ -35,6 +47,9 @@ class Scripted:
         self.asked.append((asked.target, reason))
         outcomes = self.outcomes[asked.target]
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
+        if isinstance(outcome, Never):
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
         if isinstance(outcome, AttemptFailed):
             raise self.ask.failed(asked, outcome)
         return outcome
