@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-train test faults lint bench schemas lock environments clean
+.PHONY: help demo demo-train test faults chaos lint bench schemas lock environments clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: environments ## every test, each with its real servers
 
 faults: $(VENV)/.ready ## every fault of a backend tried, and the table of docs/reliability.md written
 	@$(BIN)/python -m tests.faults
+
+chaos: environments ## MINUTES=30 SEED=7: traffic while backends are killed, held, swapped
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and docs current
 	@$(BIN)/ruff format --check .

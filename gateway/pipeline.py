@@ -433,9 +433,8 @@ class Pipeline:
             why, seconds = failure.message, failure.retry_after
             self._breakers.rest(snapshot, opened.target, replica, seconds, why, now)
         outcome: Outcome = "abandoned" if failure.late else "error"
-        self._ended(
-            journey, opened, outcome, failure.message, failure.status, NO_USAGE, failure.kind
-        )
+        usage = _unseen(journey) if _gave_up(error) else NO_USAGE
+        self._ended(journey, opened, outcome, failure.message, failure.status, usage, failure.kind)
         return ask.failed(opened.choice, failure)
 
     def _drop(self, journey: Journey, opened: Opened) -> None:
@@ -976,6 +975,11 @@ def _taken(journey: Journey) -> int:
     if usage is not NO_USAGE:
         return usage.input + usage.output
     return max((a.usage.input + a.usage.output for a in journey.attempts), default=0)
+
+
+def _gave_up(error: UpstreamError) -> bool:
+    """Whether it was us who had no more time for a backend, which may have been at work."""
+    return isinstance(error, UpstreamTimeout) and error.kind != "connect"
 
 
 def _unseen(journey: Journey) -> Usage:

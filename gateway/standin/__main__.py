@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--between-tokens", type=float, default=0.0, help="seconds")
     command.add_argument("--output-tokens", type=int, help="length of every answer")
     command.add_argument("--slots", type=int, help="answers made at once; the rest wait")
+    command.add_argument("--ledger", type=Path, help="file that every call is appended to")
     command.add_argument("--lenient", action="store_true", help="accept any model, id, parameter")
     command.add_argument("--repeat", action="store_true", help="make equal answers only once")
     return command
@@ -112,6 +113,7 @@ def standin_of(arguments: argparse.Namespace) -> StandIn:
         host=arguments.host,
         port=arguments.port,
         remember=0,
+        ledger=arguments.ledger,
     )
 
 

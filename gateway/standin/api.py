@@ -23,13 +23,15 @@ KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer, how it is to be given, and its usage."""
+    """An answer, how it is to be given, its usage, and what it was about: the last user's text."""
 
     answer: Answer
     behaviour: Behaviour
     prompt_tokens: int = 0
     output_tokens: int = 0
     inference: bool = False
+    model: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +343,15 @@ def _tokens(kept: Kept) -> int:
 
 
 def _answered(answer: Answer, behaviour: Behaviour, kept: Kept) -> Answered:
-    return Answered(answer, behaviour, kept.prompt, _tokens(kept), inference=True)
+    return Answered(
+        answer,
+        behaviour,
+        kept.prompt,
+        _tokens(kept),
+        inference=True,
+        model=kept.made.model,
+        about=reading.last_text(list(kept.turns)),
+    )
 
 
 def _chat_body(kept: Kept) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +18,7 @@ from gateway.standin.api import ANY, Answered, Api
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.delivery import Delivery
 from gateway.standin.engine import Engine, Vllm, in_vllms_words
+from gateway.standin.ledger import Ledger
 from gateway.standin.reading import json_object
 from gateway.standin.wire import Connection, Exchange, Seen
 
@@ -39,9 +41,10 @@ class StandIn:
 
     `models` is one behaviour for every model, or one for each by name (`"*"` for the rest). With
     `keys` a request needs one of them as its bearer token. `slots` is how many answers are made at
-    once; the rest wait. `remember` bounds `seen`. `vllm` makes it a stand-in for vLLM. `lenient`
-    answers as SDKs' own tests want it (see `Api`). With `repeat` the answer to a request that came
-    before, byte for byte, is sent again, id and all: cheaper to make when only load matters.
+    once; the rest wait. `remember` bounds `seen`; `ledger` is a file that every call is written
+    to. `vllm` makes it a stand-in for vLLM. `lenient` answers as SDKs' own tests want it (see
+    `Api`). With `repeat` the answer to a request that came before, byte for byte, is sent again,
+    id and all: cheaper to make when only load matters.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class StandIn:
         host: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
         remember: int | None = None,
+        ledger: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -73,6 +77,7 @@ class StandIn:
         self.seen: deque[Seen] = deque(maxlen=remember)
         self.running = 0
         self.waiting = 0
+        self._ledger = Ledger.at(ledger)
         self._made: dict[tuple[str, bytes, int], Answered] | None = {} if repeat else None
         self._script: deque[tuple[str | None, Fault | None]] = deque()
         self._slots = asyncio.Semaphore(slots) if slots is not None else None
@@ -201,6 +206,8 @@ class StandIn:
         if not answered.inference:
             await self._delivery(exchange, answered, fault).run()
             return
+        if self._ledger is not None:
+            self._ledger.enter(answered, fault)
         await self._enter()
         try:
             if self.engine is not None:

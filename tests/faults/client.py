@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -59,7 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
         return self.status == 200 and self.ended and finished
 
 
-def request_bytes(body: Any, headers: dict[str, str] | None = None) -> bytes:
+def request_bytes(body: Any, headers: Mapping[str, str] | None = None) -> bytes:
     """A chat completion on a connection that is to be closed afterwards."""
     content = json.dumps(body).encode()
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
@@ -70,24 +71,50 @@ def request_bytes(body: Any, headers: dict[str, str] | None = None) -> bytes:
     return head.encode() + content
 
 
-async def ask(port: int, body: Any, headers: dict[str, str] | None = None) -> Answer:
+class Patience:
+    """How much of an answer a client reads before it goes away.
+
+    `pieces` None is all of it; for none it goes `seconds` after it has asked. `left` says whether
+    it has gone before the end.
+    """
+
+    def __init__(self, pieces: int | None = None, seconds: float = 0.0) -> None:
+        self.pieces = pieces
+        self.seconds = seconds
+        self.left = False
+
+
+async def ask(
+    port: int,
+    body: Any,
+    headers: Mapping[str, str] | None = None,
+    patience: Patience | None = None,
+) -> Answer:
     """Asks and reads until the connection closes. Raises EOFError when no whole head came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request_bytes(body, headers))
-        raw = await _all(reader)
+        raw = await _read(reader, patience or Patience())
     finally:
-        writer.close()
+        writer.transport.abort()
     return parsed(raw)
 
 
-async def _all(reader: asyncio.StreamReader) -> bytes:
+async def _read(reader: asyncio.StreamReader, patience: Patience) -> bytes:
     data = b""
+    pieces = 0
+    if patience.pieces == 0:
+        await asyncio.sleep(patience.seconds)
     try:
-        while piece := await reader.read(65536):
+        while patience.pieces is None or pieces < patience.pieces:
+            piece = await reader.read(65536)
+            if not piece:
+                return data
             data += piece
+            pieces += 1
     except ConnectionError:
-        pass
+        return data
+    patience.left = True
     return data
 
 

@@ -75,6 +75,8 @@ def _told(seen: Observed) -> str:
 def _billed(seen: Observed) -> str:
     if not seen.row["cost_usd"]:
         return "nothing"
+    if seen.answer.status != 200:
+        return "its input, estimated"
     how = "estimated" if seen.row["estimated"] else "exactly"
     part = seen.trial.case.rule(seen.trial.streams).fate is Fate.BREAKS
     return f"what came, {how}" if part else f"all, {how}"

@@ -128,14 +128,20 @@ def _openai_error(answer: Answer, code: str | None) -> Iterator[str]:
 
 
 def _money(seen: Observed) -> Iterator[str]:
-    """Exact where usage came, estimated where part of an answer did, nothing where nothing did."""
+    """Exact where usage came, estimated where part of an answer did; of what brought nothing its
+    input where it was us who gave up on a backend that may have been at work, else nothing."""
     row = seen.row
     booked = sum(attempt["cost_usd"] for attempt in row["attempts"])
     if not math.isclose(booked, row["cost_usd"], abs_tol=1e-12):
         yield f"the request cost {row['cost_usd']}, its attempts {booked}"
+    rule = seen.trial.case.rule(seen.trial.streams)
     *earlier, last = row["attempts"]
-    if any(attempt["cost_usd"] or attempt["output_tokens"] for attempt in earlier):
-        yield "a failed attempt was billed"
+    failed = [*earlier, last] if seen.answer.status != 200 else earlier
+    for attempt in failed:
+        if attempt["output_tokens"] or bool(attempt["input_tokens"]) is not rule.hangs:
+            yield f"a failed attempt was billed {attempt['cost_usd']}"
+    if earlier and rule.hangs:
+        return
     if row["outcome"] == "ok" and not row["estimated"]:
         usage = seen.answer.usage or {}
         due = usage["prompt_tokens"] * INPUT_PRICE + usage["completion_tokens"] * OUTPUT_PRICE
@@ -154,5 +160,3 @@ def _money(seen: Observed) -> Iterator[str]:
         )
         if not (last["estimated"] and last["input_tokens"] and last["output_tokens"] >= pieces):
             yield f"{pieces} tokens came; the row says {last['output_tokens']}"
-    elif row["cost_usd"]:
-        yield f"billed {row['cost_usd']} for nothing"
