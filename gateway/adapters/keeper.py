@@ -211,8 +211,14 @@ class AdapterKeeper:
         load = self._loads.get(key)
         if load is None:
             load = self._loads[key] = asyncio.create_task(self._load(replica, wanted))
-            load.add_done_callback(lambda _: self._loads.pop(key, None))
+            load.add_done_callback(lambda load: self._ended(key, load))
         await asyncio.shield(load)
+
+    def _ended(self, key: tuple[str, str], load: "asyncio.Task[None]") -> None:
+        """Those who waited may all have left: then nobody else asks how it ended."""
+        self._loads.pop(key, None)
+        if not load.cancelled():
+            load.exception()
 
     @asynccontextmanager
     async def awake(self, replica: str) -> AsyncIterator[None]:
@@ -282,6 +288,8 @@ class AdapterKeeper:
             # Nothing is known of what it holds: a restart loses everything.
             self._show(replica, before, state)
             return
+        if not before.reachable:
+            self._forgive(replica)
         self._let_in(replica)
         await self._ask_engine(replica)
         self._found(replica, present)
@@ -312,6 +320,12 @@ class AdapterKeeper:
             said = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"
             log.log(level, "%s at %s: %s", self.backend, replica, said)
         self.states[replica] = state
+
+    def _forgive(self, replica: str) -> None:
+        """It was away and is back: what failed meanwhile says nothing about it now."""
+        for key in [key for key in self._failures if key[0] == replica]:
+            del self._failures[key]
+            self.whereabouts.bar(*key, "")
 
     def _let_in(self, replica: str) -> None:
         """What failed long enough ago may be asked for again; how often it failed is kept."""

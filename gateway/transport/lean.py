@@ -173,6 +173,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._head: asyncio.Future[LeanReply] | None = None
+        self._asked: asyncio.Future[LeanReply] | None = None
         self._reply: LeanReply | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._timeouts = timeouts
         self._total_at = began + timeouts.total
         self._head_only = head_only
-        self._head = self.loop.create_future()
+        self._head = self._asked = self.loop.create_future()
         self._transport.write(raw)
         self.wait("first_byte")
         return self._head
@@ -233,11 +234,18 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
+    def leave(self, head: "asyncio.Future[LeanReply]") -> None:
+        """Whoever waited for this head has gone: what was asked is given up.
+
+        Its answer may have become whole a moment ago, without its being told yet. The connection is
+        somebody else's then, or nobody's.
+        """
+        if self._asked is head:
+            self.give_up()
+
     def give_up(self) -> None:
         """Closes at once, so that the backend stops working on the request."""
-        self._head = self._reply = None
-        if self._transport is not None:
-            self._transport.abort()
+        self._fail(UpstreamClosed(f"{self._where}: the request was given up"))
 
     def expire_at(self, when: float) -> None:
         """Idle from now on; closes at `when` unless it is used before."""
@@ -332,6 +340,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, keep: bool) -> None:
         reply, self._reply = self._reply, None
         assert reply is not None
+        self._asked = None
         self._head_bytes = 0
         self._deadline = NEVER
         self.resume()
@@ -463,7 +472,7 @@ class LeanTransport:
         try:
             return await head
         except asyncio.CancelledError:
-            connection.give_up()
+            connection.leave(head)
             raise
 
     async def warm(self, origin: Origin, timeouts: Timeouts) -> None:

@@ -618,6 +618,29 @@ async def test_a_cancelled_caller_reaches_the_server(transport: Transport, part:
         await asyncio.wait_for(gone.wait(), WAIT_S)
 
 
+@pytest.mark.parametrize("turns", range(2, 14))
+async def test_a_caller_that_leaves_as_its_answer_comes_takes_no_connection_from_the_next(
+    transport: Transport, turns: int
+) -> None:
+    """However many of the loop's turns it stays: its answer may be whole before it knows."""
+
+    async def handle(connection: Connection) -> None:
+        while (await connection.request())[0]:
+            await connection.send(plain(b"whole"))
+
+    async with peer(handle) as server:
+        first = await ask(transport, server.origin)
+        assert await whole(first) == b"whole"
+        for _ in range(5):
+            leaves = asyncio.create_task(ask(transport, server.origin))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaves.cancel()
+            async with asyncio.timeout(WAIT_S):
+                assert await whole(await ask(transport, server.origin)) == b"whole"
+            await asyncio.gather(leaves, return_exceptions=True)
+
+
 async def test_an_abort_after_the_end_keeps_the_connection(transport: Transport) -> None:
     async with peer(answering(plain(b"one"), plain(b"two"))) as server:
         reply = await ask(transport, server.origin)
