@@ -77,7 +77,7 @@ def _target(told: Told) -> str:
 
 def _failed(seen: Seen, told: Told) -> Iterator[str]:
     """No request fails that had a candidate which was well from its beginning to its end."""
-    if told.left or (told.answer is not None and told.answer.status == 200):
+    if told.left or told.shed or (told.answer is not None and told.answer.status == 200):
         return
     if told.lost:
         yield f"no answer: {told.lost}"
@@ -152,7 +152,7 @@ def _rows(seen: Seen, by_tag: Mapping[str, Sequence[Row]]) -> Iterator[Wrong]:
     """One row for each request that was sent; those that left at once may not have come so far."""
     for told in seen.told:
         count = len(by_tag.get(told.plan.tag, ()))
-        unseen = told.left and told.answer is None
+        unseen = told.unread or (told.left and told.answer is None)
         if count != 1 and not (unseen and count == 0):
             yield Wrong(f"{_named(told)}: {count} rows", told.since, told.until)
     sent = {told.plan.tag for told in seen.told}

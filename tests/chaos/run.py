@@ -57,7 +57,7 @@ class Done(msgspec.Struct, frozen=True):
         """What was done; and of what is wrong, the seed and the story."""
         head = (
             f"seed {self.run.seed}: {len(self.told)} requests, answered by {self.by_target()};"
-            f" done to them: {self.acts}"
+            f" told to come back: {sum(told.shed for told in self.told)}; done to them: {self.acts}"
         )
         if not self.wrongs:
             return head

@@ -103,22 +103,27 @@ async def run(cases: Sequence[Case], folder: Path) -> Matrix:
 
 
 def configuration(asked: Sequence[Trial], origins: Origins) -> Snapshot:
-    """Each trial's route with candidates of its own; those alike in patience share a backend."""
-    names: dict[tuple[str, Timeouts], str] = {}
+    """Each trial's route with candidates of its own, each at an address of its own; those alike in
+    patience are of one backend."""
+    names: dict[Timeouts, str] = {}
+    replicas: dict[str, list[str]] = {}
     targets, routes = [], []
     for trial in asked:
         candidates = []
         for at, sort in enumerate(trial.lineup.candidates):
             url = origins.url(trial.case.upstream if sort == "b" else "plain")
             patience = trial.case.timeouts if sort == "b" else PATIENT
-            backend = names.setdefault((url, patience), f"b{len(names)}")
+            backend = names.setdefault(patience, f"b{len(names)}")
+            replicas.setdefault(backend, []).append(url)
             targets.append(target(f"{backend}/{trial.model(at)}", url))
             candidates.append(targets[-1].name)
         routes.append(route(trial.route, *candidates))
     plain = snapshot(targets, routes, policies={"quality": policy()})
     backends = dict(plain.backends)
-    for (_, patience), name in names.items():
-        backends[name] = msgspec.structs.replace(backends[name], timeouts=patience)
+    for patience, name in names.items():
+        backends[name] = msgspec.structs.replace(
+            backends[name], timeouts=patience, replicas=tuple(replicas[name])
+        )
     return msgspec.structs.replace(plain, backends=backends)
 
 

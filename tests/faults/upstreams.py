@@ -34,6 +34,10 @@ async def cutting_handshakes() -> AsyncIterator[str]:
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}/v1"
 
 
+CERTIFIED = 64
+"""Addresses that the good certificate is for."""
+
+
 class Origins:
     """The base URLs of every kind of upstream, and the stand-ins behind those that answer."""
 
@@ -44,7 +48,8 @@ class Origins:
         self.plain: StandIn
         self.tls: StandIn
         self._urls: dict[str, str] = {}
-        self._strangers = 0
+        self._given = 0
+        self._certified = iter(address(100_000 + n) for n in range(CERTIFIED))
 
     async def start(self) -> None:
         """Serves all of them; the authority of the good certificate is trusted from now on."""
@@ -52,34 +57,42 @@ class Origins:
         ours.cert_pem.write_to_path(str(self._folder / "authority.pem"))
         self._stack.enter_context(trusting(self._folder / "authority.pem"))
         self.plain = await self._serve(None)
-        self.tls = await self._serve(_certified(ours, "localhost"))
+        self.tls = await self._serve(
+            _certified(ours, *(address(100_000 + n) for n in range(CERTIFIED)))
+        )
         strange = await self._serve(_certified(unknown, "localhost"))
         other = await self._serve(_certified(ours, "elsewhere.example"))
         cut = await self._stack.enter_async_context(cutting_handshakes())
         self._urls = {
-            "plain": self.plain.url,
-            "tls": f"https://localhost:{self.tls.port}/v1",
             "unknown-issuer": f"https://localhost:{strange.port}/v1",
             "other-name": f"https://localhost:{other.port}/v1",
             "handshake": cut,
         }
 
     def url(self, upstream: str) -> str:
-        """Where that kind of upstream is: one that takes no connection is never the same twice."""
+        """Where that kind of upstream is: never the same twice, for what the gateway learns of one
+        replica must not tell on another trial."""
         if upstream == "refused":
             return self._stack.enter_context(refusing())
-        if upstream in ("plain", "tls"):
-            return self._urls[upstream]
-        self._strangers += 1
-        return self._urls[upstream].replace("/v1", f"/{self._strangers}/v1")
+        self._given += 1
+        if upstream == "plain":
+            return f"http://{address(self._given)}:{self.plain.port}/v1"
+        if upstream == "tls":
+            return f"https://{next(self._certified)}:{self.tls.port}/v1"
+        return self._urls[upstream].replace("/v1", f"/{self._given}/v1")
 
     async def _serve(self, tls: ssl.SSLContext | None) -> StandIn:
-        return await self._stack.enter_async_context(StandIn(self._models, tls=tls))
+        return await self._stack.enter_async_context(StandIn(self._models, tls=tls, host="0.0.0.0"))
 
 
-def _certified(authority: trustme.CA, name: str) -> ssl.SSLContext:
+def address(n: int) -> str:
+    """The n-th address of this machine's own: all of 127.0.0.0/8 are."""
+    return f"127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}"
+
+
+def _certified(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(name).configure_cert(context)
+    authority.issue_cert(*names).configure_cert(context)
     return context
 
 
