@@ -246,6 +246,8 @@ def _tokens(attempt: Row, call: Call, told: Told | None) -> Iterator[str]:
     elif not attempt["estimated"]:
         if got != (call.prompt, call.output):
             yield f"billed {got}, the provider's meter says {(call.prompt, call.output)}"
+    elif call.prompt == 0:
+        return  # it was to refuse the call, had it come to that
     elif not call.prompt / 2 <= got[0] <= 2 * call.prompt + FRAME:
         yield f"estimated {got[0]} of input, it was {call.prompt}"
     elif attempt["output_tokens"] > call.output:

@@ -87,7 +87,7 @@ async def run(how: Run) -> Done:
 
 async def _run(how: Run, folder: Path, providers: list[Provider], replicas: list[Replica]) -> Done:
     snapshots = [keeping_text(each) for each in variants(providers, replicas, folder)]
-    async with serving(snapshots[0], folder, key=True, role="admin") as served:
+    async with serving(snapshots[0], folder, key=True, patient=True, role="admin") as served:
         keys = [Keys(served.gateway.store).create(f"client-{n}").secret for n in range(3)]
         await asyncio.to_thread(served.gateway.keyring.refresh)
         story, began = Story(aloud=how.aloud), time.time()
@@ -164,4 +164,4 @@ async def _client(
         told.append(await asked(plan, served.port, story))
         if told[-1].until - told[-1].since > SLOW_S:
             story.tell(f"{plan.tag} for {plan.model} took {told[-1].until - told[-1].since:.1f} s")
-        await asyncio.sleep(rng.expovariate(20.0))
+        await asyncio.sleep(0.5 if told[-1].shed else rng.expovariate(20.0))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.types import Policy, Price, Route, Snapshot, Target, Timeouts, Version
+from gateway.types import Admission, Policy, Price, Route, Snapshot, Target, Timeouts, Version
 from tests.chaos.servers import BUSY, CUTTING, WORDS, Provider, Replica
 from tests.gateway.support import route, snapshot, target
 from tests.vllm import support
@@ -20,6 +20,9 @@ PROVIDERS = Timeouts(connect=4, first_byte=4, between=4, total=120)
 may make a healthy one wait."""
 
 OURS = Timeouts(connect=10, first_byte=40, between=40, total=120)
+
+ROOM = Admission(concurrent=64)
+"""More than there are clients: the model that is always busy would else make the others wait."""
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "general": (f"p0/{WORDS}", f"p1/{WORDS}", f"p2/{WORDS}"),
@@ -57,7 +60,9 @@ def variants(
         if replicas:
             plain = _with_replicas(plain, replicas, folder, n)
         backends = {
-            name: msgspec.structs.replace(each, timeouts=OURS if name == "local" else PROVIDERS)
+            name: msgspec.structs.replace(each, timeouts=OURS)
+            if name == "local"
+            else msgspec.structs.replace(each, timeouts=PROVIDERS, admission=ROOM)
             for name, each in plain.backends.items()
         }
         found.append(msgspec.structs.replace(plain, backends=backends))

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from gateway.app import Gateway, listening
+from gateway.http.pressure import Pressure
 from gateway.store.keys import Keys
 from gateway.store.store import Store
 from gateway.types import (
@@ -179,12 +180,22 @@ def events_of(body: bytes) -> list[Any]:
 
 @asynccontextmanager
 async def serving(
-    configuration: Snapshot, folder: Path, *, key: bool = False, **key_options: Any
+    configuration: Snapshot,
+    folder: Path,
+    *,
+    key: bool = False,
+    patient: bool = False,
+    **key_options: Any,
 ) -> AsyncIterator[Served]:
-    """The gateway of a snapshot with a store in `folder`; with `key` it wants one."""
+    """The gateway of a snapshot with a store in `folder`; with `key` it wants one.
+
+    A `patient` one turns nobody away for being late: clients that share its loop make it so.
+    """
     store = Store.open(f"sqlite:///{folder}/switchboard.db")
     token: str | None = None
     gateway = Gateway(configuration, store)
+    if patient:
+        gateway.pressure = Pressure(draw=lambda: 1.0)
     if key:
         token = Keys(store).create("test", **key_options).secret
     await gateway.start()

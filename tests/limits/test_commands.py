@@ -113,8 +113,7 @@ async def test_limits_shows_who_is_at_what(tmp_path: Path) -> None:
     async with StandIn() as provider:
         quota = Quota(requests=Rate(4, 60), day=1.0)
         plain = snapshot([target("a/m", provider.url)])
-        options = {"quota": quota, "role": "read"}
-        async with serving(plain, tmp_path, key=True, **options) as served:
+        async with serving(plain, tmp_path, key=True, quota=quota, role="read") as served:
             await served.chat("hello")
             words = ["limits", "--gateway", served.url, "--key", str(served.key)]
             shown = (await asyncio.to_thread(run, *words)).output
