@@ -106,7 +106,8 @@ class Registry:
 
     def settle(self, backends: Mapping[str, Backend], adapters: Sequence[Adapter]) -> None:
         """Sees to every version of `adapters`; what is declared as before is not looked at again,
-        unless it failed or lies on this machine, where it may have been changed."""
+        unless it failed or lies on this machine, where it may have been changed. What is known of a
+        version stays known meanwhile, whatever else was changed beside it."""
         wanted = {
             (adapter.target, version.name): (backends[adapter.backend], adapter, version)
             for adapter in adapters
@@ -115,9 +116,10 @@ class Registry:
         for key in self._standings.keys() - wanted.keys():
             del self._standings[key]
         for key, made_of in wanted.items():
-            if self._made_of.get(key) != made_of:
+            before = self._made_of.get(key)
+            if before is None or before[2] != made_of[2]:
                 self._standings.pop(key, None)
-            if key in self._tasks and self._made_of.get(key) == made_of:
+            if key in self._tasks and before == made_of:
                 continue
             self._start(key, made_of)
         self._made_of = wanted
@@ -185,8 +187,10 @@ class Registry:
         ) as error:
             log.error("%s cannot be used: %s", name, error)
             return Standing(None, str(error), failed=True)
-        for warning in found.warnings:
-            log.warning("%s: %s", name, warning)
+        known = self._standings.get((adapter.target, version.name))
+        if known is None or known.files != found:
+            for warning in found.warnings:
+                log.warning("%s: %s", name, warning)
         return Standing(found, "")
 
     async def _parts(self, adapter: Adapter, version: Version) -> list[tuple[Files, float]]:
