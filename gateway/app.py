@@ -5,11 +5,13 @@ import contextlib
 import functools
 import ipaddress
 import logging
+import os
 import random
 import secrets
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -66,12 +68,13 @@ from gateway.workers.supervisor import Supervisor, url_of
 
 if TYPE_CHECKING:
     from gateway.coordination.coordinator import Coordinator
+    from gateway.coordination.together import Together
 
 log = logging.getLogger("switchboard")
 
 T = TypeVar("T")
 
-KEYS_EVERY_S = 1.0
+KEYS_EVERY_S = 0.5
 """How soon a key that another process made or revoked counts."""
 
 PATIENCE_S = 10.0
@@ -117,6 +120,8 @@ class Gateway:
         self._link = link
         self.store = store
         self.coordinator = _coordinator(snapshot.server)
+        self._noticed = asyncio.Event()
+        self._together = _together(self.coordinator, link, self._noticed.set)
         self.metrics = Metrics(self._gauges)
         self.live = Live()
         self.resilience = Resilience(time.perf_counter, asyncio.sleep, random.random, self.live)
@@ -137,6 +142,8 @@ class Gateway:
             agent_key=agent_key,
             told=self._engine_told,
             door=self.gpus,
+            news=None if self._together is None else self._together.hints,
+            leads=self.leads,
         )
         self._spending = SpendingBook(store)
         self.alerts = BudgetAlerts(self._http, self._claim_alert, now=time.time)
@@ -150,7 +157,8 @@ class Gateway:
         )
         self.shared_limits: SharedLimits | None = None
         self._workers = workers
-        self.gate = Gate(self.authenticate, AuditBook(store).add)
+        self._audit = AuditBook(store)
+        self.gate = Gate(self.authenticate, self._audited)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
@@ -180,10 +188,13 @@ class Gateway:
 
     async def start(self) -> None:
         """Builds the first plane and starts what goes on beside serving."""
+        self._loop = asyncio.get_running_loop()
         self.keyring.refresh()
         self.writer.start()
         if self.coordinator is not None:
             await self.coordinator.start()
+        if self._together is not None:
+            await self._together.start(self.fleet)
         for warning in await self.planes.swap(self._snapshot):
             log.warning("%s", warning)
         await self._limit()
@@ -233,6 +244,8 @@ class Gateway:
         await self._http.aclose()
         if self.shared_limits is not None:
             await self.shared_limits.stop()
+        if self._together is not None:
+            await self._together.stop()
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
@@ -266,6 +279,7 @@ class Gateway:
             self.planes.follow_names(),
             self.planes.look_for_encoder(),
             self._follow_keys(),
+            self._follow_notices(),
             self._keep_hours(),
             self.pressure.watch(time.perf_counter),
         )
@@ -375,6 +389,34 @@ class Gateway:
             except StoreError as error:
                 log.warning("keys stay as they are: %s", error)
 
+    def leads(self) -> bool:
+        """Whether this worker does what only one of all shall do."""
+        return self._together is None or self._together.lead.mine
+
+    def _audited(self, *entry: Any, **more: Any) -> None:
+        """In a thread: something was commanded, and is in the store by now."""
+        self._audit.add(*entry, **more)
+        if self._together is not None:
+            self._loop.call_soon_threadsafe(self._together.changed)
+
+    async def _follow_notices(self) -> None:
+        """Looks at the store at once when another worker says that something is new there."""
+        looks: list[Callable[[], Awaitable[Any]]] = [
+            self.traffic.follow,
+            self.fleet.look,
+            functools.partial(asyncio.to_thread, self.keyring.refresh),
+        ]
+        if self._follows:
+            looks.insert(0, self.running.notice)
+        while True:
+            await self._noticed.wait()
+            self._noticed.clear()
+            for look in looks:
+                try:
+                    await look()
+                except Exception:
+                    log.exception("news could not be read from the store")
+
     async def _metrics_page(self) -> bytes:
         """Of all workers, where there are others."""
         return self.metrics.page() if self._link is None else await self._link.page()
@@ -472,6 +514,17 @@ def _spool(cache: Path | None, store: Store, server: Server) -> Spool | None:
     if cache is None or not server.spool:
         return None
     return Spool(cache / "spool" / sha256(store.name.encode()).hexdigest()[:8], bound=server.spool)
+
+
+def _together(
+    coordinator: "Coordinator | None", link: Link | None, noticed: Callable[[], None]
+) -> "Together | None":
+    if coordinator is None:
+        return None
+    from gateway.coordination.together import Together  # one worker needs no Redis
+
+    me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return Together(coordinator, me, first=link is None or link.number == 0, noticed=noticed)
 
 
 def _coordinator(server: Server) -> "Coordinator | None":

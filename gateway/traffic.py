@@ -16,7 +16,7 @@ from gateway.types import Snapshot, Weight, declared_as
 
 log = logging.getLogger("switchboard")
 
-FOLLOW_EVERY_S = 1.0
+FOLLOW_EVERY_S = 0.5
 """How soon what another process was told counts here."""
 
 

@@ -22,10 +22,10 @@ class Demand:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, float]] = {}
 
-    def asked(self, adapter: str, now: float) -> None:
-        """One request more."""
+    def asked(self, adapter: str, now: float, times: int = 1) -> None:
+        """One request more, or so many."""
         weight, at = self._seen.get(adapter, (0.0, now))
-        self._seen[adapter] = (weight * 0.5 ** ((now - at) / HALF_LIFE_S) + 1.0, now)
+        self._seen[adapter] = (weight * 0.5 ** ((now - at) / HALF_LIFE_S) + times, now)
 
     def rates(self, now: float) -> dict[str, float]:
         """Requests a second of each adapter that is in demand; what is not is forgotten."""

@@ -18,7 +18,7 @@ import msgspec
 from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
 from gateway.adapters.engine import Engine
-from gateway.adapters.keeper import AdapterKeeper, Door, Loadable, LoadFailed, Pull
+from gateway.adapters.keeper import AdapterKeeper, Door, Loadable, LoadFailed, News, Place, Pull
 from gateway.adapters.manifest import ShelfError
 from gateway.adapters.registry import Files, Registry, Standing
 from gateway.adapters.shelf import Shelf
@@ -41,8 +41,11 @@ from gateway.types import Adapter, Canary, Snapshot, Target
 
 log = logging.getLogger("switchboard.adapters")
 
+FOLLOW_EVERY_S = 0.5
+"""How often changes by other gateways are looked for."""
+
 ROUND_S = 2.0
-"""How often canaries are judged, and changes by other gateways looked for."""
+"""How often canaries are judged."""
 
 
 CLEAN_EVERY_S = 3600.0
@@ -83,11 +86,17 @@ class Fleet:
         agent_key: str | None = None,
         told: Callable[[str, str, Engine], None] | None = None,
         door: Door | None = None,
+        news: News | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`changed` is called when what `dress` makes may have changed; `now` is in Unix time."""
+        """`changed` is called when what `dress` makes may have changed; `now` is in Unix time. Of
+        several workers only the one that `leads` fills replicas, tidies them and judges canaries;
+        `news` tells the others what was learned."""
         self._agent_key = agent_key
         self._told = told
         self._door = door
+        self._news = news
+        self._leads = leads
         self._clean_at = now() + CLEAN_EVERY_S
         self.keepers: dict[str, AdapterKeeper] = {}
         self.registry = Registry(self._learnt)
@@ -133,6 +142,8 @@ class Fleet:
                     pull=self._puller(name),
                     told=self._told,
                     door=self._door,
+                    news=self._news,
+                    leads=self._leads,
                 )
                 self.keepers[name] = keeper
                 self._running[name] = asyncio.create_task(keeper.run())
@@ -141,16 +152,25 @@ class Fleet:
 
     async def run(self) -> None:
         """Judges canaries and follows what other gateways change, for ever."""
+        judge_at = self._clock() + ROUND_S
         while True:
-            await asyncio.sleep(ROUND_S)
+            await asyncio.sleep(FOLLOW_EVERY_S)
             try:
-                await self._round()
+                await self.look()
+                if self._clock() >= judge_at:
+                    judge_at = self._clock() + ROUND_S
+                    await self._round()
             except Exception:  # a store that is away for a while must not end it for good
                 log.exception("canaries could not be judged; tried again in %g s", ROUND_S)
 
-    async def _round(self) -> None:
+    async def look(self) -> None:
+        """Takes in what other workers have changed, now."""
         if await self.follow():
             self._learnt()
+
+    async def _round(self) -> None:
+        if not self._leads():
+            return
         for target in list(self._adapters):
             await self._judge(target)
         if self._now() >= self._clean_at:
@@ -250,6 +270,7 @@ class Fleet:
         """
         adapter = self._adapter(target)
         async with self._turn(target):
+            await self.look()
             state = promoted(adapter, self._state(target), version)
             await self._prepared(adapter, self._files(target, version))
             await self._set(target, state, f"promote {version}", author)
@@ -259,6 +280,7 @@ class Fleet:
         """The version before is live again, or the canary ends. Raises as `promote` does."""
         adapter = self._adapter(target)
         async with self._turn(target):
+            await self.look()
             state = rolled_back(adapter, self._state(target))
             await self._set(target, state, "rollback", author)
         return state
@@ -267,6 +289,7 @@ class Fleet:
         """`version` gets a share of the requests once it is ready, as for `promote`."""
         adapter = self._adapter(target)
         async with self._turn(target):
+            await self.look()
             state = tried(adapter, self._state(target), version, share, self._now())
             await self._prepared(adapter, self._files(target, version))
             await self._set(target, state, f"canary {version} at {100 * share:.4g} %", author)
@@ -276,6 +299,7 @@ class Fleet:
         """Placement keeps it in use, or no longer."""
         self._adapter(target)
         async with self._turn(target):
+            await self.look()
             state = pinned(self._state(target), pin)
             await self._set(target, state, "pin" if pin else "unpin", author)
         return state
@@ -495,8 +519,9 @@ class Fleet:
         if verdict.go is None:
             return
         async with self._turn(target):
+            await self.look()
             if self._state(target) != state:
-                return  # somebody was quicker
+                return  # somebody was quicker, here or at another worker
             if not verdict.go:
                 log.warning("the canary %s goes back: %s", name, verdict.why)
                 gone = given_up(state, f"{trial.version} went back: {verdict.why}")
@@ -506,6 +531,27 @@ class Fleet:
             share = above.canary.share if above.canary is not None else 1.0
             what = f"canary {trial.version} to {100 * share:.4g} %: {verdict.why}"
             await self._set(target, above, what, "the canary itself")
+
+    # ------------------------------------------------------------ what other workers know
+
+    def loaded_elsewhere(self, place: Place) -> None:
+        """Another worker has an adapter loaded."""
+        backend, replica, served = place
+        if backend in self.keepers:
+            self.keepers[backend].loaded_elsewhere(replica, served)
+
+    def gone_elsewhere(self, place: Place) -> None:
+        """Another worker has seen that one is not there."""
+        backend, replica, served = place
+        if backend in self.keepers:
+            self.keepers[backend].gone_elsewhere(replica, served)
+
+    def used_elsewhere(self, place: Place, times: int) -> None:
+        """Another worker has sent requests for one."""
+        backend, replica, served = place
+        if backend in self.keepers:
+            keeper = self.keepers[backend]
+            keeper.whereabouts.used_elsewhere(replica, served, times, self._clock())
 
     # ------------------------------------------------------------ looking up
 

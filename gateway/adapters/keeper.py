@@ -71,6 +71,20 @@ class Door(Protocol):
     def leave(self, server: str) -> None: ...
 
 
+Place = tuple[str, str, str]
+"""A backend, one of its replicas, and the name that an adapter is served by there."""
+
+
+class News(Protocol):
+    """Who tells other workers what this one learns of replicas."""
+
+    def loaded(self, place: Place) -> None: ...
+
+    def gone(self, place: Place) -> None: ...
+
+    def used(self, place: Place) -> None: ...
+
+
 class ReplicaState(msgspec.Struct, frozen=True):
     """What the last look at a replica found: what it has of ours, and all that it lists. `failed`
     says why an adapter could not be loaded."""
@@ -115,11 +129,15 @@ class AdapterKeeper:
         pull: Pull | None = None,
         told: Callable[[str, str, Engine], None] | None = None,
         door: Door | None = None,
+        news: News | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         """`pull` brings files to a replica that shares no directory with us; `told` hears what each
         replica's engine says of itself."""
         self._told = told
         self._door = door
+        self._news = news
+        self._leads = leads
         self._backend = backend
         self._live = live
         self.whereabouts = Whereabouts(live)
@@ -174,6 +192,22 @@ class AdapterKeeper:
     def used(self, replica: str, served: str) -> None:
         """A request for the adapter is being sent to the replica."""
         self.whereabouts.used(replica, served, self._clock())
+        if self._news is not None:
+            self._news.used((self.backend, replica, served))
+
+    def loaded_elsewhere(self, replica: str, served: str) -> None:
+        """Another worker has it loaded there: no load of ours is needed."""
+        if replica in self.states and served in self._wanted:
+            self.ready.add((replica, served))
+            self.whereabouts.loaded(replica, served, None, self._clock())
+            self.whereabouts.bar(replica, served, "")
+
+    def gone_elsewhere(self, replica: str, served: str) -> None:
+        """Another worker has seen that it is not there, unless we are just loading it."""
+        key = (replica, served)
+        if key in self.ready and key not in self._loads:
+            self.ready.discard(key)
+            self.whereabouts.gone(replica, served, self._clock())
 
     async def run(self) -> None:
         """Looks at every replica for ever; one that is slow to answer holds up no other."""
@@ -295,9 +329,10 @@ class AdapterKeeper:
         self._found(replica, present)
         if self._door is None or self._door.enter_if_awake(replica):
             try:
-                await self._fill(replica)
-                await self._keep_pinned(replica)
-                await self._tidy(replica, present)
+                if self._leads():
+                    await self._fill(replica)
+                    await self._keep_pinned(replica)
+                    await self._tidy(replica, present)
             finally:
                 if self._door is not None:
                     self._door.leave(replica)
@@ -454,11 +489,15 @@ class AdapterKeeper:
     # ------------------------------------------------------------ what is known
 
     def _loaded(self, replica: str, served: str, seconds: float | None) -> None:
+        if self._news is not None and (replica, served) not in self.ready:
+            self._news.loaded((self.backend, replica, served))
         self.ready.add((replica, served))
         self.whereabouts.loaded(replica, served, seconds, self._clock())
         self.whereabouts.bar(replica, served, "")
 
     def _gone(self, replica: str, served: str) -> None:
+        if self._news is not None and (replica, served) in self.ready:
+            self._news.gone((self.backend, replica, served))
         self.ready.discard((replica, served))
         self.whereabouts.gone(replica, served, self._clock())
 

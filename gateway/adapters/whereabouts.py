@@ -193,6 +193,12 @@ class Whereabouts:
         if pushed_out is not None:
             self._tell(pushed_out, now)
 
+    def used_elsewhere(self, replica: str, served: str, times: int, now: float) -> None:
+        """Another worker has sent so many requests for it there: they are demand, and use."""
+        if replica in self._held and served in self._targets:
+            self._demand.asked(served, now, times)
+            self.kept(replica, served, now)
+
     def p_resident(self, replica: str, served: str, now: float) -> float:
         """P(the replica has it in memory)."""
         if served not in self._registered.get(replica, ()):

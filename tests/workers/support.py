@@ -45,6 +45,12 @@ def write(home: Path, url: str, store: str, coordinator: str) -> None:
     (home / "policies/balanced.yaml").write_text("name: balanced\n")
 
 
+def texts(home: Path) -> dict[str, Any]:
+    """The body of an application of the files as they are."""
+    files = home.rglob("*.yaml")
+    return {"files": {str(path.relative_to(home)): path.read_text() for path in files}}
+
+
 class Running:
     """The supervisor's process, and what it and its workers have printed so far."""
 
@@ -52,6 +58,7 @@ class Running:
         self.process = process
         self.printed = ""
         self.url = ""
+        self.token: str | None = None
 
     async def says(self, pattern: str) -> str:
         """The first group of the first line that fits, once it is printed."""
@@ -63,9 +70,14 @@ class Running:
                 self.printed += line.decode()
         return found.group(1)
 
+    def client(self) -> httpx.AsyncClient:
+        """A client of its own connections, so of whichever worker takes them."""
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+
     async def ready(self) -> Any:
         """The detail of `/ready`, of whichever worker is asked."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+        async with self.client() as client:
             return (await client.get("/ready")).json()
 
     async def pids(self) -> list[int]:
@@ -74,7 +86,7 @@ class Running:
 
     async def total(self, name: str) -> float:
         """The sum of a metric's samples on the page of all workers."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+        async with self.client() as client:
             page = (await client.get("/metrics")).text
         lines = [line for line in page.splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines)

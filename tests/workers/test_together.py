@@ -1,0 +1,148 @@
+"""What several workers, and several hosts, do as one: revisions, drains, keys, rows."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gateway.standin.standin import StandIn
+from gateway.store.keys import Keys
+from gateway.store.reader import Reader
+from gateway.store.store import Store
+from tests import servers
+from tests.store.world import until
+from tests.workers.support import ROUTE, Running, chat, serving, texts, write
+
+SERVES = r"serves (http://\S+) \(2 workers"
+
+
+async def comes(asked: Any, timeout_s: float = 30.0) -> Any:
+    """The first answer that is not empty or false."""
+    async with asyncio.timeout(timeout_s):
+        while not (answer := await asked()):  # noqa: ASYNC110 - other processes have no event
+            await asyncio.sleep(0.02)
+        return answer
+
+
+async def test_what_is_commanded_at_one_worker_holds_at_all_of_them_on_two_hosts(
+    home: Path, database: str
+) -> None:
+    store = Store.open(database)
+    token = Keys(store).create("ops", role="admin").secret
+    async with serving(home) as first, serving(home) as second:
+        first.url, second.url = await first.says(SERVES), await second.says(SERVES)
+        hosts = (first, second)
+        for host in hosts:
+            host.token = token
+        async with first.client() as client:
+            (home / "routes/legal.yaml").write_text(ROUTE.format(name="legal"))
+            applied = await client.post("/admin/revisions", json=texts(home))
+            assert applied.is_success, applied.text
+            began = time.monotonic()
+
+            async def all_serve_it() -> bool:
+                seen = [(await host.ready())["workers"] for host in hosts]
+                hashes = {worker["snapshot"] for workers in seen for worker in workers}
+                return len(hashes) == 1 and hashes == {(await first.ready())["snapshot"]}
+
+            await comes(all_serve_it)
+            took = time.monotonic() - began
+            assert took < 10  # a second, on a machine that does nothing else
+
+            drained = await client.post(
+                "/admin/weights", json={"subject": "openai/mini", "share": 0, "force": True}
+            )
+            assert drained.is_success, drained.text
+
+        async def refused_everywhere() -> bool:
+            answers = [await asked(host) for host in hosts for _ in range(6)]
+            return {answer.status_code for answer in answers} == {503}
+
+        await comes(refused_everywhere)
+        Keys(store).revoke("ops")
+
+        async def unknown_everywhere() -> bool:
+            answers = [await asked(host) for host in hosts for _ in range(6)]
+            return {answer.status_code for answer in answers} == {401}
+
+        await comes(unknown_everywhere)
+        for host in hosts:
+            host.process.send_signal(signal.SIGTERM)
+        assert [await host.ended() for host in hosts] == [0, 0]
+    store.close()
+
+
+async def asked(host: Running) -> httpx.Response:
+    """One request over a connection of its own, so at either worker."""
+    async with host.client() as client:
+        return await chat(client)
+
+
+async def test_a_killed_worker_takes_at_most_its_last_moment_of_rows(
+    home: Path, database: str
+) -> None:
+    ends: dict[str, float] = {}
+    async with serving(home) as running:
+        running.url = await running.says(SERVES)
+        pid = (await running.pids())[0]
+        stop = asyncio.Event()
+
+        async def load() -> None:
+            while not stop.is_set():
+                try:
+                    answer = await asked(running)
+                except httpx.HTTPError:
+                    continue  # its worker was killed under it
+                if answer.status_code == 200:
+                    ends[answer.headers["x-request-id"]] = time.monotonic()
+
+        loading = [asyncio.create_task(load()) for _ in range(4)]
+        await comes(lambda: _enough(ends, 100))
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        many = len(ends)
+        await comes(lambda: _enough(ends, many + 50))
+        stop.set()
+        await asyncio.gather(*loading)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    store = Store.open(database)
+    kept = {row["id"] for row in Reader(store).recent(limit=None)}
+    store.close()
+    lost = set(ends) - kept
+    # Half a second between two looks at the queue, and the time that a write takes.
+    assert all(-0.05 <= killed - ends[id] <= 3.0 for id in lost), (len(lost), len(ends))
+    assert len(lost) < len(ends) / 2
+
+
+async def _enough(ends: dict[str, float], many: int) -> bool:
+    return len(ends) >= many
+
+
+async def test_no_row_is_lost_while_postgres_and_redis_are_killed_and_come_back(
+    tmp_path: Path, provider: StandIn
+) -> None:
+    with servers.postgres() as database, servers.redis() as coordinator:
+        write(tmp_path, provider.url, database.url, coordinator.url)
+        async with serving(tmp_path) as running:
+            running.url = await running.says(SERVES)
+            answers = [await asked(running) for _ in range(10)]
+            database.kill()
+            coordinator.kill()
+            answers += [await asked(running) for _ in range(40)]
+            spool = tmp_path / ".switchboard" / "spool"
+            await asyncio.to_thread(until, lambda: any(spool.glob("*/*.rows")))
+            database.start()
+            coordinator.start()
+            await asyncio.to_thread(until, lambda: not any(spool.glob("*/*.rows")))
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.ended() == 0
+        store = Store.open(database.url)
+        kept = [row["id"] for row in Reader(store).recent(limit=None)]
+        store.close()
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(kept) == sorted(answer.headers["x-request-id"] for answer in answers)
