@@ -1,9 +1,11 @@
 """What several workers cost: CPU a request with one and with two, beside real Redis and PostgreSQL.
 
 Where cores allow, two workers reach 2 x one's throughput divided by how much dearer a request has
-become; on a machine whose cores are also taken by the load, the mock and the databases the rate
-itself says little, and the CPU of the workers' own processes is what holds. Each number of workers
-is measured in turn, several times; the median of each counts. `python -m benchmarks.workers`
+become when each worker has as much to do as the one had. On a machine whose cores are also taken by
+the load, the mock and the databases the greatest rate says nothing of that; so each worker is given
+the same rate, well below what fills a core, and what counts is the CPU of the workers' processes,
+rows written and all. One and two workers are measured in turn, several times; the median of each
+counts. `python -m benchmarks.workers`
 """
 
 import argparse
@@ -64,32 +66,48 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
-def load(port: int, seconds: float) -> dict[str, float]:
-    """As many requests as are answered in that time, over 32 connections, all different."""
-    command = [sys.executable, "-m", "benchmarks.load", "closed", "--port", str(port)]
-    command += ["--model", "auto", "--seconds", str(seconds), "--connections", "32", "--distinct"]
+def load(port: int, rate: float, seconds: float) -> dict[str, float]:
+    """So many requests a second, all different."""
+    command = [sys.executable, "-m", "benchmarks.load", "open", "--port", str(port)]
+    command += ["--model", "auto", "--seconds", str(seconds), "--rate", str(rate), "--distinct"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
-def measured(home: Path, workers: int, seconds: float) -> dict[str, float]:
-    """CPU a request in µs, the rate, and how evenly the workers shared it."""
+def written(port: int) -> None:
+    """Back when no worker has a row left to write."""
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            page = answer.read().decode()
+        waiting = [line for line in page.splitlines() if line.startswith("switchboard_log_waiting")]
+        if not any(float(line.rpartition(" ")[2]) for line in waiting):
+            return
+        time.sleep(0.05)
+
+
+def measured(home: Path, workers: int, rate: float, seconds: float) -> dict[str, float]:
+    """CPU a request in µs at `rate` for each worker, what a worker takes at rest, and how evenly
+    they shared the requests (1 is evenly)."""
     with gateway(home, workers) as (port, pid):
         pids = [worker["pid"] for worker in ready(port)["workers"]] or [pid]
-        load(port, 1.0)
-        before = [cpu_s(pid) for pid in pids]
-        seen = load(port, seconds)
-        used = [cpu_s(pid) - start for pid, start in zip(pids, before, strict=True)]
-        began, idle = time.monotonic(), sum(map(cpu_s, pids))
-        time.sleep(3.0)
-        idle = (sum(map(cpu_s, pids)) - idle) / (time.monotonic() - began) / workers
-    assert not seen["failed"], seen
+        load(port, rate, 1.0)
+        written(port)
+        began, before = time.monotonic(), [cpu_s(each) for each in pids]
+        time.sleep(2.0)
+        rest = (sum(map(cpu_s, pids)) - sum(before)) / (time.monotonic() - began)
+        began, before = time.monotonic(), [cpu_s(each) for each in pids]
+        seen = load(port, rate * workers, seconds)
+        written(port)
+        used = [cpu_s(each) - start for each, start in zip(pids, before, strict=True)]
+        took = time.monotonic() - began
     return {
-        "cpu_us": 1e6 * sum(used) / seen["requests"],
-        "rate": seen["rate"],
+        "cpu_us": 1e6 * (sum(used) - rest * took) / seen["requests"],
+        "requests": seen["requests"],
+        "failed": seen["failed"],
+        "p50_ms": seen["p50_ms"],
         "least_share": min(used) / sum(used) * workers,
-        "idle_ms_a_second": 1000 * idle,
+        "at_rest_ms_a_second": 1000 * rest / workers,
     }
 
 
@@ -97,6 +115,7 @@ def main() -> None:
     """Prints the figures as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=150.0, help="for each worker")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     upstream = servers.free_port()
@@ -113,7 +132,7 @@ def main() -> None:
         rounds: dict[int, list[dict[str, float]]] = {1: [], 2: []}
         for _ in range(options.rounds):
             for workers, seen in rounds.items():
-                seen.append(measured(home, workers, options.seconds))
+                seen.append(measured(home, workers, options.rate, options.seconds))
         figures = {
             f"{workers} workers": {
                 name: round(median(each[name] for each in seen), 2) for name in seen[0]

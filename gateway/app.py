@@ -27,6 +27,7 @@ from gateway.adapters.lending import shelf_router
 from gateway.admission.entrances import Entrances
 from gateway.admission.metrics import AdmissionMetrics
 from gateway.backends.turns import Gpus
+from gateway.complaints import Complaint
 from gateway.errors import ConfigError, Overloaded, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
@@ -46,6 +47,7 @@ from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline, Plane
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
+from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.revisions.opening import Home, Opening, open_home
 from gateway.revisions.running import Running
@@ -195,6 +197,7 @@ class Gateway:
             await self.coordinator.start()
         if self._together is not None:
             await self._together.start(self.fleet)
+            self._share_breakers(self._together)
         for warning in await self.planes.swap(self._snapshot):
             log.warning("%s", warning)
         await self._limit()
@@ -381,13 +384,27 @@ class Gateway:
 
     async def _follow_keys(self) -> None:
         """While the store is away the keys are those that were known last."""
+        away = Complaint(log, "keys stay as they are")
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
-                if await asyncio.to_thread(self.keyring.refresh):
-                    self._declare_limits()
+                await self._look_at_keys()
+                away.over()
             except StoreError as error:
-                log.warning("keys stay as they are: %s", error)
+                away.about(error)
+
+    async def _look_at_keys(self) -> None:
+        if await asyncio.to_thread(self.keyring.refresh):
+            self._declare_limits()
+
+    def _share_breakers(self, together: "Together") -> None:
+        """A breaker that opens or closes here is a hint to the other workers, and theirs to us."""
+        breakers = self.resilience.breakers
+        encode, decode = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Turned).decode
+        tell = together.share(
+            "breakers", lambda told: breakers.hint(decode(told), time.perf_counter())
+        )
+        breakers.observer = lambda turned: tell(encode(turned))
 
     def leads(self) -> bool:
         """Whether this worker does what only one of all shall do."""
@@ -404,7 +421,7 @@ class Gateway:
         looks: list[Callable[[], Awaitable[Any]]] = [
             self.traffic.follow,
             self.fleet.look,
-            functools.partial(asyncio.to_thread, self.keyring.refresh),
+            self._look_at_keys,
         ]
         if self._follows:
             looks.insert(0, self.running.notice)
@@ -414,8 +431,8 @@ class Gateway:
             for look in looks:
                 try:
                     await look()
-                except Exception:
-                    log.exception("news could not be read from the store")
+                except Exception as error:  # noqa: BLE001 - it is looked at again in a moment anyway
+                    log.debug("news could not be read from the store: %s", error)
 
     async def _metrics_page(self) -> bytes:
         """Of all workers, where there are others."""

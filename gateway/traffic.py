@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.errors import Conflict, NotFound
+from gateway.complaints import Complaint
+from gateway.errors import Conflict, NotFound, SwitchboardError
 from gateway.policy.live import Live
 from gateway.policy.table import Candidates
 from gateway.policy.weights import Weights, is_subject
@@ -53,10 +54,14 @@ class Traffic:
 
     async def run(self) -> None:
         """Follows what other processes change, for ever."""
+        away = Complaint(log, "weights stay as they are")
         while True:
             await asyncio.sleep(FOLLOW_EVERY_S)
             try:
                 await self.follow()
+                away.over()
+            except SwitchboardError as error:
+                away.about(error)
             except Exception:  # a store that is away for a while must not end it for good
                 log.exception("weights could not be read; tried again in %g s", FOLLOW_EVERY_S)
 

@@ -36,6 +36,8 @@ from gateway.adapters.state import (
     stepped,
     tried,
 )
+from gateway.complaints import Complaint
+from gateway.errors import SwitchboardError
 from gateway.policy.live import Live
 from gateway.types import Adapter, Canary, Snapshot, Target
 
@@ -153,6 +155,7 @@ class Fleet:
     async def run(self) -> None:
         """Judges canaries and follows what other gateways change, for ever."""
         judge_at = self._clock() + ROUND_S
+        away = Complaint(log, "adapters' states stay as they are")
         while True:
             await asyncio.sleep(FOLLOW_EVERY_S)
             try:
@@ -160,6 +163,9 @@ class Fleet:
                 if self._clock() >= judge_at:
                     judge_at = self._clock() + ROUND_S
                     await self._round()
+                away.over()
+            except SwitchboardError as error:
+                away.about(error)
             except Exception:  # a store that is away for a while must not end it for good
                 log.exception("canaries could not be judged; tried again in %g s", ROUND_S)
 

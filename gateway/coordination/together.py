@@ -49,6 +49,23 @@ class Together:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.lead.leave()
 
+    def share(self, channel: str, heard: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """What to tell the other workers by; `heard` is called with what they tell. Hints: while
+        Redis is away nobody hears them, now or later. Call it once the coordinator was started."""
+
+        def told(message: bytes) -> None:
+            with contextlib.suppress(CoordinatorAway):
+                key = self._coordinator.key(channel)
+                self._coordinator.tell("PUBLISH", key, self._me + b" " + message)
+
+        def came(message: bytes) -> None:
+            who, _, rest = message.partition(b" ")
+            if who != self._me:
+                heard(rest)
+
+        self._coordinator.subscribe(channel, came)
+        return told
+
     def changed(self) -> None:
         """Something in the store is new: the others look at once."""
         with contextlib.suppress(CoordinatorAway):

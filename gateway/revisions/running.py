@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from gateway.complaints import Complaint
 from gateway.config.load import Loaded, load, load_texts
 from gateway.errors import ConfigError, SwitchboardError
 from gateway.revisions.files import stamps
@@ -88,10 +89,14 @@ class Running:
 
     async def follow_store(self) -> None:
         """Serves each new revision of the store, whoever set it to run."""
+        away = Complaint(log, "the store's revisions could not be read")
         while True:
             await asyncio.sleep(NOTICE_EVERY_S)
             try:
                 await self.notice()
+                away.over()
+            except SwitchboardError as error:
+                away.about(error)
             except Exception:
                 log.exception("the store's revisions could not be read")
 
@@ -251,13 +256,18 @@ class Running:
         `look_at_files`."""
         home = self._home
         seen, served = None, self.seq
+        away = Complaint(log, "the changed files could not be served")
         while True:
             found = await asyncio.to_thread(stamps, home.directory)
             if found != seen or served != self.seq:
                 changed, seen, served = found != seen, found, self.seq
                 try:
                     await self.look_at_files(changed=changed)
+                    away.over()
                 except Moved:  # another process was first: it is noticed, and looked at again
+                    seen = None
+                except SwitchboardError as error:
+                    away.about(error)
                     seen = None
                 except Exception:
                     log.exception("the changed files could not be served")

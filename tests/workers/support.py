@@ -57,18 +57,27 @@ class Running:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.printed = ""
+        self._more = asyncio.Event()
+        self.reading = asyncio.create_task(self._read())
         self.url = ""
         self.token: str | None = None
 
     async def says(self, pattern: str) -> str:
         """The first group of the first line that fits, once it is printed."""
-        assert self.process.stderr is not None
         async with asyncio.timeout(60):
             while (found := re.search(pattern, self.printed)) is None:
-                line = await self.process.stderr.readline()
-                assert line, f"it ended: {self.printed}"
-                self.printed += line.decode()
+                assert not self.reading.done(), f"it ended: {self.printed}"
+                self._more.clear()
+                await self._more.wait()
         return found.group(1)
+
+    async def _read(self) -> None:
+        """Always: who writes to a pipe that nobody reads stands still once it is full."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.printed += line.decode()
+            self._more.set()
+        self._more.set()
 
     def client(self) -> httpx.AsyncClient:
         """A client of its own connections, so of whichever worker takes them."""
@@ -93,9 +102,8 @@ class Running:
 
     async def ended(self) -> int:
         """Its exit code, once it has ended."""
-        assert self.process.stderr is not None
         async with asyncio.timeout(60):
-            self.printed += (await self.process.stderr.read()).decode()
+            await self.reading
             return await self.process.wait()
 
 
@@ -114,10 +122,9 @@ async def serving(home: Path, *more: str, workers: int = 2) -> AsyncIterator[Run
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
-        assert process.stderr is not None
         async with asyncio.timeout(60):
-            await process.stderr.read()  # its workers have it too, and end after it
+            await running.reading  # its workers have the pipe too, and end after it
+            await process.wait()
 
 
 async def chat(client: httpx.AsyncClient, **more: Any) -> httpx.Response:

@@ -114,8 +114,9 @@ async def test_a_killed_worker_takes_at_most_its_last_moment_of_rows(
     kept = {row["id"] for row in Reader(store).recent(limit=None)}
     store.close()
     lost = set(ends) - kept
-    # Half a second between two looks at the queue, and the time that a write takes.
-    assert all(-0.05 <= killed - ends[id] <= 3.0 for id in lost), (len(lost), len(ends))
+    # Half a second between two looks at the queue, and the time that a write takes; an answer that
+    # was sent before may be read a while after.
+    assert all(-3.0 <= killed - ends[id] <= 3.0 for id in lost), (len(lost), len(ends))
     assert len(lost) < len(ends) / 2
 
 
