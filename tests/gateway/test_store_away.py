@@ -27,13 +27,13 @@ async def test_requests_and_keys_go_on_while_the_database_is_away(tmp_path: Path
                 async with serving_client(gateway, port, token) as served:
                     answers = [await served.chat() for _ in range(5)]
                     assert (await served.decision(answers[0]))["outcome"] == "ok"
-                    database.kill()
+                    await asyncio.to_thread(database.kill)
                     answers += [await served.chat() for _ in range(20)]
                     writer = gateway.writer
                     await asyncio.to_thread(until, lambda: writer.away and not writer.waiting)
                     id = answers[0].headers["x-switchboard-decision"]
                     away = await served.client.get(f"/v1/decisions/{id}")
-                    database.start()
+                    await asyncio.to_thread(database.start)
                     await asyncio.to_thread(until, lambda: not writer.spooled)
                     rows = [await served.decision(answer) for answer in answers]
                     page = (await served.client.get("/metrics")).text
