@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from gateway.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unauthorized
+from gateway.http.description import described
 from gateway.http.gate import role_needed
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
@@ -19,6 +20,9 @@ from gateway.policy.words import explained
 from gateway.types import Caller, Endpoint, Snapshot
 
 log = logging.getLogger("switchboard")
+
+KEPT = ["GET", "POST", "DELETE"]
+"""What may be done with an object that a backend keeps."""
 
 Find = Callable[[str], Awaitable[dict[str, Any] | None]]
 """The stored row of a request, decision or completion id."""
@@ -92,14 +96,19 @@ def control_plane(
 
     objects = StoredObjects(pipeline, find)
 
-    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "POST", "DELETE"])
+    @app.api_route("/v1/responses/{rest:path}", methods=KEPT, include_in_schema=False)
     async def responses(request: Request) -> Response:
         return await objects.relay(request, caller_of(request), Endpoint.RESPONSES)
 
-    @app.get("/v1/chat/completions")
-    @app.api_route("/v1/chat/completions/{rest:path}", methods=["GET", "POST", "DELETE"])
+    @app.get("/v1/chat/completions", include_in_schema=False)
+    @app.api_route("/v1/chat/completions/{rest:path}", methods=KEPT, include_in_schema=False)
     async def completions(request: Request) -> Response:
         return await objects.relay(request, caller_of(request), Endpoint.CHAT)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description(request: Request) -> Response:
+        caller = caller_of(request)
+        return _json(described(app, admin=caller.key is None or caller.may("read")))
 
     @app.get("/health")
     async def health() -> Response:

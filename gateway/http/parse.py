@@ -174,6 +174,8 @@ def parse(
     if not fields.keys().isdisjoint(_REFUSED):
         raise _refused(next(name for name in fields if name in _REFUSED))
     model, stream, asks_usage = _common(head)
+    if endpoint is Endpoint.EMBEDDINGS:
+        stream = False  # there is no such thing, whatever was asked for
     seen = read(head, fields, body)
     return Request(
         id,

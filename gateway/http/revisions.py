@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import ApiError, ConfigError, Conflict, NotFound, SwitchboardError
@@ -76,8 +76,8 @@ def revisions_api(running: Running, gate: Gate, adapters: AdapterBook) -> APIRou
     reads_files = Annotated[Caller, Depends(gate.needs("apply"))]
 
     @api.get("/revisions")
-    async def listed(_: looks, limit: int = 20) -> Response:
-        entries = await asyncio.to_thread(history, running.book, adapters, max(1, limit))
+    async def listed(_: looks, limit: Annotated[int, Query(ge=1, le=10_000)] = 20) -> Response:
+        entries = await asyncio.to_thread(history, running.book, adapters, limit)
         return _json({"object": "list", "data": entries})
 
     @api.get("/revisions/{which}")

@@ -115,7 +115,7 @@ class Api:
         texts = reading.prompts(body["prompt"])
         cuts = []
         for text in texts:
-            for _ in range(body.get("n") or 1):
+            for _ in range(reading.choices(body)):
                 asked = Asked("completions", model, text, body)
                 reply = reading.replied(asked, behaviour, ())
                 made = chat.cut(reply, reading.limit(body, "completions"), reading.stops(body))
@@ -184,7 +184,7 @@ class Api:
         asked = Asked(endpoint, model, reading.last_text(turns), body)
         reply = reading.replied(asked, behaviour, turns)
         made = chat.cut(reply, reading.limit(body, endpoint), reading.stops(body))
-        cuts = (made,) * (body.get("n") or 1)
+        cuts = (made,) * reading.choices(body)
         stamp = self._stamp(prefix, model, len(reply.tool_calls))
         return Kept(stamp, cuts, prompt, body, tuple(turns))
 

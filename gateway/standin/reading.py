@@ -18,6 +18,8 @@ from gateway.standin.behaviour import (
 
 Body = Mapping[str, Any]
 
+MAX_CHOICES = 128
+
 COMPLETION_TOKENS = 16
 """The length of a completion (not a chat) that names none."""
 
@@ -67,6 +69,21 @@ def check(body: Body, needed: str | None, behaviour: Behaviour, *, lenient: bool
                 param=name,
                 code="integer_below_min_value",
             )
+
+
+def choices(body: Body) -> int:
+    """How many answers to one question."""
+    wanted = body.get("n")
+    if wanted is None:
+        return 1
+    if not isinstance(wanted, int) or not 1 <= wanted <= MAX_CHOICES:
+        raise refuse(
+            400,
+            f"Invalid 'n': expected an integer from 1 to {MAX_CHOICES}.",
+            param="n",
+            code="invalid_value",
+        )
+    return wanted
 
 
 def _unsupported(name: str) -> str:

@@ -110,7 +110,7 @@ near = st.sampled_from(
 garbage = st.lists(st.one_of(near, st.binary(max_size=20)), max_size=40)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(garbage, st.sampled_from(Endpoint), st.booleans(), st.booleans())
 @example([b"data: " + b"[" * 5000 + b"]" * 5000 + b"\n\n"], Endpoint.CHAT, True, True)
 @example([b'data: {"choices":' + b'{"a":' * 5000 + b"\n\n"], Endpoint.RESPONSES, True, False)
