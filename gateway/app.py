@@ -165,7 +165,7 @@ class Gateway:
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
-        self.entrances = Entrances(self.live, time.perf_counter)
+        self.entrances = Entrances(self.live, time.perf_counter, workers)
         self.pressure = Pressure()
         self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
         self.planes = Planes(
@@ -345,7 +345,7 @@ class Gateway:
             self.pipeline.plane = plane
 
     def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
-        self.entrances.told(backend, replica, engine.waiting)
+        self.entrances.told(backend, replica, engine.running, engine.waiting)
         if engine.asleep:
             self._hosting.away(replica)
             return

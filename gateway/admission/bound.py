@@ -12,15 +12,18 @@ fails together is one sign:
     busy:     limit <- CUT x under way
     answered: limit <- limit + 1 / limit         where at least half of it is in use
 
-A vLLM engine says how many wait inside it. A short line there keeps it busy; a long one only makes
-answers late, and cannot be shared out fairly any more:
+A vLLM engine says how many it runs and how many wait inside it. A short line there keeps it busy; a
+long one only makes answers late, and cannot be shared out fairly any more:
 
-    waiting > slack:  limit <- under way - (waiting - slack),  slack = max(2, under way / 8)
+    waiting > slack:  limit <- under way - (waiting - slack),  slack = max(2, run by it / 8)
     else:             limit <- 1.25 x limit + 1  where at least three quarters of it are in use
+
+It is asked once a second, so its limit begins at vLLM's own usual one (`--max-num-seqs`).
 """
 
 UNBOUND = float("inf")
 FLOOR = 4.0
+FIRST = 256.0
 CEILING = 4096.0
 """A limit that has grown to this is none."""
 CUT = 0.7
@@ -31,11 +34,12 @@ COOL_S = 1.0
 class Bound:
     """The bound of one replica; `limit` is what counts. A declared one never changes."""
 
-    __slots__ = ("_declared", "_quiet_until", "limit")
+    __slots__ = ("_declared", "_quiet_until", "_told", "limit")
 
     def __init__(self, declared: int | None) -> None:
         self._declared = declared
         self._quiet_until = float("-inf")
+        self._told = False
         self.limit: float = UNBOUND
         self.declare(declared)
 
@@ -58,11 +62,14 @@ class Bound:
         if self._declared is None and 0.5 * self.limit <= running:
             self._grow(self.limit + 1.0 / self.limit)
 
-    def told(self, running: int, waiting: int) -> None:
-        """The engine has `waiting` in its own line, while `running` of ours are under way."""
+    def told(self, running: int, engine_runs: int, waiting: int) -> None:
+        """The engine runs so many and has `waiting` in its own line, while `running` of ours are
+        under way."""
         if self._declared is not None:
             return
-        slack = max(2.0, running / 8.0)
+        self.limit = min(self.limit, max(FIRST, running)) if not self._told else self.limit
+        self._told = True
+        slack = max(2.0, engine_runs / 8.0)
         if waiting > slack:
             self.limit = max(FLOOR, min(self.limit, running - (waiting - slack)))
         elif 0.75 * self.limit <= running:

@@ -159,9 +159,9 @@ class Entrance:
         self._bound.busy(self.running, self.hold_s, now)
         self.limit = self._bound.limit
 
-    def told(self, waiting: int, now: float) -> None:
-        """The replica's engine has so many in a line of its own."""
-        self._bound.told(self.running, waiting)
+    def told(self, runs: int, waiting: int, now: float) -> None:
+        """The replica's engine runs so many, and has so many in a line of its own."""
+        self._bound.told(self.running, runs, waiting)
         self._rebound(now)
 
     def _rebound(self, now: float) -> None:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.admission.entrance import Entrance
 from gateway.admission.line import Flow, Refused
 from gateway.errors import QueueFull
@@ -23,8 +25,10 @@ _WHY = {
 class Entrances:
     """One entrance for each replica of each backend; kept when the configuration changes."""
 
-    def __init__(self, live: Live, clock: Callable[[], float]) -> None:
-        """`live` is told how long one would wait at each replica."""
+    def __init__(self, live: Live, clock: Callable[[], float], workers: int = 1) -> None:
+        """`live` is told how long one would wait at each replica. Each of `workers` has its share
+        of what is declared."""
+        self._workers = workers
         self._live = live
         self._clock = clock
         self._entrances: dict[tuple[str, str], Entrance] = {}
@@ -37,7 +41,7 @@ class Entrances:
         for (name, replica), entrance in list(self._entrances.items()):
             backend = self._backends.get(name)
             if backend is not None and replica in backend.replicas:
-                entrance.declare(backend.admission, now)
+                entrance.declare(self._share(backend.admission), now)
             elif not entrance.running and not entrance.waiting:
                 del self._entrances[name, replica]
 
@@ -77,9 +81,9 @@ class Entrances:
             raise _full(heard.refused)
         return self._clock() - began
 
-    def told(self, backend: str, replica: str, waiting: int) -> None:
-        """The engine of a replica has so many in a line of its own."""
-        self.at(backend, replica).told(waiting, self._clock())
+    def told(self, backend: str, replica: str, runs: int, waiting: int) -> None:
+        """The engine of a replica runs so many, and has so many in a line of its own."""
+        self.at(backend, replica).told(runs, waiting, self._clock())
 
     def __iter__(self) -> Iterator[tuple[str, str, Entrance]]:
         for (backend, replica), entrance in list(self._entrances.items()):
@@ -100,13 +104,19 @@ class Entrances:
 
     def _made(self, backend: str, replica: str) -> Entrance:
         declared = self._backends.get(backend)
-        terms = Admission() if declared is None else declared.admission
+        terms = self._share(Admission() if declared is None else declared.admission)
         # litellm's process is the replica of several providers: what waits for one of them says
         # nothing about the others.
         shared = declared is not None and declared.kind == "litellm"
         entrance = Entrance(terms) if shared else Entrance(terms, self._tells(replica))
         self._entrances[backend, replica] = entrance
         return entrance
+
+    def _share(self, terms: Admission) -> Admission:
+        """This worker's part; together they are given no less than is declared."""
+        if terms.concurrent is None or self._workers == 1:
+            return terms
+        return msgspec.structs.replace(terms, concurrent=-(-terms.concurrent // self._workers))
 
     def _tells(self, replica: str) -> Callable[[float], None]:
         def tell(seconds: float) -> None:

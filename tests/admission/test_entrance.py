@@ -201,16 +201,34 @@ def test_an_engine_is_given_no_more_than_keeps_it_busy() -> None:
     entrance, told = Entrance(Admission()), Told()
     for _ in range(80):
         entrance.enter()
-    entrance.told(2, 0.0)
-    assert entrance.limit == float("inf")
-    entrance.told(50, 1.0)
-    assert entrance.limit == 40.0  # 80 less what waits beyond 80 / 8
+    entrance.told(40, 0, 0.0)
+    assert entrance.limit == 256.0
+    entrance.told(40, 40, 1.0)
+    assert entrance.limit == 45.0  # 80 less what waits beyond 40 / 8
     entrance.ask(NORMAL, 1.0, 1.0, 100.0, told)
-    for _ in range(41):
+    for _ in range(36):
         entrance.leave(1.0, 2.0, answered=True)
     assert told.admitted
-    entrance.told(0, 3.0)
-    assert entrance.limit > 50.0
+    entrance.told(45, 0, 3.0)
+    assert entrance.limit > 55.0
+
+
+def test_an_engine_that_never_has_a_line_is_given_all() -> None:
+    entrance = Entrance(Admission())
+    entrance.told(0, 0, 0.0)
+    for second in range(20):
+        for _ in range(int(min(entrance.limit, 5000)) - entrance.running):
+            assert entrance.enter()
+        entrance.told(entrance.running, 0, float(second))
+    assert entrance.limit == float("inf")
+
+
+def test_an_engine_that_was_in_use_already_is_cut_by_its_line_alone() -> None:
+    entrance = Entrance(Admission())
+    for _ in range(900):
+        entrance.enter()
+    entrance.told(900, 0, 0.0)
+    assert entrance.limit >= 900.0
 
 
 # ---------------------------------------------------------------- under any load
