@@ -55,6 +55,13 @@ from gateway.resilience.base import (
     gathered,
 )
 from gateway.resilience.breaker import Breakers
+from gateway.resilience.carry import (
+    Disguise,
+    both,
+    carried_on,
+    is_whole_text,
+    may_be_carried_on,
+)
 from gateway.resilience.hedge import SOONER
 from gateway.transport.base import Reply, Sink
 from gateway.transport.bodies import decoded, read_all
@@ -165,6 +172,7 @@ class Journey:
         "queued_s",
         "recognition",
         "request",
+        "so_far",
         "status",
         "upstream_s",
         "usage",
@@ -193,6 +201,7 @@ class Journey:
         self.answer: str | None = None
         self.hold: Hold | None = None
         self.ask: Ask[Opened] | None = None
+        self.so_far = ("", 0)
 
 
 class Opened(msgspec.Struct):
@@ -233,6 +242,25 @@ class Watched:
                 self._outlet.write(error.before)
             raise
         return self._outlet.write(passed) if passed else True
+
+
+class Disguised:
+    """The client's side of an answer that another goes on with."""
+
+    opened = True
+
+    def __init__(self, disguise: Disguise, outlet: Outlet) -> None:
+        self._disguise = disguise
+        self._outlet = outlet
+        self.plain = outlet.plain
+        self.open = outlet.open
+        self.drain = outlet.drain
+        self.close = outlet.close
+        self.fail = outlet.fail
+
+    def write(self, body: bytes) -> bool:
+        """Relays it as part of the answer that broke off."""
+        return self._outlet.write(self._disguise.apply(body))
 
 
 class Pipeline:
@@ -377,6 +405,8 @@ class Pipeline:
         target = plane.snapshot.targets[choice.target]
         if target.canary is not None and reason == "first":
             target = _version(plane.snapshot, target, target.canary, request)
+        if reason == "continue":
+            request = carried_on(request, target, *journey.so_far)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
         adapter = target.served if target.adapter is not None else None
         entrance = self._entrances.at(target.backend, choice.replica)
@@ -529,7 +559,7 @@ class Pipeline:
             opened.shaped.hide_usage,
             request.endpoint,
             choices=request.choices,
-            keep_text=self._keeps_text(journey),
+            keep_text=self._keeps_text(journey) or _carries_on(journey),
         )
         piece = await self._opening(opened, watch)
         opened.first_at = self._clock()
@@ -587,11 +617,18 @@ class Pipeline:
     async def _relay_stream(
         self, journey: Journey, opened: Opened, watch: StreamWatch, outlet: Outlet
     ) -> None:
-        """Passes each piece on as it arrives; a broken upstream ends in an error event."""
+        """Opens the client's stream and passes on what comes."""
+        outlet.open(opened.reply.status, self._headers(journey, opened))
+        await self._pass_on(journey, opened, watch, outlet)
+
+    async def _pass_on(
+        self, journey: Journey, opened: Opened, watch: StreamWatch, outlet: Outlet
+    ) -> None:
+        """Passes each piece on as it arrives; a broken upstream ends in an error event, unless
+        another goes on with its answer."""
         reply = opened.reply
         self.live.first_token(opened.flight, opened.first_at)
         try:
-            outlet.open(reply.status, self._headers(journey, opened))
             if not outlet.write(opened.piece):
                 await outlet.drain()
             await _pumped(reply, watch, outlet)
@@ -606,14 +643,8 @@ class Pipeline:
                 outlet.close()
         except UpstreamError as error:
             self._seen(journey, opened, watch, "truncated", str(error))
-            outlet.fail(
-                ApiError(
-                    f"The answer broke off: {error}",
-                    status=502,
-                    type="upstream_error",
-                    code="stream_truncated",
-                )
-            )
+            if not await self._carried_on(journey, opened, watch, outlet):
+                outlet.fail(_broke_off(error))
         except asyncio.CancelledError:
             self._seen(journey, opened, watch, "abandoned", "the client went away")
             raise
@@ -622,6 +653,47 @@ class Pipeline:
             self._seen(journey, opened, watch, outcome, "")
         finally:
             reply.abort()
+
+    async def _carried_on(
+        self, journey: Journey, broken: Opened, watch: StreamWatch, outlet: Outlet
+    ) -> bool:
+        """Whether another candidate has gone on with an answer that broke off, or begun to."""
+        if watch.finished or watch.errored or not _carries_on(journey):
+            return False
+        if not is_whole_text(watch.text):
+            return False
+        text, tokens = journey.so_far
+        journey.so_far = (text + watch.text, tokens + watch.events)
+        opened = await self._next_for(journey, broken)
+        if opened is None or opened.watch is None:
+            return False
+        usage, first_token_s = journey.usage, journey.first_token_s
+        disguised = Disguised(Disguise(broken.piece, watch.events), outlet)
+        await self._pass_on(journey, opened, opened.watch, disguised)
+        journey.usage = both(usage, journey.usage)
+        journey.first_token_s = first_token_s
+        journey.completion_id = watch.completion_id
+        if journey.answer is not None:
+            journey.answer = watch.text + journey.answer
+        return True
+
+    async def _next_for(self, journey: Journey, broken: Opened) -> Opened | None:
+        """The first of the others that goes on with it."""
+        ask, decision = journey.ask, journey.decision
+        assert ask is not None
+        assert decision is not None
+        ask.failed(broken.choice, AttemptFailed(broken.target.name, 502, "broke off"))
+        tries = journey.plane.snapshot.policies[decision.policy].tries
+        for choice in decision.ranked:
+            if ask.tried >= tries or self._clock() >= ask.until:
+                break
+            if not ask.may_take(choice):
+                continue
+            try:
+                return await self._attempt(journey, choice, "continue")
+            except AttemptFailed:
+                continue
+        return None
 
     def _headers(self, journey: Journey, opened: Opened) -> Headers:
         """The answer's head, and the moment at which our own share of the time is known."""
@@ -656,7 +728,10 @@ class Pipeline:
         journey.first_token_s = opened.first_at - opened.began
         if self._keeps_text(journey):
             journey.answer = watch.text
-        self._ended(journey, opened, outcome, error, opened.reply.status, journey.usage)
+        # When it is the request's own time that is over, no backend is to blame.
+        late = journey.ask is not None and self._clock() >= journey.ask.until
+        kind: Kind = "client" if late else "broken"
+        self._ended(journey, opened, outcome, error, opened.reply.status, journey.usage, kind)
 
     def _ended(
         self,
@@ -859,6 +934,22 @@ def _overloaded(journey: Journey) -> ApiError | None:
 def backend_failure(backend: str, error: UpstreamError) -> ApiError:
     """A failed leg outside of any fallback, for the client."""
     return gathered([_failure(backend, error)])
+
+
+def _carries_on(journey: Journey) -> bool:
+    decision = journey.decision
+    assert decision is not None
+    policy = journey.plane.snapshot.policies[decision.policy]
+    return policy.carry_on and may_be_carried_on(journey.request)
+
+
+def _broke_off(error: UpstreamError) -> ApiError:
+    return ApiError(
+        f"The answer broke off: {error}",
+        status=502,
+        type="upstream_error",
+        code="stream_truncated",
+    )
 
 
 def _sort(journey: Journey) -> str:

@@ -242,7 +242,8 @@ class Policy(msgspec.Struct, frozen=True):
     before another candidate, after all of them, or whichever is cheaper. The whole answer may take
     `total_s`, all of it together, and the first token of each stream tried `first_token_s`.
     For a share of at most `hedge` of the requests a second candidate is asked when the first is
-    late. Without `breaking` its failures open no breaker.
+    late. With `carry_on` a stream of text that breaks off is gone on with by another. Without
+    `breaking` its failures open no breaker.
     """
 
     name: str
@@ -263,6 +264,7 @@ class Policy(msgspec.Struct, frozen=True):
     total_s: float | None = None
     first_token_s: float | None = None
     hedge: float = 0.0
+    carry_on: bool = False
     breaking: Breaking | None = Breaking()
 
 

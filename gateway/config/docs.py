@@ -105,7 +105,7 @@ def _of_kind(part: type[BaseModel]) -> str:
 def _below(model: type[BaseModel], above: str) -> Iterator[tuple[str, type[BaseModel]]]:
     for name, field in model.model_fields.items():
         for suffix, part in _models(field.annotation):
-            yield f"{above}{name}{suffix}", part
+            yield f"{above}{field.alias or name}{suffix}", part
 
 
 def _models(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -119,7 +119,7 @@ def _models(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _table(model: type[BaseModel]) -> str:
-    rows = [_row(name, field) for name, field in model.model_fields.items()]
+    rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
     return "\n".join(["| key | what | default | example |", "|---|---|---|---|", *rows, ""])
 
 

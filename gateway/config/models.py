@@ -973,6 +973,13 @@ class OnFailurePart(Part):
         " is later is cancelled.",
         examples=["5 %"],
     )
+    continue_: Switch = Field(
+        default=_POLICY.carry_on,
+        alias="continue",
+        description="Whether a stream that breaks off is gone on with by the next candidate, from"
+        " the text that was sent. Chat text only: no tools, one choice, no format.",
+        examples=[True],
+    )
     breaker: BreakerPart = Field(
         default=BreakerPart(),
         description="When a target is left alone because it fails.",

@@ -103,7 +103,8 @@ def _said(model: type[BaseModel], path: Path, error: Mapping[str, Any]) -> tuple
         return "is missing", _example(model, place, path[-1])
     if kind == "extra_forbidden":
         around = _model(model, place[:-1])
-        known = list(around.model_fields) if around is not None else []
+        fields = around.model_fields.items() if around is not None else ()
+        known = [field.alias or name for name, field in fields]
         return f"unknown key `{path[-1]}`", did_you_mean(str(path[-1]), known, _listed(known))
     if kind == "literal_error":
         return _not_one_of(str(error["input"]), _choices(_field(model, place)))

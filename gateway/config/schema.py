@@ -94,7 +94,7 @@ def _say_defaults(definition: dict[str, Any], part: type[BaseModel]) -> None:
     for name, field in part.model_fields.items():
         default = default_text(field)
         if default is not None:
-            said = definition["properties"][name]
+            said = definition["properties"][field.alias or name]
             said["description"] = f"{said['description']} Default: `{default}`."
 
 

@@ -98,6 +98,8 @@ def _on_failure(policy: Policy) -> str:
         )
     if policy.hedge:
         said += f"; {percent(policy.hedge)} ask a second beside one that is late, where that pays"
+    if policy.carry_on:
+        said += "; text that breaks off is gone on with by another"
     if policy.first_token_s is not None:
         said += f"; a first token may take {number(policy.first_token_s)} s"
     if policy.total_s is not None:

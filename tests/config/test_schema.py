@@ -102,4 +102,4 @@ def test_the_reference_has_every_key(model: type[BaseModel]) -> None:
     page = docs.page()
     for part in [model, *parts()]:
         for name, field in part.model_fields.items():
-            assert f"| `{name}` | {field.description} |" in page
+            assert f"| `{field.alias or name}` | {field.description} |" in page

@@ -1,0 +1,142 @@
+"""Carrying on: a stream that breaks off is gone on with by another candidate, as one answer.
+
+After the commit point nothing can be asked again from the beginning. But chat text can be gone on
+with: the next candidate is shown what was sent so far as the assistant's own message. Only what is
+text and nothing else is carried on: no tools, one choice, no log probabilities, no format.
+"""
+
+import msgspec
+
+from gateway.metering.usage import MAX_TEXT
+from gateway.types import Endpoint, Request, Target, Usage
+
+_encode = msgspec.json.Encoder().encode
+_messages = msgspec.json.Decoder(list[msgspec.Raw])
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_number = msgspec.json.Decoder(int)
+
+NOT_TEXT = ("tools", "functions", "logprobs", "top_logprobs", "response_format", "audio")
+"""Fields of a request whose answer is more than text, or text of a form."""
+
+GO_ON = (
+    "Your last message broke off. Go on exactly where it ends, even in the middle of a word:"
+    " repeat nothing of it, and say nothing about it."
+)
+
+
+def may_be_carried_on(request: Request) -> bool:
+    """Whether an answer to this is text that another model can go on with."""
+    return (
+        request.endpoint is Endpoint.CHAT
+        and request.stream
+        and request.choices == 1
+        and not (request.needs.tools or request.needs.audio or request.needs.json_schema)
+        and not any(name in request.fields for name in NOT_TEXT)
+    )
+
+
+def carried_on(request: Request, target: Target, text: str, tokens: int) -> Request:
+    """The request for what is missing after `text`, which took about `tokens` tokens.
+
+    vLLM goes on in the message itself; others are told to.
+    """
+    fields = dict(request.fields)
+    messages = _messages.decode(fields["messages"])
+    messages.append(msgspec.Raw(_encode({"role": "assistant", "content": text})))
+    if target.internal:
+        fields["continue_final_message"] = msgspec.Raw(b"true")
+        fields["add_generation_prompt"] = msgspec.Raw(b"false")
+    else:
+        messages.append(msgspec.Raw(_encode({"role": "user", "content": GO_ON})))
+    fields["messages"] = msgspec.Raw(_encode(messages))
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in fields:
+            try:
+                most = _number.decode(fields[name])
+            except msgspec.DecodeError:
+                continue
+            fields[name] = msgspec.Raw(b"%d" % max(1, most - tokens))
+    return msgspec.structs.replace(request, fields=fields)
+
+
+def is_whole_text(text: str) -> bool:
+    """Whether `text` is all that was sent: something, and not cut for its length."""
+    return 0 < len(text) < MAX_TEXT
+
+
+def both(first: Usage, second: Usage) -> Usage:
+    """The tokens of an answer that two have written."""
+    return Usage(
+        first.input + second.input,
+        first.cached_input + second.cached_input,
+        first.output + second.output,
+        estimated=first.estimated or second.estimated,
+    )
+
+
+class Disguise:
+    """Makes the events of what goes on look like those of the answer that broke off: the same id,
+    model and time, no second role, and usage that counts both parts."""
+
+    def __init__(self, opening: bytes, tokens: int) -> None:
+        """From the first events of the answer that broke off, which had `tokens` tokens."""
+        self._head: dict[str, msgspec.Raw] = {}
+        self._tokens = tokens
+        for line in opening.split(b"\n"):
+            said = _read(line)
+            if said is not None:
+                self._head = {
+                    name: said[name]
+                    for name in ("id", "created", "model", "system_fingerprint")
+                    if name in said
+                }
+                break
+
+    def apply(self, events: bytes) -> bytes:
+        """Whole events, as the client is to see them."""
+        return b"\n".join(self._line(line) for line in events.split(b"\n"))
+
+    def _line(self, line: bytes) -> bytes:
+        said = _read(line)
+        if said is None:
+            return line
+        said |= {name: value for name, value in self._head.items() if name in said}
+        if "choices" in said:
+            said["choices"] = msgspec.Raw(_encode([_without_role(c) for c in _read_list(said)]))
+        usage = said.get("usage")
+        if usage is not None and bytes(usage).startswith(b"{"):
+            said["usage"] = msgspec.Raw(_encode(self._both(_object.decode(usage))))
+        return b"data: " + _encode(said)
+
+    def _both(self, usage: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+        """What was carried on was input to the second, and output to the client."""
+        counts = {
+            "prompt_tokens": -self._tokens,
+            "completion_tokens": self._tokens,
+        }
+        for name, more in counts.items():
+            if name in usage:
+                usage[name] = msgspec.Raw(b"%d" % max(0, _number.decode(usage[name]) + more))
+        return usage
+
+
+def _read(line: bytes) -> dict[str, msgspec.Raw] | None:
+    """The object of a data line."""
+    if not line.startswith(b"data:"):
+        return None
+    try:
+        return _object.decode(line[5:])
+    except msgspec.DecodeError:
+        return None
+
+
+def _read_list(said: dict[str, msgspec.Raw]) -> list[dict[str, msgspec.Raw]]:
+    return msgspec.json.decode(said["choices"], type=list[dict[str, msgspec.Raw]])
+
+
+def _without_role(choice: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    if "delta" in choice:
+        delta = _object.decode(choice["delta"])
+        delta.pop("role", None)
+        choice["delta"] = msgspec.Raw(_encode(delta))
+    return choice

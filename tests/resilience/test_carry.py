@@ -1,0 +1,123 @@
+"""A stream that breaks off, gone on with by the next candidate: one answer for the client."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
+from gateway.standin.standin import StandIn
+from gateway.types import Policy, Snapshot
+from tests.gateway.support import events_of, route, serving, snapshot, target
+
+CUT = Fault(kind=FaultKind.CUT, after=3)
+BEGINS, GOES_ON = Behaviour(answer=say("one two three four")), Behaviour(answer=say(" and more"))
+
+
+def two(first: StandIn, second: StandIn, *, internal: bool = False, **policy: Any) -> Snapshot:
+    targets = [target("p0/m", first.url), target("p1/n", second.url)]
+    made = snapshot(
+        targets,
+        [route("general", "p0/m", "p1/n")],
+        policies={"quality": Policy("quality", **{"carry_on": True, **policy})},
+    )
+    if internal:
+        second_target = msgspec.structs.replace(targets[1], internal=True)
+        made = msgspec.structs.replace(made, targets={**made.targets, "p1/n": second_target})
+    return made
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(
+        choice["delta"].get("content") or ""
+        for event in events
+        if isinstance(event, dict)
+        for choice in event.get("choices", [])
+    )
+
+
+@pytest.mark.parametrize("internal", [False, True])
+async def test_the_next_goes_on_and_the_client_sees_one_answer(
+    internal: bool, tmp_path: Path
+) -> None:
+    async with StandIn(BEGINS) as first, StandIn(GOES_ON) as second:
+        first.next(CUT)
+        async with serving(two(first, second, internal=internal), tmp_path) as served:
+            answer = await served.chat(
+                stream=True, stream_options={"include_usage": True}, max_tokens=50
+            )
+            row = await served.decision(answer)
+            asked = (await second.arrived()).json()
+    events = events_of(answer.content)
+    assert text_of(events) == "one two three and more"
+    assert events[-1] == "[DONE]"
+    assert not any("error" in event for event in events)
+    assert len({event["id"] for event in events[:-1]}) == 1
+    assert {event["model"] for event in events[:-1]} == {"m"}
+    assert sum("role" in c["delta"] for e in events[:-1] for c in e["choices"]) == 1
+    assert events[-2]["usage"]["completion_tokens"] >= 5
+    shown = [message["content"] for message in asked["messages"] if message["role"] == "assistant"]
+    assert shown == ["one two three"]
+    assert asked["max_tokens"] < 50
+    assert asked.get("continue_final_message", False) is internal
+    assert [(each["reason"], each["outcome"]) for each in row["attempts"]] == [
+        ("first", "truncated"),
+        ("continue", "ok"),
+    ]
+    assert (row["outcome"], row["estimated"]) == ("ok", True)
+    assert row["cost_usd"] == pytest.approx(sum(each["cost_usd"] for each in row["attempts"]))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"n": 2},
+        {"logprobs": True},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+async def test_what_is_more_than_text_ends_in_an_error(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    async with StandIn(Behaviour(answer=say("a b c d e"), calls_tools=False)) as first:
+        async with StandIn(GOES_ON) as second:
+            first.next(CUT)
+            async with serving(two(first, second), tmp_path) as served:
+                events = await served.events(**more)
+            assert events[-1]["error"]["code"] == "stream_truncated"
+            assert not second.seen
+
+
+async def test_it_is_off_unless_the_policy_says_so(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(GOES_ON) as second:
+        first.next(CUT)
+        async with serving(two(first, second, carry_on=False), tmp_path) as served:
+            events = await served.events()
+        assert events[-1]["error"]["code"] == "stream_truncated"
+        assert not second.seen
+
+
+async def test_when_nobody_can_go_on_it_ends_in_an_error(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(GOES_ON) as second:
+        first.next(CUT)
+        second.fault = Fault(kind=FaultKind.STATUS, status=500)
+        async with serving(two(first, second), tmp_path) as served:
+            answer = await served.chat(stream=True)
+            events = events_of(answer.content)
+            row = await served.decision(answer)
+    assert json.dumps(events).count('"error"') == 1
+    assert events[-1]["error"]["code"] == "stream_truncated"
+    assert row["outcome"] == "truncated"
+
+
+async def test_a_second_break_is_told(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(GOES_ON) as second:
+        first.next(CUT)
+        second.next(Fault(kind=FaultKind.CUT, after=1))
+        async with serving(two(first, second), tmp_path) as served:
+            events = await served.events()
+    assert text_of(events) == "one two three and"
+    assert events[-1]["error"]["code"] == "stream_truncated"
