@@ -21,7 +21,7 @@ from tests.gateway.support import Served, serving
 CLIENTS = 8
 SLOW_S = 10.0
 """A request that takes longer is told of."""
-WITH_REPLICAS_S = 25.0
+WITH_REPLICAS_S = 20.0
 """For so long there has to be traffic while our own servers are well."""
 
 

@@ -4,7 +4,7 @@ import os
 
 from tests.chaos.run import Run, run
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "75"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("CHAOS_SEED", "4"))
 REPLICAS = os.environ.get("CHAOS_REPLICAS", "yes") != "no"
 """To be left out while working on something else: they take half a minute to start."""

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.standin import Behaviour, Fault, FaultKind, Seen, StandIn
-from gateway.types import Policy
+from gateway.types import Admission, Policy
 from tests.faults.client import request_bytes
 from tests.gateway.support import Served, serving, snapshot, target
 
@@ -110,6 +110,35 @@ async def test_nobody_is_asked_after_the_client_left_while_waiting_to_try_again(
     assert row["outcome"] == "abandoned"
     assert [each["status"] for each in row["attempts"]] == [503]
     assert len(busy.seen) == 1
+
+
+async def test_nobody_is_asked_after_the_client_left_while_waiting_for_its_turn(
+    tmp_path: Path,
+) -> None:
+    async with StandIn(Behaviour(fault=HANGS)) as provider:
+        made = snapshot([target("p/m", provider.url)])
+        bound = msgspec.structs.replace(
+            made.backends["p"], admission=Admission(concurrent=1, wait=30.0)
+        )
+        made = msgspec.structs.replace(made, backends={"p": bound})
+        async with serving(made, tmp_path) as served:
+            body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
+            _, first = await asyncio.open_connection("127.0.0.1", served.port)
+            first.write(request_bytes(body))
+            seen = await asyncio.wait_for(provider.arrived(), 10)
+            _, second = await asyncio.open_connection("127.0.0.1", served.port)
+            second.write(request_bytes(body))
+            entrance = served.gateway.entrances.at("p", provider.url)
+            async with asyncio.timeout(10):
+                while not entrance.waiting:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+            second.transport.abort()
+            (row,) = await rows(served, 1)
+            first.transport.abort()
+            await asyncio.wait_for(seen.aborted.wait(), 10)
+    assert row["outcome"] == "abandoned"
+    assert row["attempts"] == []
+    assert len(provider.seen) == 1
 
 
 async def test_a_client_that_never_reads_holds_the_backend_back_and_no_memory(
