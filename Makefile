@@ -51,7 +51,7 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 	@$(BIN)/python -m gateway.cli.reference --check
 
 bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/results.json
-	@$(PYTHON) scripts/system.py nginx
+	@$(PYTHON) scripts/system.py nginx redis-server
 	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.vllm_times --write
 	@$(BIN)/python -m benchmarks.run --write

@@ -31,6 +31,10 @@ MODEL = """
         price: {{input: {price} usd/Mtok, output: {dearer} usd/Mtok}}
         typical: {{first_token: 200 ms, tokens_per_second: 80, output_tokens: 50}}
 """
+QUOTA = "requests: 100000000/min, tokens: 1000000M/min, concurrent: 1000000"
+QUOTA += ", budget: {day: 1000000 usd, month: 10000000 usd}"
+"""All limits that there are, and never reached."""
+
 POLICY = """
 name: balanced
 waiting: {first_token: 0.002 usd/s, whole: 0.0005 usd/s}
@@ -40,14 +44,25 @@ explore: 2 %
 """
 
 
-def write_configuration(home: Path, upstream: int) -> None:
-    """Writes it below `home`, in front of the mock upstream at port `upstream`."""
+def write_configuration(
+    home: Path, upstream: int, *, limits: bool = False, redis: int | None = None
+) -> None:
+    """Writes it below `home`, in front of the mock upstream at port `upstream`.
+
+    With `limits` each key and each route has all of them, and those are shared through the Redis at
+    port `redis` if it is given.
+    """
     for folder in ("routes", "policies"):
         (home / folder).mkdir(parents=True)
     models = "".join(
         MODEL.format(name=name, price=price, dearer=price * 4) for name, price in MODELS.items()
     )
-    (home / "gateway.yaml").write_text(GATEWAY.format(upstream=upstream, models=models))
+    file = GATEWAY.format(upstream=upstream, models=models)
+    if limits:
+        file += f"limits: {{every_key: {{{QUOTA}}}}}\n"
+    if redis is not None:
+        file += f"coordinator: redis://127.0.0.1:{redis}\n"
+    (home / "gateway.yaml").write_text(file)
     (home / "policies/balanced.yaml").write_text(POLICY)
     for name, examples in ROUTES.items():
         candidates = "\n".join(
@@ -59,4 +74,5 @@ def write_configuration(home: Path, upstream: int) -> None:
             f"name: {name}\ndescription: Measured.\nvalue: 0.02 usd\n"
             f"match:\n  examples:\n{listed}\n"
             f"candidates:\n{candidates}\npolicy: balanced\n"
+            + (f"limits: {{{QUOTA}}}\n" if limits else "")
         )

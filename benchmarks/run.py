@@ -12,13 +12,14 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,42 @@ def open_streams_mb(system: Running, count: int) -> float:
 
 def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
     """Switchboard with everything on: keys, classification, five candidates, log, metrics."""
-    home = folder / "switchboard"
-    write_configuration(home, upstream)
+    return _gateway("switchboard", port, upstream, core, folder)
+
+
+def limited(port: int, upstream: int, core: int, folder: Path) -> Any:
+    """The same with all limits of the key and of the route, counted in process."""
+    return _gateway("switchboard_limits", port, upstream, core, folder, limits=True)
+
+
+@contextlib.contextmanager
+def shared(port: int, upstream: int, core: int, folder: Path) -> Iterator[Running]:
+    """The same with those limits in Redis, as several workers have them."""
+    redis = free_port()
+    binary = shutil.which("redis-server") or "/usr/bin/redis-server"
+    command = ["taskset", "-c", str(LOAD_CORE), binary, "--port", str(redis)]
+    command += ["--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            name = "switchboard_redis"
+            with _gateway(name, port, upstream, core, folder, limits=True, redis=redis) as running:
+                yield running
+        finally:
+            server.terminate()
+
+
+def _gateway(
+    name: str,
+    port: int,
+    upstream: int,
+    core: int,
+    folder: Path,
+    *,
+    limits: bool = False,
+    redis: int | None = None,
+) -> contextlib.AbstractContextManager[Running]:
+    home = folder / name
+    write_configuration(home, upstream, limits=limits, redis=redis)
     switchboard = str(Path(sys.executable).parent / "switchboard")
     store = f"sqlite:///{home}/switchboard.db"
     made = subprocess.run(
@@ -126,7 +161,7 @@ def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
     command = [switchboard, "serve", "--config", str(home), "--listen", f"127.0.0.1:{port}"]
     command += ["--store", store]
     return systems.started(
-        "switchboard",
+        name,
         command,
         port,
         core=core,
@@ -141,14 +176,19 @@ def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
 SYSTEMS: dict[str, Callable[[int, int, int, Path], Any]] = {
     "nginx": systems.nginx,
     "switchboard": gateway,
+    "switchboard_limits": limited,
+    "switchboard_redis": shared,
     "vllm_router": systems.vllm_router,
     "litellm": systems.litellm,
     "portkey": systems.portkey,
 }
 
 
-TOGETHER = ("nginx", "switchboard", "vllm_router")
+TOGETHER = ("nginx", "switchboard", "switchboard_limits", "switchboard_redis", "vllm_router")
 """Measured in turns, round after round: the machine's speed drifts by more than they differ."""
+
+STREAMED = ("nginx", "switchboard", "vllm_router")
+"""Those whose streams are measured too: limits have no part in a chunk's way."""
 
 
 def measure(names: list[str], seconds: float, rounds: int, say: Callable[[str], None]) -> Result:
@@ -208,9 +248,9 @@ def _one_turn(system: Running, seconds: float, seen: dict[tuple[str, str], list[
     named = per_request(system, system.model, seconds, distinct=False)
     seen["cpu_us_per_request", system.name].append(named["cpu_us"])
     seen["requests_per_s", system.name].append(named["rate"])
-    if system.name in TOGETHER:
+    if system.name in STREAMED:
         seen["cpu_us_per_chunk", system.name].append(per_chunk(system, system.model, 50, 3))
-    if system.auto is not None:
+    if system.name == "switchboard" and system.auto is not None:
         auto = per_request(system, system.auto, seconds, distinct=True)
         seen["cpu_us_per_request", f"{system.name}_auto"].append(auto["cpu_us"])
 
@@ -265,6 +305,7 @@ def table(result: Result) -> str:
             f"| {name} | {cost:.1f} | {times} | {f'{rate:,}' if rate else '–'} "
             f"| {chunks.get(name, '–')} |"
         )
+    lines += _limits_line(requests)
     if "added_ms" in result:
         added = result["added_ms"]
         lines += [
@@ -287,6 +328,20 @@ def table(result: Result) -> str:
             vllm_times.table(json.loads(vllm_times.RESULTS.read_text())),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _limits_line(requests: dict[str, float]) -> list[str]:
+    """What limits add to a request, by the difference of two systems of the same run."""
+    plain = requests.get("switchboard")
+    added = {
+        where: requests[name] - plain
+        for name, where in (("switchboard_limits", "in process"), ("switchboard_redis", "in Redis"))
+        if plain is not None and name in requests
+    }
+    if not added:
+        return []
+    said = ", ".join(f"{cost:.1f} µs {where}" for where, cost in added.items())
+    return ["", f"All limits of a key and its route add {said} to a request."]
 
 
 def main() -> None:

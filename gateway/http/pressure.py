@@ -9,6 +9,7 @@ target, and shrinks after it (an integral controller, bounded on both sides).
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 TICK_S = 0.1
@@ -19,30 +20,34 @@ GAIN = 0.1
 RELEASE = 0.02
 """Its decline in a tick at most."""
 MOST = 0.95
-NEWS = 0.3
-"""Weight of the newest tick in how late the loop is: one long step is no pressure."""
+TICKS = 5
+"""The least of so many ticks counts: a queue makes each of them late, while a long step or a core
+that others took for a moment makes one late and not the next (as CoDel tells a standing queue from
+a burst; Nichols and Jacobson 2012)."""
 
 
 class Pressure:
     """How late the loop is, and what share of requests is turned away for it.
 
-    late_s  seconds, a decaying mean
+    late_s  seconds, the least of the last ticks
     share   0 while the loop keeps up
     shed    requests turned away so far
     """
 
-    __slots__ = ("_draw", "late_s", "share", "shed")
+    __slots__ = ("_draw", "_ticks", "late_s", "share", "shed")
 
     def __init__(self, draw: Callable[[], float] = random.random) -> None:
         """`draw` is uniform in [0, 1)."""
         self._draw = draw
+        self._ticks = deque([0.0] * TICKS, TICKS)
         self.late_s = 0.0
         self.share = 0.0
         self.shed = 0
 
     def saw(self, late_s: float) -> None:
         """A tick came this late."""
-        self.late_s += NEWS * (late_s - self.late_s)
+        self._ticks.append(late_s)
+        self.late_s = min(self._ticks)
         over = (self.late_s - LATE_S) / LATE_S
         self.share += min(GAIN, GAIN * over) if over > 0.0 else -RELEASE
         self.share = min(max(self.share, 0.0), MOST)

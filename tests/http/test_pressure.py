@@ -17,9 +17,11 @@ def test_nobody_is_turned_away_while_the_loop_keeps_up() -> None:
     assert (pressure.share, pressure.sheds(), pressure.shed) == (0.0, False, 0)
 
 
-def test_one_long_step_is_no_pressure() -> None:
+def test_long_steps_now_and_then_are_no_pressure() -> None:
     pressure = Pressure()
-    pressure.saw(3 * LATE_S)
+    for _ in range(20):
+        pressure.saw(30 * LATE_S)
+        pressure.saw(0.5 * LATE_S)
     assert pressure.share == 0.0
 
 
