@@ -457,6 +457,7 @@ class Gateway:
                 now=time.time,
             )
             self.limiter.share(self.shared_limits, self._workers)
+            self.coordinator.on_away(self.limiter.look_up)
             self.shared_limits.start()
         await self.limiter.know()
 

@@ -112,6 +112,7 @@ class Limiter:
         self._subjects: dict[tuple[str | None, str], Subject] = {}
         self._unknown: list[tuple[Account, float]] = []
         self._loading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._shared: SharedLimits | None = None
         self._workers = 1
         self.by_share = 0
@@ -150,6 +151,28 @@ class Limiter:
             _, late = await asyncio.wait([self._loading], timeout=KNOWN_S)
             if late:
                 log.warning("budgets begin before what was spent is known: the store is late")
+
+    def look_up(self) -> None:
+        """Redis went away: what all workers have spent is read from the log, to share the rest."""
+        if any(account.has_money for account in self._accounts.values()):
+            self._looking = asyncio.create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        wall = self._now()
+        day, month = day_of(wall)[0], month_of(wall)[0]
+        try:
+            spent = await self._spent(wall, day, month)
+        except SwitchboardError as error:
+            log.warning("what was spent is known only as Redis told it last: %s", error)
+            return
+        for account in self._accounts.values():
+            in_day, in_month = spent.get(account.id, (0, 0))
+            for budget, starts, least in (
+                (account.day, day, in_day),
+                (account.month, month, in_month),
+            ):
+                if budget is not None and budget.starts == starts:
+                    budget.base = max(budget.base, least)
 
     def _subject(self, caller: Caller, route: str, snapshot: Snapshot) -> Subject:
         known = self._subjects.get((caller.key, route))

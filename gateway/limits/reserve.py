@@ -5,8 +5,8 @@ where the request bounds none, the 95th percentile of what the target says on th
 
 Dollars: at the dearest candidate that may still be asked. A tokenizer that works on bytes makes at
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
-context that the target declares; pictures and sounds, whose tokens do not go by bytes, count as the
-whole context where one is declared. Where the request bounds its output, so does this.
+context that the target declares. What does not go by bytes, pictures, sounds and what a response
+continues, counts as the whole context where one is declared. The output is as above.
 """
 
 from math import ceil
@@ -29,7 +29,7 @@ def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Li
 def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
     """What to reserve of a budget, in nanodollars, rounded up."""
     needs, targets, route = request.needs, snapshot.targets, decision.route
-    media = needs.vision or needs.audio
+    unseen = needs.vision or needs.audio or request.previous is not None
     dearest = 0.0
     for choice in decision.ranked:
         target = targets[choice.target]
@@ -41,7 +41,7 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
             system = snapshot.routes[route].candidates[choice.candidate].system
             if system is not None:
                 size += _bytes(system)
-        if context is not None and (media or size > context):
+        if context is not None and (unseen or size > context):
             size = context
         price = target.price
         dollars = size * price.input + output * request.choices * price.output

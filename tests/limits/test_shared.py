@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway.limits.accounts import NANO
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.types import Quota, Rate
 from tests import servers
-from tests.limits.shared import configured, until, working
+from tests.limits.shared import USD, configured, until, working
 
 WORKERS = 4
 
@@ -104,6 +105,47 @@ async def test_redis_killed_and_started_again_forgets_no_money(
         while 200 in await workers.ask(20, max_tokens=10):
             pass
         assert 0.38 < await workers.spent() <= 0.4
+
+
+async def test_what_is_left_is_shared_also_by_workers_that_did_not_spend(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    quota = Quota(day=0.2)
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+        await workers.known()
+        one = workers.served[0]
+        while await workers.spent() < 0.15:
+            assert (await one.chat("hello", max_tokens=10)).status_code == 200
+        redis.kill()
+        await until(lambda: not workers.here())
+
+        def known(least: float) -> bool:
+            return all(
+                account.day is None or account.day.spent >= least * NANO
+                for each in workers.served
+                for account in each.gateway.limiter.accounts()
+            )
+
+        await until(lambda: known(0.15))
+        while 200 in await workers.ask(8, max_tokens=10):
+            pass
+        assert 0.15 < await workers.spent() <= 0.2
+
+
+async def test_where_nothing_bounds_answers_workers_overrun_by_what_was_under_way(
+    redis: servers.RealServer, tmp_path: Path
+) -> None:
+    """As docs/limits.md has it: by at most as many long answers as may be under way at once."""
+    long = Behaviour(answer=lambda _: to_length("word", 300), between_tokens_s=0.0005)
+    async with StandIn(long) as provider:
+        quota = Quota(day=0.1, concurrent=12)
+        configuration = configured(provider, redis.url)
+        async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
+            await workers.known()
+            while 200 in await workers.ask(40):
+                pass
+            assert 0.1 < await workers.spent() <= 0.1 + 12 * (300 + 20) * USD
 
 
 async def test_a_held_redis_delays_nobody_for_long_and_is_told_what_it_missed(

@@ -1,0 +1,81 @@
+"""The most that a request may use and cost."""
+
+import msgspec
+import pytest
+
+from gateway.http.parse import parse
+from gateway.limits.accounts import NANO
+from gateway.limits.reserve import nano_of, tokens_of
+from gateway.policy.live import Live
+from gateway.types import (
+    Caller,
+    Candidate,
+    Capabilities,
+    Choice,
+    Decision,
+    Endpoint,
+    Price,
+    Request,
+    Snapshot,
+)
+from tests.gateway.support import route, snapshot, target
+
+
+def world(context: int | None = None, system: str | None = None) -> tuple[Snapshot, Decision]:
+    """A cheap target and one that is ten times as dear, which has the system prompt."""
+    capabilities = Capabilities(context=context)
+    targets = [
+        target(name, "http://x", price=price, capabilities=capabilities, output_tokens=50.0)
+        for name, price in (("a/cheap", Price(1e-6, 0, 2e-6)), ("a/dear", Price(1e-5, 0, 2e-5)))
+    ]
+    general = route("general", "a/cheap", "a/dear")
+    candidates = (general.candidates[0], Candidate("a/dear", 0.9, system=system))
+    general = msgspec.structs.replace(general, candidates=candidates)
+    ranked = tuple(
+        Choice(each.name, "http://x", n, 0.9, 0.0, 0.0, 0.0, 0.0) for n, each in enumerate(targets)
+    )
+    decision = Decision("general", "quality", "h", ranked, (), 0.5)
+    return snapshot(targets, [general]), decision
+
+
+def asked(**body: object) -> Request:
+    whole = {"model": "auto", "messages": [{"role": "user", "content": "x" * 100}], **body}
+    return parse(Endpoint.CHAT, msgspec.json.encode(whole), id="req_1", headers={}, caller=Caller())
+
+
+PICTURE = [
+    {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}],
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "context", "system", "input", "output"),
+    [
+        ({"max_tokens": 10}, None, None, "bytes", 10),
+        ({"max_tokens": 10, "n": 3}, None, None, "bytes", 30),
+        ({}, None, None, "bytes", 100),  # twice the usual, before one was seen
+        ({"max_tokens": 10}, 80, None, 80, 10),
+        ({"max_tokens": 10}, None, "y" * 500, "bytes and system", 10),
+        ({"max_tokens": 10, "messages": PICTURE}, 9000, None, 9000, 10),
+    ],
+)
+def test_money_is_reserved_at_the_dearest_candidate(
+    body: dict[str, object], context: int | None, system: str | None, input: object, output: int
+) -> None:
+    configuration, decision = world(context, system)
+    request = asked(**body)
+    bytes_ = {"bytes": request.size, "bytes and system": request.size + 500}
+    tokens = input if isinstance(input, int) else bytes_[str(input)]
+    nano = nano_of(request, decision, configuration, Live())
+    assert nano == pytest.approx((tokens * 1e-5 + output * 2e-5) * NANO, abs=1)
+
+
+def test_tokens_are_reserved_as_estimated() -> None:
+    configuration, decision = world()
+    live = Live()
+    bounded, free = asked(max_tokens=7, n=2), asked()
+    assert tokens_of(bounded, decision, configuration, live) == bounded.needs.input_tokens + 14
+    assert tokens_of(free, decision, configuration, live) == free.needs.input_tokens + 100
