@@ -6,7 +6,8 @@ where the request bounds none, the 95th percentile of what the target says on th
 Dollars: at the dearest candidate that may still be asked. A tokenizer that works on bytes makes at
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
 context that the target declares. What does not go by bytes, pictures, sounds and what a response
-continues, counts as the whole context where one is declared. The output is as above.
+continues, counts as the whole context where one is declared. The output is as above. Where a policy
+asks a second candidate beside a late one, the two dearest count.
 """
 
 from math import ceil
@@ -30,7 +31,7 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
     """What to reserve of a budget, in nanodollars, rounded up."""
     needs, targets, route = request.needs, snapshot.targets, decision.route
     unseen = needs.vision or needs.audio or request.previous is not None
-    dearest = 0.0
+    dearest = beside = 0.0
     for choice in decision.ranked:
         target = targets[choice.target]
         output = needs.max_output
@@ -46,7 +47,11 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
         price = target.price
         dollars = size * price.input + output * request.choices * price.output
         if dollars > dearest:
-            dearest = dollars
+            dearest, beside = dollars, dearest
+        elif dollars > beside:
+            beside = dollars
+    if snapshot.policies[decision.policy].hedge:
+        dearest += beside
     return ceil(dearest * NANO)
 
 
