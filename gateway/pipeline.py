@@ -395,7 +395,7 @@ class Pipeline:
             return await plane.ways[decision.policy].open(ask, choices, "first")
         except AttemptFailed as last:
             failures = [failure for _, failure in ask.failures]
-            raise _overloaded(journey) or gathered(failures) from last
+            raise _overloaded(journey, failures) or gathered(failures) from last
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
         """One upstream call, up to its first piece. Raises AttemptFailed."""
@@ -916,19 +916,33 @@ def _nothing_left(decision: Decision) -> ApiError:
     )
 
 
-def _overloaded(journey: Journey) -> ApiError | None:
-    """Where no candidate had room, and so none was asked."""
-    if journey.attempts or not journey.full or journey.decision is None:
+def _overloaded(journey: Journey, failures: Sequence[AttemptFailed]) -> ApiError | None:
+    """Where a candidate that is well had no room: what comes back may be served.
+
+    Not where the request's own time is over, nor where it was refused for what it is.
+    """
+    decision = journey.decision
+    if not journey.full or decision is None or any(_is_final(each) for each in failures):
         return None
     wait_s = min(each.retry_after for each in journey.full)
+    if journey.attempts:
+        why = "No backend could answer: " + "; ".join(f"{e.target}: {e.message}" for e in failures)
+    else:
+        why = (
+            f"Every candidate of route '{decision.route}' has as much to do as it can: "
+            f"{journey.full[0]}"
+        )
     return Overloaded(
-        f"Every candidate of route '{journey.decision.route}' has as much to do as it can: "
-        f"{journey.full[0]}; try again in {wait_s:.1f} s.",
+        f"{why}; try again in {wait_s:.1f} s.",
         status=429,
         type="rate_limit_error",
         code="overloaded",
         retry_after=wait_s,
     )
+
+
+def _is_final(failure: AttemptFailed) -> bool:
+    return failure.late or RULES[failure.kind].another == "none"
 
 
 def backend_failure(backend: str, error: UpstreamError) -> ApiError:

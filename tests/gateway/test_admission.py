@@ -14,7 +14,7 @@ import pytest
 from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.types import Admission, Snapshot
-from tests.gateway.support import Served, route, serving, snapshot, target
+from tests.gateway.support import Served, answering, route, serving, snapshot, target
 
 ANSWER = json.dumps(
     {
@@ -185,6 +185,40 @@ async def test_the_next_candidate_takes_what_the_first_has_no_room_for(tmp_path:
     assert [attempt["target"] for attempt in row["attempts"]] == ["two/mini"]
     assert (refused.status_code, error_of(refused)["code"]) == (429, "overloaded")
     assert (first.seen, second.seen) == (1, 1)
+
+
+@pytest.mark.parametrize("full_first", [True, False])
+async def test_where_one_fails_and_another_has_no_room_the_client_may_come_back(
+    tmp_path: Path, full_first: bool
+) -> None:
+    async with holding() as busy, answering([], b"this is no answer") as broken:
+        targets = [target("full/mini", busy.url), target("bad/mini", broken)]
+        order = ("full/mini", "bad/mini") if full_first else ("bad/mini", "full/mini")
+        configuration = bounded(snapshot(targets, [route("general", *order)]), full=Admission(1, 0))
+        async with serving(configuration, tmp_path) as served:
+            requests = asked(served, 1, model="full/mini")
+            await busy.until(lambda: busy.running == 1)
+            refused = await served.chat()
+            busy.answer()
+            await asyncio.gather(*requests)
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "no answer" in error_of(refused)["message"]
+
+
+async def test_what_is_refused_for_what_it_is_is_not_told_to_come_back(tmp_path: Path) -> None:
+    async with holding() as busy, StandIn() as other:
+        other.fault = Fault(kind=FaultKind.STATUS, status=400)
+        targets = [target("full/mini", busy.url), target("other/mini", other.url)]
+        configuration = bounded(snapshot(targets), full=Admission(1, 0))
+        async with serving(configuration, tmp_path) as served:
+            requests = asked(served, 1)
+            await busy.until(lambda: busy.running == 1)
+            refused = await served.chat()
+            busy.answer()
+            await asyncio.gather(*requests)
+    assert refused.status_code == 400
+    assert "retry-after" not in refused.headers
 
 
 async def test_what_has_too_little_time_to_wait_is_refused_at_once(tmp_path: Path) -> None:
