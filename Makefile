@@ -38,7 +38,7 @@ test: environments ## every test, each with its real servers
 faults: $(VENV)/.ready ## every fault of a backend tried, and the table of docs/reliability.md written
 	@$(BIN)/python -m tests.faults
 
-chaos: environments ## MINUTES=30 SEED=7: traffic while backends are killed, held, swapped
+chaos: environments ## MINUTES=30 SEED=7: traffic while backends are killed, revisions applied
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and docs current

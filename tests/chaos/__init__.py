@@ -1,2 +1,3 @@
-"""Mixed traffic while backends are killed, held and started again and the configuration is swapped:
-`python -m tests.chaos --minutes 30 --seed 7`."""
+"""Mixed traffic while backends are killed, held and started again, revisions are applied, rolled
+back and reloaded from files, and candidates drained: `python -m tests.chaos --minutes 30 --seed 7`.
+"""

@@ -17,7 +17,9 @@ def main() -> None:
     parser.add_argument("--no-replicas", action="store_true", help="stand-ins only")
     parser.add_argument("--aloud", action="store_true", help="print the story as it happens")
     asked = parser.parse_args()
-    logging.getLogger("switchboard").setLevel(logging.ERROR)
+    # What is wrong is applied on purpose, and told at length.
+    level = logging.ERROR if asked.aloud else logging.CRITICAL
+    logging.getLogger("switchboard").setLevel(level)
     print(f"seed {asked.seed}", flush=True)
     seconds = 60 * asked.minutes
     how = Run(asked.seed, seconds, seconds + 240, not asked.no_replicas, asked.aloud)

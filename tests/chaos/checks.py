@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from gateway.resilience.hedge import SOONER
 from gateway.standin.ledger import Call
 from gateway.types import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS
-from tests.chaos.story import Story
+from tests.chaos.story import Drain, Story
 from tests.chaos.traffic import Told
 
 SLOW_S = 0.02
@@ -42,6 +43,8 @@ class Seen(msgspec.Struct, frozen=True):
     variants: Mapping[str, Snapshot]
     story: Story
     began: float
+    commanded: Sequence[Wrong] = ()
+    """What commands did otherwise than they must."""
 
 
 def wrongs(seen: Seen) -> list[Wrong]:
@@ -58,7 +61,7 @@ def wrongs(seen: Seen) -> list[Wrong]:
             *_spoken(told, by_tag.get(told.plan.tag, [])),
         ]
         found += [Wrong(f"{_named(told)}: {what}", told.since, told.until) for what in about]
-    return [*found, *_calls(seen, by_tag), *_money(seen, by_tag)]
+    return [*seen.commanded, *found, *_calls(seen, by_tag), *_drained(seen), *_money(seen, by_tag)]
 
 
 def _named(told: Told) -> str:
@@ -85,19 +88,34 @@ def _failed(seen: Seen, told: Told) -> Iterator[str]:
     plan = told.plan
     if plan.within_s is not None and told.until - told.since >= plan.within_s - SLOW_S:
         return
-    well = [each for each in plan.candidates if _was_well(seen, each, told.since, told.until)]
+    since, until = told.since, told.until
+    well = [each for each in plan.candidates if _could_answer(seen, each, since, until)]
     if well:
         assert told.answer is not None
         yield f"failed though {', '.join(well)} was well: {told.answer.body[:400]!r}"
 
 
-def _was_well(seen: Seen, target: str, since: float, until: float) -> bool:
-    """Whether it could have answered: its server, or one of them, was well all the time."""
+def _could_answer(seen: Seen, target: str, since: float, until: float) -> bool:
+    """Whether a server of it was well, and it and the server were not drained, all the time."""
     backend, _, model = target.partition("/")
-    if model in (CUTTING, BUSY):
+    if model in (CUTTING, BUSY) or not seen.story.offered((target, backend), since, until):
         return False
-    names = ("v0", "v1") if backend == "local" else (backend,)
-    return any(seen.story.healthy(name, since, until) for name in names)
+    urls = {name: url for url, name in seen.replicas.items()}
+    return any(
+        seen.story.healthy(name, since, until) and seen.story.offered((urls[name],), since, until)
+        for name in _servers(target)
+        if name in urls
+    )
+
+
+def _was_well(seen: Seen, target: str, since: float, until: float) -> bool:
+    """Whether its server, or one of them, was well all the time."""
+    return any(seen.story.healthy(name, since, until) for name in _servers(target))
+
+
+def _servers(target: str) -> tuple[str, ...]:
+    backend = target.partition("/")[0]
+    return ("v0", "v1") if backend == "local" else (backend,)
 
 
 def _false_endings(told: Told) -> Iterator[str]:
@@ -194,6 +212,24 @@ def _surely_came(seen: Seen, attempt: Row, server: str) -> bool:
     )
 
 
+def _drained(seen: Seen) -> Iterator[Wrong]:
+    """Nobody is asked who was drained when the request was decided, whatever is served since."""
+    for row in seen.rows:
+        since = row["started"] - seen.began - SLOW_S
+        for attempt in row["attempts"]:
+            until = attempt["started"] - seen.began + SLOW_S
+            target = attempt["target"]
+            subjects = (target, target.partition("/")[0], attempt["replica"])
+            for drain in seen.story.drains:
+                if drain.subject in subjects and _covers(drain, since, until):
+                    yield Wrong(f"{row['text']}: {target} was asked, drained", since, until)
+
+
+def _covers(drain: Drain, since: float, until: float) -> bool:
+    begun = drain.kept_since is not None and drain.kept_since <= since
+    return begun and (drain.kept_until is None or until <= drain.kept_until)
+
+
 def _when(seen: Seen, row: Row) -> tuple[float, float]:
     since = row["started"] - seen.began
     return since, since + row["total_s"]
@@ -252,6 +288,8 @@ def _tokens(attempt: Row, call: Call, told: Told | None) -> Iterator[str]:
         yield f"estimated {got[0]} of input, it was {call.prompt}"
     elif attempt["output_tokens"] > call.output:
         yield f"estimated {got}, the provider was to make {call.output}"
+    elif attempt["error"] == SOONER:
+        return  # what came of it went to nobody
     elif told is not None and told.answer is not None and attempt["first_token_s"] is not None:
         came = _words_of(told)
         if attempt["output_tokens"] < came:

@@ -1,21 +1,21 @@
-"""What goes wrong: kills, holds and restarts of backends, swaps, promotions; one at a time."""
+"""What goes wrong: kills, holds and restarts of backends, one begun at a time, and in between what
+is commanded (see `tests.chaos.operator`)."""
 
 import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.types import Snapshot
+from tests.chaos.operator import Operator
 from tests.chaos.servers import Backend, Provider, Replica, until_it_answers
 from tests.chaos.story import Ill, Story
 from tests.gateway.support import Served
-from tests.vllm.support import command
 
 HELD_S = (0.2, 1.0, 6.0)
 """How long a provider is held: from hardly felt to longer than its timeouts."""
 
 REPLICA_HELD_S = (0.2, 2.0)
-PAUSE_S = 0.7
+PAUSE_S = 0.45
 """On the average between two things."""
 
 
@@ -27,17 +27,16 @@ class Monkey:
         served: Served,
         story: Story,
         rng: random.Random,
-        variants: Sequence[Snapshot],
+        operator: Operator,
         providers: Sequence[Provider],
         replicas: Sequence[Replica],
     ) -> None:
         self._served = served
         self._story = story
         self._rng = rng
-        self._variants = variants
+        self._operator = operator
         self._providers = providers
         self._replicas = replicas
-        self._version = "v1"
         self._mending: dict[str, asyncio.Task[None]] = {}
         self.done: dict[str, int] = {}
         """How often each thing was done."""
@@ -49,7 +48,7 @@ class Monkey:
             name, act = self._drawn()
             self.done[name] = self.done.get(name, 0) + 1
             await act()
-        await asyncio.gather(*self._mending.values())
+        await asyncio.gather(*self._mending.values(), self._operator.end())
 
     def start_replicas(self) -> None:
         """Ours are ill from the beginning: they start while there is traffic already."""
@@ -58,32 +57,21 @@ class Monkey:
 
     def _drawn(self) -> tuple[str, Callable[[], Awaitable[None]]]:
         acts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-            ("swap", self._swap),
-            ("swap", self._swap),
+            *self._operator.acts(),
+            ("kill a provider", self._kill_provider),
+            ("hold a provider", self._hold_provider),
             ("kill a provider", self._kill_provider),
             ("hold a provider", self._hold_provider),
         ]
         if self._replicas:
-            acts += [("hold a replica", self._hold_replica), ("promote", self._promote)]
+            acts += [("hold a replica", self._hold_replica)] * 2
+            if any(self._well(replica) for replica in self._replicas):
+                acts += self._operator.acts_on_adapters()
             if self._rng.random() < 0.1:
                 acts.append(("kill a replica", self._kill_replica))
         return self._rng.choice(acts)
 
     # ---------------------------------------------------------------- what is done
-
-    async def _swap(self) -> None:
-        variant = self._rng.choice(self._variants)
-        self._story.tell(f"swap to {variant.hash}")
-        await self._served.gateway.swap(variant)
-        self._story.tell(f"swapped to {variant.hash}")
-
-    async def _promote(self) -> None:
-        if not any(self._well(replica) for replica in self._replicas):
-            return
-        self._version = "v2" if self._version == "v1" else "v1"
-        self._story.tell(f"promote desk {self._version}")
-        await command(self._served, "promote", "desk", version=self._version)
-        self._story.tell(f"promoted desk {self._version}")
 
     async def _kill_provider(self) -> None:
         provider = self._rng.choice(self._providers)

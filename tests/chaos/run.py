@@ -4,19 +4,25 @@ import asyncio
 import random
 import tempfile
 import time
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
+from gateway.app import Gateway, listening
+from gateway.http.pressure import Pressure
+from gateway.revisions.opening import Home, open_home
 from gateway.store.keys import Keys
 from tests.chaos import checks
 from tests.chaos.monkey import Monkey
+from tests.chaos.operator import Operator
 from tests.chaos.servers import Backend, Provider, Replica, until_it_answers
 from tests.chaos.story import Story
 from tests.chaos.traffic import Told, asked, drawn
-from tests.chaos.world import keeping_text, variants
-from tests.gateway.support import Served, serving
+from tests.chaos.world import World
+from tests.gateway.support import Served, serving_client
 
 CLIENTS = 8
 SLOW_S = 10.0
@@ -43,6 +49,8 @@ class Done(msgspec.Struct, frozen=True):
     told: list[Told]
     acts: dict[str, int]
     story: Story
+    reasons: dict[str, int]
+    """Why attempts were made, and how often."""
 
     def by_target(self) -> dict[str, int]:
         """How many answers each target gave."""
@@ -57,7 +65,8 @@ class Done(msgspec.Struct, frozen=True):
         """What was done; and of what is wrong, the seed and the story."""
         head = (
             f"seed {self.run.seed}: {len(self.told)} requests, answered by {self.by_target()};"
-            f" told to come back: {sum(told.shed for told in self.told)}; done to them: {self.acts}"
+            f" told to come back: {sum(told.shed for told in self.told)}; asked: {self.reasons};"
+            f" done to them: {dict(sorted(self.acts.items()))}"
         )
         if not self.wrongs:
             return head
@@ -86,13 +95,18 @@ async def run(how: Run) -> Done:
 
 
 async def _run(how: Run, folder: Path, providers: list[Provider], replicas: list[Replica]) -> Done:
-    snapshots = [keeping_text(each) for each in variants(providers, replicas, folder)]
-    async with serving(snapshots[0], folder, key=True, patient=True, role="admin") as served:
+    directory = folder / "configuration"
+    directory.mkdir()
+    world = World(directory, providers, replicas)
+    world.write(world.texts(0))
+    async with _serving(Home(directory, watch=True), folder) as served:
         keys = [Keys(served.gateway.store).create(f"client-{n}").secret for n in range(3)]
         await asyncio.to_thread(served.gateway.keyring.refresh)
         story, began = Story(aloud=how.aloud), time.time()
         rng = random.Random(how.seed)
-        monkey = Monkey(served, story, random.Random(rng.random()), snapshots, providers, replicas)
+        draws = random.Random(rng.random())
+        operator = Operator(served, story, draws, world, [*providers, *replicas])
+        monkey = Monkey(served, story, draws, operator, providers, replicas)
         monkey.start_replicas()
         over = _End(how, story, [*replicas])
         told: list[Told] = []
@@ -119,11 +133,31 @@ async def _run(how: Run, folder: Path, providers: list[Provider], replicas: list
         [row for row in rows if row is not None],
         {each.name: each.entries() for each in providers},
         {each.url: each.name for each in servers},
-        {each.hash: each for each in snapshots},
+        operator.known,
         story,
         began,
+        operator.wrongs,
     )
-    return Done(how, checks.wrongs(seen), told, monkey.done, story)
+    return Done(how, checks.wrongs(seen), told, monkey.done, story, _reasons(seen))
+
+
+def _reasons(seen: checks.Seen) -> dict[str, int]:
+    attempts = [attempt for row in seen.rows for attempt in row["attempts"]]
+    return dict(Counter(attempt["reason"] for attempt in attempts))
+
+
+@asynccontextmanager
+async def _serving(home: Home, folder: Path) -> AsyncIterator[Served]:
+    """The gateway of files that are watched, and an administrator's client of it."""
+    store, opening = open_home(home, f"sqlite:///{folder}/switchboard.db")
+    gateway = Gateway(opening.snapshot, store, home=home, opening=opening)
+    gateway.pressure = Pressure(draw=lambda: 1.0)  # the clients make its loop late
+    key = Keys(store).create("test", role="admin").secret
+    await gateway.start()
+    async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:
+        async with serving_client(gateway, port, key) as served:
+            yield served
+    await gateway.stop()
 
 
 class _End:

@@ -1,7 +1,7 @@
-"""What happened when: who was surely healthy, and the timeline that a failure is told with."""
+"""What happened when: who was surely healthy, who drained, and the timeline of a failure."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -14,6 +14,20 @@ class Ill(msgspec.Struct):
     until: float | None = None
 
 
+class Drain(msgspec.Struct):
+    """A target, backend or replica that is to get no requests.
+
+    `since` is before it was commanded and `until` after it was enabled again; between `kept_since`
+    and `kept_until` it was certainly drained. None where that has not come, or not been done.
+    """
+
+    subject: str
+    since: float
+    kept_since: float | None = None
+    kept_until: float | None = None
+    until: float | None = None
+
+
 class Story:
     """The run's timeline, on one clock. Times in seconds since its beginning."""
 
@@ -23,6 +37,7 @@ class Story:
         self._clock = clock
         self._began = clock()
         self._ills: list[Ill] = []
+        self.drains: list[Drain] = []
         self.lines: list[tuple[float, str]] = []
 
     def now(self) -> float:
@@ -52,6 +67,21 @@ class Story:
             and ill.since <= until
             and (ill.until is None or ill.until >= since)
             for ill in self._ills
+        )
+
+    def drain(self, subject: str) -> Drain:
+        """Said before it is drained; what is known later is noted in it."""
+        drain = Drain(subject, self.now())
+        self.drains.append(drain)
+        return drain
+
+    def offered(self, subjects: Collection[str], since: float, until: float) -> bool:
+        """Whether none of these was, or may have been, drained between `since` and `until`."""
+        return not any(
+            drain.subject in subjects
+            and drain.since <= until
+            and (drain.until is None or drain.until >= since)
+            for drain in self.drains
         )
 
     def around(self, since: float, until: float, margin: float = 3.0) -> str:

@@ -11,12 +11,15 @@ REPLICAS = os.environ.get("CHAOS_REPLICAS", "yes") != "no"
 
 MOST_S = 200.0
 
+DONE = {"apply", "drain", "kill a provider", "hold a provider"}
+"""What every run has enough time for."""
+
 
 async def test_nothing_is_lost_while_everything_breaks() -> None:
     done = await run(Run(SEED, SECONDS, MOST_S, replicas=REPLICAS))
 
     assert not done.wrongs, done.report()
     assert len(done.told) > 100, done.report()
-    assert {"swap", "kill a provider", "hold a provider"} <= done.acts.keys(), done.report()
+    assert done.acts.keys() >= DONE, done.report()
     if REPLICAS:
         assert any(target.startswith("local/") for target in done.by_target()), done.report()

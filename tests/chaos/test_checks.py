@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.standin.ledger import Call
-from tests.chaos.checks import Seen, wrongs
+from tests.chaos.checks import Seen, Wrong, wrongs
 from tests.chaos.story import Story
 from tests.chaos.traffic import Plan, Told
 from tests.faults.client import Answer
@@ -133,3 +133,21 @@ def test_a_failure_counts_only_while_somebody_was_well() -> None:
     run.story.ill("p0")
     late = msgspec.structs.replace(run, told=[told(since=0.0, until=1e9, answer=FAILED.answer)])
     assert not [wrong for wrong in wrongs(late) if "failed though" in wrong.what]
+
+
+def test_who_was_drained_need_not_answer_and_must_not_be_asked() -> None:
+    failed = seen(FAILED, (FAILED_ROW,))
+    failed.story.drain("p0")
+    assert not [wrong for wrong in wrongs(failed) if "failed though" in wrong.what]
+
+    asked = seen()
+    drain = asked.story.drain("p0/words")
+    drain.kept_since, drain.kept_until, drain.until = -1.0, 0.01, 0.5
+    assert wrongs(asked) == []  # it may have been enabled again by then
+    drain.kept_until = 0.5
+    assert ["p0/words was asked, drained" in wrong.what for wrong in wrongs(asked)] == [True]
+
+
+def test_what_a_command_did_wrong_counts() -> None:
+    bad = Wrong("applied 3, and another is served", 0.0, 1.0)
+    assert wrongs(msgspec.structs.replace(seen(), commanded=[bad])) == [bad]

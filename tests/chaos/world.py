@@ -1,27 +1,40 @@
-"""The configurations that are swapped: the same targets in other orders, at other prices."""
+"""The configurations that are applied, as files: the same targets in other orders, at other prices.
 
+Each has a number, by which its prices and the order of its candidates are told from all others'.
+"""
+
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gateway.types import Admission, Policy, Price, Route, Snapshot, Target, Timeouts, Version
+from demo import vllm_server
+from gateway.config.load import load_texts
+from gateway.types import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS, Provider, Replica
-from tests.gateway.support import route, snapshot, target
-from tests.vllm import support
+from tests.vllm.support import ROOM
 
-VERSIONS = {"v1": Version("v1", source="support"), "v2": Version("v2", source="brand")}
+Texts = Mapping[str, str]
+"""The files of a configuration by their path from its directory."""
+
+ADAPTERS = "adapters"
+"""Where the adapters' files lie, from the configuration's directory."""
+
+VERSIONS = {"v1": "support", "v2": "brand"}
 """Of the adapter `desk`, which is promoted to and fro."""
 
 DESK, TINY = "local/tiny+desk", "local/tiny"
 
-PROVIDERS = Timeouts(connect=4, first_byte=4, between=4, total=120)
+PROVIDERS = {"connect": "4 s", "first_token": "4 s", "between_tokens": "4 s", "total": "2 m"}
 """Shorter than the longest time that a provider is held for, and no shorter than a busy machine
 may make a healthy one wait."""
 
-OURS = Timeouts(connect=10, first_byte=40, between=40, total=120)
+OURS = {"connect": "10 s", "first_token": "40 s", "between_tokens": "40 s", "total": "2 m"}
 
-ROOM = Admission(concurrent=64)
+PLACES = 64
 """More than there are clients: the model that is always busy would else make the others wait."""
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
@@ -36,71 +49,125 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
 }
 """Routes whose best candidates are our own servers; of the second the only ones."""
 
-PRICES = (1e-6, 2e-6, 3e-6)
-"""Dollars for a token of input, by variant; a token of output is four times as much."""
+HASTY = "second"
+"""The route whose waiting is so dear that whatever is late is asked of a second one too."""
+
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "quality": {"on_failure": {"tries": 6}},
+    "hasty": {
+        "waiting": {"first_token": "100 usd/s", "whole": "100 usd/s"},
+        "on_failure": {"tries": 6, "hedge": "100 %"},
+    },
+}
+"""Every candidate may be asked."""
 
 
-def variants(
-    providers: Sequence[Provider], replicas: Sequence[Replica], folder: Path
-) -> list[Snapshot]:
-    """Configurations to swap to and fro; every route keeps its candidates, in turned order."""
-    found = []
-    for n, price in enumerate(PRICES):
-        targets = [
-            target(
-                f"{provider.name}/{model}",
-                provider.url,
-                price=Price(input=price, cached_input=price, output=4 * price),
-            )
-            for provider in providers
-            for model in (WORDS, CUTTING, BUSY)
-        ]
-        routes = [_turned(name, CANDIDATES[name], n) for name in CANDIDATES]
-        plain = snapshot(targets, routes, policies={"quality": policy()}, hash=f"variant-{n}")
+class World:
+    """Makes configurations of these servers, in files below a directory."""
+
+    def __init__(
+        self, directory: Path, providers: Sequence[Provider], replicas: Sequence[Replica]
+    ) -> None:
+        self.directory = directory
+        self._providers = providers
+        self._replicas = replicas
         if replicas:
-            plain = _with_replicas(plain, replicas, folder, n)
-        backends = {
-            name: msgspec.structs.replace(each, timeouts=OURS)
-            if name == "local"
-            else msgspec.structs.replace(each, timeouts=PROVIDERS, admission=ROOM)
-            for name, each in plain.backends.items()
+            shutil.copytree(vllm_server.ADAPTERS, directory / ADAPTERS)
+
+    def texts(self, number: int) -> dict[str, str]:
+        """All files of a configuration."""
+        routes = [route(name, number) for name in CANDIDATES]
+        if self._replicas:
+            routes += [_route(name, HOUSE[name]) for name in HOUSE]
+        documents: dict[str, Any] = {"gateway.yaml": self._gateway(number)}
+        documents |= {f"routes/{each['name']}.yaml": each for each in routes}
+        documents |= {
+            f"policies/{name}.yaml": {"name": name, **terms} for name, terms in POLICIES.items()
         }
-        found.append(msgspec.structs.replace(plain, backends=backends))
-    return found
+        return {path: written(each) for path, each in documents.items()}
+
+    def compiled(self, texts: Texts) -> Snapshot:
+        """What a gateway makes of it. Raises ConfigError."""
+        return load_texts(texts, self.directory, {}).snapshot
+
+    def write(self, texts: Texts) -> None:
+        """Files of these texts, each there as a whole or as it was before."""
+        for path, text in texts.items():
+            file = self.directory / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            beside = file.with_suffix(".new")  # which nobody reads
+            beside.write_text(text)
+            os.replace(beside, file)
+
+    def _gateway(self, number: int) -> dict[str, Any]:
+        price = _price(1 + number / 1000)
+        backends: dict[str, Any] = {
+            provider.name: {
+                "kind": "openai",
+                "url": provider.url,
+                "timeouts": PROVIDERS,
+                "admission": {"concurrent": PLACES},
+                "models": {
+                    model: {"id": model, "price": price} for model in (WORDS, CUTTING, BUSY)
+                },
+            }
+            for provider in self._providers
+        }
+        if self._replicas:
+            backends["local"] = self._local()
+        return {"default_route": "general", "backends": backends}
+
+    def _local(self) -> dict[str, Any]:
+        return {
+            "kind": "vllm",
+            "replicas": [replica.url for replica in self._replicas],
+            "timeouts": OURS,
+            "adapter_store": ADAPTERS,
+            "lora": {
+                "slots": ROOM.loras, "cpu_slots": ROOM.cpu_loras, "max_rank": ROOM.lora_rank
+            },
+            "models": {
+                "tiny": {
+                    "id": "base",
+                    "config": str(vllm_server.BASE / "config.json"),
+                    "price": _price(1),
+                    "adapters": {"desk": {"versions": VERSIONS}},
+                }
+            },
+        }  # fmt: skip
 
 
-def policy() -> Policy:
-    """Every candidate may be asked."""
-    return Policy("quality", tries=6)
+def written(document: Mapping[str, Any]) -> str:
+    """A document as YAML."""
+    return msgspec.yaml.encode(document).decode()
 
 
-def _turned(name: str, candidates: Sequence[str], n: int) -> Route:
-    """The faulty one stays the first, where it matters; the rest take turns."""
+def route(name: str, number: int) -> dict[str, Any]:
+    """The faulty candidate stays the first, where it matters; the rest take turns."""
+    candidates = CANDIDATES[name]
     head = 0 if WORDS in candidates[0] else 1
     rest = candidates[head:]
-    turn = n % len(rest)
-    return route(name, *candidates[:head], *rest[turn:], *rest[:turn])
+    turn = number % len(rest)
+    return _route(name, (*candidates[:head], *rest[turn:], *rest[:turn]))
 
 
-def _with_replicas(plain: Snapshot, replicas: Sequence[Replica], folder: Path, n: int) -> Snapshot:
-    ours = support.configuration([each.url for each in replicas], folder, {"desk": VERSIONS})
-    targets: dict[str, Target] = {**plain.targets, **ours.targets}
-    routes = {
-        "house": route("house", *HOUSE["house"]),
-        "private": route("private", *HOUSE["private"], internal=True),
+def _route(name: str, candidates: Sequence[str]) -> dict[str, Any]:
+    """Candidates are better the earlier they stand. The text is kept: it holds the word by which a
+    row is known again."""
+    return {
+        "name": name,
+        "value": "0.1 usd",
+        "match": "named",
+        "keep": "text",
+        "data": "internal" if name == "private" else "any",
+        "candidates": [
+            {"target": target, "quality": round(0.99 - 0.1 * n, 2)}
+            for n, target in enumerate(candidates)
+        ],
+        "policy": "hasty" if name == HASTY else "quality",
     }
-    return msgspec.structs.replace(
-        plain,
-        targets=targets,
-        routes={**plain.routes, **routes},
-        backends={**plain.backends, **ours.backends},
-        adapters=ours.adapters,
-    )
 
 
-def keeping_text(found: Snapshot) -> Snapshot:
-    """Every route keeps the text: it holds the word by which a row is known again."""
-    routes = {
-        name: msgspec.structs.replace(each, keep="text") for name, each in found.routes.items()
-    }
-    return msgspec.structs.replace(found, routes=routes)
+def _price(dollars: float) -> dict[str, str]:
+    """Of a million tokens of input; a token of output is four times as much."""
+    return {"input": f"{dollars:.6f} usd/Mtok", "output": f"{4 * dollars:.6f} usd/Mtok"}
