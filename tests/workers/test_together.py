@@ -13,6 +13,7 @@ from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.store import Store
+from gateway.types import Quota
 from tests import servers
 from tests.store.world import until
 from tests.workers.support import ROUTE, Running, chat, serving, texts, write
@@ -80,6 +81,37 @@ async def asked(host: Running) -> httpx.Response:
     """One request over a connection of its own, so at either worker."""
     async with host.client() as client:
         return await chat(client)
+
+
+async def test_200_at_once_at_four_processes_pass_no_budget(home: Path, database: str) -> None:
+    store = Store.open(database)
+    budget = 0.003
+    token = Keys(store).create("spender", quota=Quota(day=budget)).secret
+    async with serving(home, workers=4) as running:
+        running.url = await running.says(r"serves (http://\S+) \(4 workers")
+        running.token = token
+
+        async def once() -> httpx.Response:
+            async with running.client() as client:
+                return await chat(client, max_tokens=5)
+
+        async def at_once(count: int) -> set[int]:
+            answers = await asyncio.gather(*(once() for _ in range(count)))
+            refused = [answer.json()["error"] for answer in answers if answer.status_code == 429]
+            assert all(error["type"] == "insufficient_quota" for error in refused)
+            return {answer.status_code for answer in answers}
+
+        assert await at_once(200) == {200, 429}
+        while 200 in await at_once(20):
+            pass
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    rows = Reader(store).recent(limit=1_000)
+    store.close()
+    assert {row["outcome"] for row in rows} == {"ok", "refused"}
+    spent = sum(row["cost_usd"] for row in rows)
+    dearest = 400e-6  # what one of these reserves at most, by its bytes
+    assert budget - dearest < spent <= budget
 
 
 async def test_a_killed_worker_takes_at_most_its_last_moment_of_rows(
