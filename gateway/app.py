@@ -224,7 +224,7 @@ class Gateway:
                 admin_api(self.fleet, self.gate, self._used, self._changes),
                 limits_api(self.limiter.shown, self.gate),
                 keys_api(Keys(self.store), self.gate),
-                revisions_api(self.running, self.gate, self._book),
+                revisions_api(self.running, self.gate, self._book, self.reader, self.live),
                 traffic_api(self.gate, self._give, self.weights),
                 shelf_router(self.fleet.shelves, self._agent_key),
             ],

@@ -9,6 +9,7 @@ from gateway.cli import (
     bench,
     config,
     decisions,
+    differences,
     keys,
     limits,
     migrate,
@@ -30,7 +31,18 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
-    running = (serve, up, config, revisions, decisions, records, limits, adapters, traffic)
+    running = (
+        serve,
+        up,
+        config,
+        differences,
+        revisions,
+        decisions,
+        records,
+        limits,
+        adapters,
+        traffic,
+    )
     for group in (*running, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app

@@ -30,6 +30,7 @@ from gateway.errors import ConfigError, SwitchboardError
 
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
+    from gateway.revisions.plan import Plan
     from gateway.store.revisions import Revision
 
 TAKEN_UP_S = 15.0
@@ -48,6 +49,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def apply(
+        plan: Annotated[
+            Path | None,
+            typer.Argument(
+                metavar="[PLAN]", help="What `switchboard diff --out` wrote.", show_default=False
+            ),
+        ] = None,
         note: NoteOption = "",
         environment: EnvironmentOption = None,
         as_json: JsonOption = False,
@@ -58,16 +65,27 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Serve the files from now on, as a new revision. Nothing wrong is ever served.
 
-        With a key it goes through the running gateway, which checks the files as it would
-        serve them; without one straight into the store, where the gateway finds it.
+        With a key that may, it goes through the running gateway, which checks the files as it would
+        serve them; without one straight into the store, where the gateway finds it. A plan is
+        applied as it was made, and refused when the files or what runs have changed since.
         """
+        planned = _planned(plan) if plan is not None else None
+        environment = planned.environment if planned is not None else environment
         loaded = _loaded(config, environment)
+        if planned is not None and dict(loaded.texts) != planned.files:
+            fail("the files have changed since the plan was made: make a new one with `diff --out`")
+        after = planned.report.running if planned is not None else None
         if key is not None:
-            body = {"files": dict(loaded.texts), "environment": environment, "note": note}
+            body = {
+                "files": dict(loaded.texts),
+                "environment": environment,
+                "note": note,
+                "after": after,
+            }
             found = ask("POST", "revisions", body, gateway=gateway, key=key, config=config)
             _tell(found, True, as_json)
             return
-        revision = _written(loaded, environment, note, store, config)
+        revision = _written(loaded, environment, note, after, store, config)
         _tell(_plain(revision), _taken_up(revision, base_of(gateway, config)), as_json)
 
     @app.command()
@@ -136,6 +154,15 @@ def _meant(to: str | None, seq: int | None) -> tuple[str | int | None, int]:
     return to.lower(), 1
 
 
+def _planned(file: Path) -> "Plan":
+    from gateway.revisions.plan import PlanError, read
+
+    try:
+        return read(file)
+    except PlanError as error:
+        fail(str(error))
+
+
 # ---------------------------------------------------------------- straight into the store
 
 
@@ -160,7 +187,12 @@ def _loaded(config: Path, environment: str | None) -> "Loaded":
 
 
 def _written(
-    loaded: "Loaded", environment: str | None, note: str, store: str | None, config: Path
+    loaded: "Loaded",
+    environment: str | None,
+    note: str,
+    after: int | None,
+    store: str | None,
+    config: Path,
 ) -> "Revision":
     from gateway.store.audit import AuditBook
     from gateway.store.revisions import Revisions
@@ -174,6 +206,7 @@ def _written(
             time.time(),
             note=note,
             environment=environment,
+            after=after,
         )
         latest = saved or book.latest()
         if saved is not None:

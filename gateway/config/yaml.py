@@ -87,10 +87,13 @@ class _Refused(Exception):
         self.mend = mend
 
 
-def read(text: str, file: str, env: Mapping[str, str]) -> tuple[Document | None, list[Problem]]:
+def read(
+    text: str, file: str, env: Mapping[str, str] | None
+) -> tuple[Document | None, list[Problem]]:
     """The document in `text`, and everything wrong with it; no document when it cannot be parsed.
 
-    `file` is only for the problems' sake; `env` is where `${X}` is looked up.
+    `file` is only for the problems' sake; `env` is where `${X}` is looked up. Without one,
+    variables stay as they are written.
     """
     reader = _Reader(file, env)
     try:
@@ -110,7 +113,7 @@ def dotted(path: Path) -> str:
 class _Reader:
     """Builds data from a parser's events. One for each text."""
 
-    def __init__(self, file: str, env: Mapping[str, str]) -> None:
+    def __init__(self, file: str, env: Mapping[str, str] | None) -> None:
         self.problems: list[Problem] = []
         self._file = file
         self._env = env
@@ -254,6 +257,8 @@ class _Reader:
 
         def put(match: re.Match[str]) -> str:
             reference = self._reference(match)
+            if self._env is None:
+                return reference
             if not reference.startswith("${"):
                 return reference.removeprefix("$")
             value = self._variable(reference, line, path)
@@ -278,6 +283,7 @@ class _Reader:
             )
             return None
         name, default = variable["name"], variable["default"]
+        assert self._env is not None
         value = self._env.get(name)
         if default is not None:
             return value or default

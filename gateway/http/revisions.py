@@ -1,6 +1,7 @@
 """The admin API of revisions, under `/admin/`: what is served, was served, and shall be served."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -11,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import ApiError, ConfigError, Conflict, NotFound, SwitchboardError
 from gateway.http.gate import Gate
+from gateway.policy.live import Live
 from gateway.revisions.history import history
+from gateway.revisions.report import reported
 from gateway.revisions.running import NothingBefore, Running, Served, brief
 from gateway.store.adapters import AdapterBook
+from gateway.store.reader import Reader
 from gateway.store.revisions import Guard
 from gateway.types import Caller
 
@@ -59,6 +63,15 @@ class Files(BaseModel):
     guard: GuardAsked | None = None
 
 
+class Compared(BaseModel):
+    """The body of a comparison."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: dict[str, str]
+    environment: str | None = None
+
+
 class Back(BaseModel):
     """The body of a rollback: so many contents ago, or to a revision's number or hash."""
 
@@ -69,7 +82,9 @@ class Back(BaseModel):
     note: str = Field(default="", max_length=1000)
 
 
-def revisions_api(running: Running, gate: Gate, adapters: AdapterBook) -> APIRouter:
+def revisions_api(
+    running: Running, gate: Gate, adapters: AdapterBook, reader: Reader, live: Live
+) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/admin")
     looks = Annotated[Caller, Depends(gate.needs("read"))]
@@ -102,6 +117,22 @@ def revisions_api(running: Running, gate: Gate, adapters: AdapterBook) -> APIRou
                     after=asked.after,
                 )
         return _served(served)
+
+    @api.post("/diff")
+    async def compare(_: looks, asked: Compared) -> Response:
+        with _refusals():
+            loaded = await running.check(asked.files, asked.environment)
+        report = await asyncio.to_thread(
+            reported,
+            running.revision,
+            loaded,
+            asked.environment,
+            running.env,
+            reader,
+            time.time(),
+            live,
+        )
+        return _json({"object": "diff", **msgspec.to_builtins(report)})
 
     @api.post("/rollback")
     async def roll_back(request: Request, asked: Back) -> Response:

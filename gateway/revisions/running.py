@@ -72,6 +72,11 @@ class Running:
         self._changing = asyncio.Lock()
 
     @property
+    def env(self) -> Mapping[str, str]:
+        """What variables stand for."""
+        return self._home.env
+
+    @property
     def seq(self) -> int:
         """The number of the revision that is served; 0 before the first."""
         return self.revision.seq if self.revision is not None else 0

@@ -102,6 +102,26 @@ class Reader:
         found = [fields(row) for row in rows]
         return found if after is not None else found[::-1]
 
+    def sample(self, since: float, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """How many requests there are from `since` on, and at most `limit` of them, evenly taken,
+        with what a decision needs to be made again: `draw` is None where there was none."""
+        c = requests.c
+        names = (
+            "route", "policy", "recognised_by", "recognised_detail", "model", "tenant", "needs",
+            "cost_usd", "decision",
+        )  # fmt: skip
+        recent = c.started >= since
+        with self._store.read() as connection:
+            count = int(connection.scalar(select(func.count()).where(recent)) or 0)
+            every = -(-count // limit) if limit else 1
+            query = select(*(c[name] for name in names)).where(recent, c.seq % max(1, every) == 0)
+            rows = [fields(row) for row in connection.execute(query.limit(limit))]
+        for row in rows:
+            row["needs"] = msgspec.json.decode(row["needs"])
+            decision = row.pop("decision")
+            row["draw"] = None if decision is None else msgspec.json.decode(decision)["draw"]
+        return count, rows
+
     def last_seq(self) -> int:
         """The `seq` of the newest row, 0 where there is none."""
         with self._store.read() as connection:

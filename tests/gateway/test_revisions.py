@@ -321,3 +321,58 @@ async def test_with_watch_files_changed_meanwhile_are_served_at_the_start(home: 
     async with inside(home, watch=True) as (_, url, said):
         assert "the files have changed since revision 1" in said
         assert await serves(url, "legal")
+
+
+async def test_a_difference_is_told_planned_and_applied_as_planned(home: Path) -> None:
+    key = admin_key(home)
+    plan = str(home / "plan.json")
+    async with inside(home, key) as (client, url, _):
+        none = await quickly(home, "diff", url=url, key=key)
+        assert none.code == 0
+        assert "no difference" in none.out
+        for _ in range(3):
+            assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
+
+        text = (home / "gateway.yaml").read_text()
+        (home / "gateway.yaml").write_text(
+            text.replace("models:\n", "models:\n      maxi: {id: maxi, price: {input: 0 usd/Mtok, "
+                         "output: 0 usd/Mtok}}\n")
+        )  # fmt: skip
+        route = (home / "routes/general.yaml").read_text()
+        (home / "routes/general.yaml").write_text(
+            route.replace("[{", "[{target: openai/maxi, quality: 0.95}, {")
+        )
+        shown = await quickly(home, "diff", "--out", plan, url=url, key=key)
+        assert shown.code == 2, shown.err
+        assert "+ backends.openai.models.maxi" in shown.out
+        assert "+ routes.general.candidates[openai/maxi]" in shown.out
+        # Rows are written in batches, a moment after the answer.
+        async with asyncio.timeout(20):
+            while "general: 3 from openai/mini to openai/maxi" not in shown.out:
+                shown = await quickly(home, "diff", "--out", plan, url=url, key=key)
+        assert "3 would go elsewhere (100 %)" in shown.out
+        assert "as the gateway measures its targets" in shown.out
+        table = await quickly(home, "diff", "--format", "markdown", url=url)
+        assert table.code == 2
+        assert "| + | `backends.openai.models.maxi` |" in table.out
+        assert "3 would go elsewhere" in table.out
+        data = (await quickly(home, "diff", "--json", url=url, key=key)).data
+        assert (data["running"], data["traffic"]["elsewhere"]) == (1, 3)
+
+        changed = (home / "routes/general.yaml").read_text()
+        (home / "routes/general.yaml").write_text(changed.replace("0.95", "0.94"))
+        refused = await quickly(home, "apply", plan, url=url, key=key)
+        assert refused.code == 1
+        assert "the files have changed since the plan was made" in refused.err
+        (home / "routes/general.yaml").write_text(changed)
+        assert (await quickly(home, "apply", plan, url=url, key=key)).code == 0
+        assert (await quickly(home, "rollback", url=url, key=key)).code == 0
+        moved = await quickly(home, "apply", plan, url=url, key=key)
+        assert moved.code == 1
+        assert "revision 3 has come since revision 1" in " ".join(moved.err.split())
+        moved = await quickly(home, "apply", plan, url=url)
+        assert moved.code == 1
+        assert "revision 3 has come since revision 1" in " ".join(moved.err.split())
+
+        (home / "routes/general.yaml").write_text("name: general\n")
+        assert (await quickly(home, "diff", url=url, key=key)).code == 1

@@ -1,0 +1,126 @@
+"""What files would change of what runs: by key, and for the last day's requests."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from gateway.config.load import Loaded, load_texts
+from gateway.errors import ConfigError, Problem
+from gateway.policy.live import Live
+from gateway.revisions.diff import Change, Written, differences
+from gateway.revisions.traffic import Asked, Traffic, retold
+from gateway.store.reader import Reader
+from gateway.store.revisions import Revision
+from gateway.types import Needs, Snapshot
+
+DAY_S = 86_400.0
+SAMPLE = 2000
+"""Requests that are decided again at most: a thousand take about 50 ms."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What would change. `running` is the number of the revision that it was compared with, 0 where
+    there is none; `hash` is that of the files. `traffic` is None where it cannot be told: then
+    `untold` says why."""
+
+    running: int
+    running_hash: str
+    hash: str
+    changes: tuple[Change, ...]
+    warnings: tuple[Problem, ...] = ()
+    traffic: Traffic | None = None
+    untold: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything would change."""
+        return bool(self.changes)
+
+
+def reported(
+    running: Revision | None,
+    loaded: Loaded,
+    environment: str | None,
+    env: Mapping[str, str],
+    reader: Reader | None,
+    now: float,
+    live: Live | None = None,
+) -> Report:
+    """What `loaded` would change of `running`.
+
+    Both are compiled here, with the same variables; `reader` has the log, if there is one, and
+    `live` the estimates of the gateway that runs.
+    """
+    if running is None:
+        nothing = Written({})
+        changes = differences(nothing, Written(loaded.texts, environment))
+        return Report(0, "", loaded.snapshot.hash, tuple(changes), loaded.warnings, None, "")
+    old, why = _compiled(running, loaded.directory, env)
+    same = running.same_as(loaded.snapshot.hash, loaded.texts) or (
+        old is not None and old.hash == loaded.snapshot.hash
+    )
+    changes = (
+        []
+        if same
+        else differences(
+            Written(running.files, running.environment), Written(loaded.texts, environment)
+        )
+    )
+    traffic = None
+    if changes and old is not None and reader is not None:
+        traffic = _traffic(reader, old, loaded.snapshot, live, now)
+    return Report(
+        running.seq,
+        running.hash,
+        loaded.snapshot.hash,
+        tuple(changes),
+        loaded.warnings,
+        traffic,
+        why,
+    )
+
+
+def _compiled(
+    running: Revision, directory: Path, env: Mapping[str, str]
+) -> tuple[Snapshot | None, str]:
+    try:
+        return load_texts(running.files, directory, env, running.environment).snapshot, ""
+    except ConfigError as error:
+        return None, f"the running revision cannot be compiled here: {error}"
+
+
+def _traffic(
+    reader: Reader, old: Snapshot, new: Snapshot, live: Live | None, now: float
+) -> Traffic:
+    count, rows = reader.sample(now - DAY_S, SAMPLE)
+    asked = [
+        Asked(
+            route=row["route"],
+            policy=row["policy"],
+            by=row["recognised_by"] or "",
+            detail=row["recognised_detail"] or "",
+            model=row["model"],
+            needs=msgspec.convert(row["needs"], Needs),
+            tenant=row["tenant"],
+            draw=row["draw"],
+            cost=float(row["cost_usd"]),
+        )
+        for row in rows
+        if row["draw"] is not None
+    ]
+    undecided = len(rows) - len(asked)
+    return retold(
+        asked, _reachable(old), _reachable(new), live, requests=count, undecided=undecided
+    )
+
+
+def _reachable(snapshot: Snapshot) -> Snapshot:
+    """litellm's process is the replica of its backends: there is none where nothing runs."""
+    targets = {
+        name: target
+        if target.replicas or snapshot.backends[target.backend].kind != "litellm"
+        else msgspec.structs.replace(target, replicas=("litellm",))
+        for name, target in snapshot.targets.items()
+    }
+    return msgspec.structs.replace(snapshot, targets=targets)

@@ -1,0 +1,153 @@
+"""What a change would do to requests that were served: where each would go, at what cost. Pure.
+
+Each logged request is decided twice, under the running snapshot and under the new one, with the
+same estimates and the same draw: what differs is the change's doing, and nothing else's. Costs are
+the decision's own: its tokens of input, and the target's usual length of an answer.
+
+What cannot be told: a request is taken to be of the route that it was recognised as, since texts
+are not kept; what `match` has become counts for the future only.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from gateway.policy.decide import Decider
+from gateway.policy.live import Live
+from gateway.types import Caller, Choice, Decision, Needs, Question, Snapshot
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A logged request, as far as it is needed to decide it again. `cost` is what it came to, in
+    dollars; `by` how its route was known, `detail` what by."""
+
+    route: str
+    policy: str
+    by: str
+    detail: str
+    model: str
+    needs: Needs
+    tenant: str | None
+    draw: float
+    cost: float
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Requests of one route that would go elsewhere; `new` is empty where they would be refused."""
+
+    route: str
+    old: str
+    new: str
+    requests: int
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """What a sample of logged requests would do. Dollars are expected ones, of the sample.
+
+    `requests` were logged in all, `sample` of them read, `again` of those decided again;
+    `left_out` says why others were not, with how many. `elsewhere` would go to another target,
+    `refused` to none. `logged_usd` is what those decided again really came to.
+    """
+
+    requests: int
+    sample: int
+    again: int
+    elsewhere: int
+    refused: int
+    old_usd: float
+    new_usd: float
+    logged_usd: float
+    moves: tuple[Move, ...] = ()
+    left_out: Mapping[str, int] = {}
+    live: bool = False
+
+    @property
+    def scale(self) -> float:
+        """How many requests each one that was decided again stands for."""
+        return self.requests / self.sample if self.sample else 0.0
+
+
+def retold(
+    asked: Iterable[Asked],
+    old: Snapshot,
+    new: Snapshot,
+    live: Live | None,
+    *,
+    requests: int,
+    undecided: int = 0,
+) -> Traffic:
+    """What `new` would do with requests that `old` serves.
+
+    `requests` were logged in all; `undecided` of the sample had been refused before any decision.
+    Without `live` every target is as it was declared.
+    """
+    estimates = live or Live()
+    before, after = Decider(old), Decider(new)
+    left_out: Counter[str] = Counter()
+    moves: Counter[tuple[str, str, str]] = Counter()
+    sample, again, old_usd, new_usd, logged = undecided, 0, 0.0, 0.0, 0.0
+    if undecided:
+        left_out["were refused before a target was chosen"] = undecided
+    for each in asked:
+        sample += 1
+        first, second = _question(each, old, old), _question(each, old, new)
+        if isinstance(first, str) or isinstance(second, str):
+            left_out[first if isinstance(first, str) else str(second)] += 1
+            continue
+        was = _front(before.decide(first, estimates, each.draw))
+        if was is None:
+            left_out["would be refused now too"] += 1
+            continue
+        becomes = _front(after.decide(second, estimates, each.draw))
+        again += 1
+        old_usd += was.cost
+        new_usd += becomes.cost if becomes is not None else 0.0
+        logged += each.cost
+        target = becomes.target if becomes is not None else ""
+        if target != was.target:
+            moves[each.route, was.target, target] += 1
+    return Traffic(
+        requests=requests,
+        sample=sample,
+        again=again,
+        elsewhere=sum(count for (_, _, target), count in moves.items() if target),
+        refused=sum(count for (_, _, target), count in moves.items() if not target),
+        old_usd=old_usd,
+        new_usd=new_usd,
+        logged_usd=logged,
+        moves=tuple(Move(*move, count) for move, count in moves.most_common()),
+        left_out=left_out,
+        live=live is not None,
+    )
+
+
+def _front(decision: Decision) -> Choice | None:
+    return decision.ranked[0] if decision.ranked else None
+
+
+def _question(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
+    """The request as `snapshot` would have it decided, or why that cannot be told."""
+    caller = Caller(tenant=asked.tenant)
+    model = snapshot.aliases.get(asked.model, asked.model)
+    only = None
+    route = asked.route
+    if asked.by == "named" and asked.detail not in ("", asked.route):
+        # A target was named, by itself or by an alias.
+        if model not in snapshot.targets:
+            return f"name a target that is not declared any more: {model}"
+        only, route = model, snapshot.default_route
+    elif asked.by in ("named", "alias") and model != "auto":
+        route = model
+    elif asked.by == "default":
+        route = snapshot.default_route
+    found = snapshot.routes.get(route)
+    if found is None:
+        return f"are of a route that is not there: {route}"
+    before = old.routes.get(asked.route)
+    policy = found.policy
+    if before is not None and asked.policy != before.policy:
+        policy = asked.policy  # asked for by its header
+    if policy not in snapshot.policies:
+        return f"ask for a policy that is not there: {policy}"
+    return Question(route, policy, asked.needs, caller, only)
