@@ -49,6 +49,7 @@ from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
+from gateway.revisions.guarding import Guarding
 from gateway.revisions.opening import Home, Opening, open_home
 from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
@@ -184,6 +185,7 @@ class Gateway:
         self.running = Running(
             Revisions(store), home or Home(Path()), self.swap, opening, now=time.time
         )
+        self.guarding = Guarding(self.running, self.reader, self._flushed, now=time.time)
         self.metrics.configuration = self._configuration
         self.pipeline: Pipeline
         self.asgi: DataPlane
@@ -287,7 +289,11 @@ class Gateway:
             self.pressure.watch(time.perf_counter),
         )
         if self._follows:
-            beside += (self.running.follow_store(), self.running.follow_files())
+            beside += (
+                self.running.follow_store(),
+                self.running.follow_files(),
+                self.guarding.run(),
+            )
         self._tending = [asyncio.create_task(work) for work in beside]
         for task in self._tending:
             task.add_done_callback(log_failure)
@@ -311,6 +317,7 @@ class Gateway:
             if self.coordinator is None
             else msgspec.to_builtins(self.coordinator.state),
             **self.running.told(),
+            "guard": self.guarding.told(),
             "replicas": {
                 f"{keeper.backend} {url}": msgspec.to_builtins(state)
                 for keeper in self.fleet.keepers.values()
@@ -322,6 +329,9 @@ class Gateway:
             "shedding": self.pressure.share,
             "breakers": self.resilience.breakers.shown(time.perf_counter()),
         }
+
+    async def _flushed(self) -> None:
+        await asyncio.to_thread(self.writer.flush)
 
     def _configuration(self) -> tuple[int, str, int]:
         return self.running.seq, self._snapshot.hash, self.running.errors

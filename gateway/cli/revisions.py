@@ -4,7 +4,7 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from gateway.cli.opening import (
     StoreOption,
     console,
     fail,
+    instant,
     local,
     opened,
     print_problems,
@@ -31,12 +32,16 @@ from gateway.errors import ConfigError, SwitchboardError
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
     from gateway.revisions.plan import Plan
-    from gateway.store.revisions import Revision
+    from gateway.store.revisions import Guard, Revision
 
 TAKEN_UP_S = 15.0
 """How long a running gateway may take to serve what was written into its store."""
 
 LOOK_EVERY_S = 0.05
+GUARD_EVERY_S = 0.5
+
+LATE_S = 60.0
+"""How long after its time a guard's end is waited for."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 NoteOption = Annotated[
@@ -56,6 +61,20 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         note: NoteOption = "",
+        guard: Annotated[
+            str | None,
+            typer.Option(
+                metavar="TIME", help="Watch it for so long, such as 2m, and go back if it is worse."
+            ),
+        ] = None,
+        max_errors: Annotated[
+            float,
+            typer.Option(min=0, max=100, metavar="POINTS", help="Worse: so much more fails, in %."),
+        ] = 2.0,
+        max_latency: Annotated[
+            float, typer.Option(min=0, metavar="PERCENT", help="Worse: so much slower.")
+        ] = 50.0,
+        wait: Annotated[bool, typer.Option(help="Wait for the guard's end.")] = True,
         environment: EnvironmentOption = None,
         as_json: JsonOption = False,
         gateway: GatewayOption = None,
@@ -69,6 +88,7 @@ def register(app: typer.Typer) -> None:
         serve them; without one straight into the store, where the gateway finds it. A plan is
         applied as it was made, and refused when the files or what runs have changed since.
         """
+        watched = _guard(guard, max_errors, max_latency)
         planned = _planned(plan) if plan is not None else None
         environment = planned.environment if planned is not None else environment
         loaded = _loaded(config, environment)
@@ -81,12 +101,25 @@ def register(app: typer.Typer) -> None:
                 "environment": environment,
                 "note": note,
                 "after": after,
+                "guard": None if watched is None else msgspec.structs.asdict(watched),
             }
             found = ask("POST", "revisions", body, gateway=gateway, key=key, config=config)
+            if watched is not None and wait:
+                path = f"revisions/{found['seq']}"
+                found = _until_ended(
+                    found, lambda: ask("GET", path, gateway=gateway, key=key, config=config)
+                )
             _tell(found, True, as_json)
             return
-        revision = _written(loaded, environment, note, after, store, config)
-        _tell(_plain(revision), _taken_up(revision, base_of(gateway, config)), as_json)
+        base = base_of(gateway, config)
+        if watched is not None and readiness(base) is None:
+            fail(f"no gateway answers at {base}, so there is nothing to watch: leave --guard out")
+        revision = _written(loaded, environment, note, after, watched, store, config)
+        served, plain = _taken_up(revision, base), _plain(revision)
+        if watched is not None and wait:
+            url = store or loaded.snapshot.server.store
+            plain = _until_ended(plain, lambda: _plain(_again(revision.seq, url, config)))
+        _tell(plain, served, as_json)
 
     @app.command()
     def history(
@@ -154,6 +187,41 @@ def _meant(to: str | None, seq: int | None) -> tuple[str | int | None, int]:
     return to.lower(), 1
 
 
+def _guard(window: str | None, max_errors: float, max_latency: float) -> "Guard | None":
+    from gateway.store.revisions import Guard
+
+    if window is None:
+        return None
+    seconds = instant(window, 0.0, ahead=True)
+    if not 0 < seconds <= 86_400:
+        raise typer.BadParameter("a guard lasts from a second to a day, such as 2m")
+    return Guard(seconds, max_errors / 100, max_latency / 100)
+
+
+def _until_ended(revision: dict[str, Any], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The revision once its guard has ended. A revision that ran already has none of its own."""
+    if revision["guard"] is None or revision["verdict"]:
+        return revision
+    until = revision["saved"] + revision["guard"]["window"]
+    out = Console(stderr=True, highlight=False)
+    with out.status(f"revision {revision['seq']} is watched until {local(until)[11:]}"):
+        while not revision["verdict"]:
+            if time.time() > until + LATE_S:
+                fail(f"the guard has not ended {LATE_S:.0f} s after its time: is the gateway away?")
+            time.sleep(GUARD_EVERY_S)
+            revision = look()
+    return revision
+
+
+def _again(seq: int, store: str, config: Path) -> "Revision":
+    from gateway.store.revisions import Revisions
+
+    with opened(store, config) as found:
+        revision = Revisions(found).find(seq)
+    assert revision is not None
+    return revision
+
+
 def _planned(file: Path) -> "Plan":
     from gateway.revisions.plan import PlanError, read
 
@@ -191,6 +259,7 @@ def _written(
     environment: str | None,
     note: str,
     after: int | None,
+    guard: "Guard | None",
     store: str | None,
     config: Path,
 ) -> "Revision":
@@ -207,6 +276,7 @@ def _written(
             note=note,
             environment=environment,
             after=after,
+            guard=guard,
         )
         latest = saved or book.latest()
         if saved is not None:
@@ -272,7 +342,12 @@ def _taken_up(revision: "Revision", base: str) -> bool | None:
 def _tell(revision: Mapping[str, Any], served: bool | None, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode({"served": served, "revision": revision}).decode())
+        if revision["verdict"].startswith("rolled back"):
+            raise typer.Exit(1)
         return
+    if revision["verdict"].startswith("rolled back"):
+        name = f"revision {revision['seq']} ({revision['hash'][:12]})"
+        fail(f"{name} was {revision['verdict']}")
     for warning in revision.get("warnings", ()):
         Console(stderr=True).print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
     name = f"revision {revision['seq']} ({revision['hash'][:12]})"
@@ -283,6 +358,8 @@ def _tell(revision: Mapping[str, Any], served: bool | None, as_json: bool) -> No
         "tells so to whoever gives a key (--key)",
     }
     console().print(said[served])
+    if revision["verdict"]:
+        console().print(escape(revision["verdict"]))
 
 
 def _print_history(out: Console, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -189,12 +189,16 @@ class Running:
         steps: int = 1,
         kind: Kind = "rollback",
         note: str = "",
+        of: int | None = None,
     ) -> Served:
         """Serves what ran before: `steps` contents ago, or the revision of that number or hash.
 
-        Raises NothingBefore, ConfigError and Moved; what ran serves on then.
+        With `of` only while the revision of that number runs. Raises NothingBefore, ConfigError and
+        Moved; what ran serves on then.
         """
         async with self._changing:
+            if of is not None and of != self.seq:
+                raise Moved(f"revision {self.seq} has come since revision {of}")
             target = await asyncio.to_thread(gone_back_to, self.book, to, steps)
             loaded = await self._compile(target.files, target.environment)
             after = self.seq
@@ -253,6 +257,11 @@ class Running:
         self.problem = said
         self.errors += 1
         log.error("%s", said)
+
+    def guard_ended(self, seq: int, verdict: str) -> None:
+        """The guard of that revision is over."""
+        if self.revision is not None and self.revision.seq == seq:
+            self.revision = msgspec.structs.replace(self.revision, verdict=verdict)
 
     # ------------------------------------------------------------ files
 

@@ -122,6 +122,27 @@ class Reader:
             row["draw"] = None if decision is None else msgspec.json.decode(decision)["draw"]
         return count, rows
 
+    def ended(
+        self,
+        since: float,
+        *,
+        until: float | None = None,
+        snapshot: str | None = None,
+        limit: int,
+    ) -> list[tuple[str, str, float | None, float]]:
+        """Route, outcome, seconds to the first token and in all of the latest `limit` requests that
+        began in that time; with a `snapshot` of those that it decided, or nothing did."""
+        c = requests.c
+        asked = [c.started >= since]
+        if until is not None:
+            asked.append(c.started < until)
+        if snapshot is not None:
+            asked.append(or_(c.snapshot == snapshot, c.snapshot.is_(None)))
+        query = select(func.coalesce(c.route, ""), c.outcome, c.first_token_s, c.total_s)
+        query = query.where(*asked).order_by(c.seq.desc()).limit(limit)
+        with self._store.read() as connection:
+            return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
+
     def last_seq(self) -> int:
         """The `seq` of the newest row, 0 where there is none."""
         with self._store.read() as connection:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
@@ -17,9 +18,10 @@ import pytest
 from gateway.app import Gateway, listening
 from gateway.errors import ConfigError
 from gateway.revisions.opening import Home, open_home
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
-from gateway.store.revisions import Revision, Revisions
+from gateway.store.revisions import Guard, Revision, Revisions
 from gateway.store.store import Store
 from tests.cli.running import switchboard
 from tests.gateway.test_serve import ROUTE, SWITCHBOARD, Running, chat, serving, write
@@ -59,6 +61,7 @@ def store_url(home: Path) -> str:
     return f"sqlite:///{home}/switchboard.db"
 
 
+BROKEN = Fault(kind=FaultKind.STATUS, status=500)
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello there"}]}
 
 
@@ -376,3 +379,59 @@ async def test_a_difference_is_told_planned_and_applied_as_planned(home: Path) -
 
         (home / "routes/general.yaml").write_text("name: general\n")
         assert (await quickly(home, "diff", url=url, key=key)).code == 1
+
+
+async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(home: Path) -> None:
+    key = admin_key(home)
+    async with inside(home, key) as (client, url, _), StandIn(Behaviour(fault=BROKEN)) as broken:
+        for _ in range(25):
+            assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
+        text = (home / "gateway.yaml").read_text()
+        good = re.search(r"url: (\S+)", text)
+        assert good is not None
+        (home / "gateway.yaml").write_text(text.replace(good[1], broken.url))
+
+        command = asyncio.create_task(quickly(home, "apply", "--guard", "2m", url=url, key=key))
+        async with asyncio.timeout(30):
+            while (await ready(url, key))["revision"]["seq"] < 2:
+                pass
+            assert (await ready(url, key))["guard"]["revision"] == 2
+            while (await ready(url, key))["revision"]["seq"] < 3:
+                await client.post("/v1/chat/completions", json=HELLO)
+            ran = await command
+        detail = await ready(url, key)
+        assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
+    assert ran.code == 1
+    assert "was rolled back: " in " ".join(ran.err.split())
+    assert detail["revision"]["kind"] == "guard"
+    assert "of its requests failed, 0 % before" in detail["revision"]["note"]
+    last, worse, first = revisions(home)
+    assert (last.hash, worse.rolled_back is None) == (first.hash, False)
+    assert worse.verdict.startswith("rolled back: ")
+    assert worse.guard == Guard(120.0, 0.02, 0.5)
+
+
+async def test_a_guard_that_finds_nothing_keeps_it(home: Path) -> None:
+    async with inside(home) as (_, url, _):
+        add_route(home, "legal")
+        ran = await quickly(home, "apply", "--guard", "1s", url=url)
+        assert ran.code == 0, ran.err
+        assert "kept: 0 requests, too few to tell" in ran.out
+        assert await serves(url, "legal")
+    (last, _) = revisions(home)
+    assert last.verdict.startswith("kept")
+
+
+async def test_another_revision_ends_a_guard(home: Path) -> None:
+    async with inside(home) as (_, url, _):
+        add_route(home, "legal")
+        ran = await quickly(home, "apply", "--guard", "10m", "--no-wait", url=url)
+        assert ran.code == 0, ran.err
+        async with asyncio.timeout(20):
+            while (await ready(url))["guard"] is None:
+                pass
+            add_route(home, "tax")
+            assert (await quickly(home, "apply", url=url)).code == 0
+            while not (await asyncio.to_thread(revisions, home))[1].verdict:
+                pass
+    assert revisions(home)[1].verdict == "not ended: revision 3 came"
