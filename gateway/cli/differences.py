@@ -48,7 +48,12 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def diff(
         form: Annotated[
-            Format, typer.Option("--format", help="For people, for a review, or for programs.")
+            Format,
+            typer.Option(
+                "--format",
+                metavar="text|markdown|json",
+                help="For people, for a review, or for programs.",
+            ),
         ] = Format.TEXT,
         as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
         out: Annotated[
