@@ -39,12 +39,13 @@ from gateway.http.pressure import Pressure
 from gateway.http.protocol import limited
 from gateway.http.revisions import revisions_api
 from gateway.http.traffic import traffic_api
+from gateway.journey import Plane
 from gateway.limits.alerts import BudgetAlerts
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import SharedLimits
 from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
-from gateway.pipeline import Pipeline, Plane
+from gateway.pipeline import Pipeline
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
 from gateway.resilience.breaker import Turned

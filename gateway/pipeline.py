@@ -2,72 +2,72 @@
 
 What the request keeps to its end is its `Plane`: one snapshot and what was built from it. A swap
 replaces the pipeline's reference; requests under way finish on the plane that they began with.
+`journey.py` has the values on the way, `refusals.py` sorts and words what fails on it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
-import msgspec
-
-from gateway.adapters.canary import is_canarys
+from gateway.adapters.canary import version_for
 from gateway.admission.entrance import Entrance
 from gateway.admission.entrances import Entrances
-from gateway.backends.base import Backend, Call
-from gateway.backends.shape import Shaped, shape
-from gateway.backends.verdict import (
-    judge,
-    message_of,
-    openai_shaped,
-    read_error,
-    without_secrets,
-)
-from gateway.classify.recognise import Recogniser
+from gateway.backends.base import Call
+from gateway.backends.shape import shape
+from gateway.backends.verdict import message_of, openai_shaped, without_secrets
 from gateway.errors import (
-    AdapterAway,
     ApiError,
     AttemptsFailed,
     BadRequest,
-    ConnectFailed,
     Kind,
-    MalformedEvent,
-    ModelAway,
-    NoTargetFits,
-    Overloaded,
     QueueFull,
     UpstreamClosed,
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.journey import (
+    NO_REPLY,
+    NO_USAGE,
+    Headers,
+    Journey,
+    Limiter,
+    Opened,
+    Outlet,
+    Plane,
+    decision_id,
+    estimated,
+    keeps_text,
+    record,
+    taken,
+    unseen,
+)
 from gateway.metering.prices import cost
-from gateway.metering.usage import Seen, StreamWatch, estimated_output, usage_of
-from gateway.policy.decide import Decider
+from gateway.metering.usage import StreamWatch, estimated_output
+from gateway.outlets import Disguised, pumped
 from gateway.policy.gates import sort_of
-from gateway.policy.live import Flight, Live
-from gateway.resilience.base import (
-    NEVER,
-    RULES,
-    Ask,
-    AttemptFailed,
-    Opener,
-    Reason,
-    gathered,
+from gateway.policy.live import Live
+from gateway.refusals import (
+    OF_THE_REQUEST,
+    TOO_MUCH,
+    answer_in,
+    broke_off,
+    error_event,
+    failure_of,
+    gave_up,
+    no_time_left,
+    nothing_left,
+    overloaded,
+    refusal_inside,
+    refusal_of,
+    told_as_text,
 )
+from gateway.resilience.base import NEVER, RULES, Ask, AttemptFailed, Reason, gathered
 from gateway.resilience.breaker import Breakers
-from gateway.resilience.carry import (
-    Disguise,
-    both,
-    carried_on,
-    is_whole_text,
-    may_be_carried_on,
-)
+from gateway.resilience.carry import Disguise, both, carried_on, is_whole_text, may_be_carried_on
 from gateway.resilience.hedge import SOONER
-from gateway.transport.base import Reply, Sink
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
     Attempt,
-    Canary,
     Candidate,
     Choice,
     Decision,
@@ -78,189 +78,11 @@ from gateway.types import (
     Record,
     Request,
     Snapshot,
-    Target,
     Usage,
 )
 
-Headers = list[tuple[bytes, bytes]]
-
-NO_USAGE = Usage()
-
 CLIENT_GONE = 499
 """nginx's status for a request whose client went away before there was an answer."""
-
-OF_THE_REQUEST: frozenset[Kind] = frozenset({"client", "parameter", "context", "refused"})
-"""Failures that say nothing about how the backend is."""
-
-TOO_MUCH = frozenset({429, 503, 504})
-"""A backend's answers, and its silence, that say that it is given too much."""
-
-
-class Plane(msgspec.Struct, frozen=True):
-    """One snapshot and what was built from it; `ways` open replies, by policy."""
-
-    snapshot: Snapshot
-    recogniser: Recogniser
-    decider: Decider
-    backends: Mapping[str, Backend]
-    ways: Mapping[str, Opener]
-
-
-class Outlet(Protocol):
-    """The client's side of one request, in the dialect that it speaks.
-
-    `opened` is true from the first byte on: the commit point, after which nothing is tried again.
-    """
-
-    opened: bool
-
-    def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
-
-    def open(self, status: int, headers: Headers) -> None: ...
-
-    def write(self, body: bytes) -> bool:
-        """Part of a stream; false when no more should come before `drain` returns."""
-
-    async def drain(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def fail(self, error: ApiError) -> None:
-        """Ends an open stream with an explicit error event."""
-
-
-class Hold(Protocol):
-    """What a request has reserved of its limits; `headers` tell the client what is left."""
-
-    headers: Headers
-
-    def settle(self, tokens: int, dollars: float) -> None:
-        """The request has ended; it took so many tokens, and cost so much in all."""
-        ...
-
-
-class Limiter(Protocol):
-    """Lets requests in within the limits of whoever asks; passed by while it is not `on`."""
-
-    on: bool
-
-    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
-        """What the request has reserved, None where nothing limits it; raises LimitReached."""
-        ...
-
-
-class Journey:
-    """What has happened to one request so far: the only thing on its way that changes."""
-
-    __slots__ = (
-        "answer",
-        "ask",
-        "at",
-        "attempts",
-        "began",
-        "completion_id",
-        "conversation",
-        "cost",
-        "decision",
-        "error",
-        "first_token_s",
-        "full",
-        "hold",
-        "outcome",
-        "overhead_s",
-        "plane",
-        "queued_s",
-        "recognition",
-        "request",
-        "so_far",
-        "status",
-        "upstream_s",
-        "usage",
-    )
-
-    def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
-        self.request = request
-        self.plane = plane
-        self.at = at
-        self.began = began
-        self.recognition: Recognition | None = None
-        self.decision: Decision | None = None
-        self.conversation = 0
-        self.attempts: list[Attempt] = []
-        self.status = 0
-        self.outcome: Outcome = "error"
-        self.error = ""
-        self.usage = NO_USAGE
-        self.cost = 0.0
-        self.first_token_s: float | None = None
-        self.upstream_s = 0.0
-        self.queued_s = 0.0
-        self.full: tuple[QueueFull, ...] = ()
-        self.overhead_s = 0.0
-        self.completion_id: str | None = None
-        self.answer: str | None = None
-        self.hold: Hold | None = None
-        self.ask: Ask[Opened] | None = None
-        self.so_far = ("", 0)
-
-
-class Opened(msgspec.Struct):
-    """A reply whose first piece is in: the body of a plain answer and what was `seen` in it, or a
-    stream's first bytes and its watch. `entrance` is the one that it has not left yet."""
-
-    reply: Reply
-    choice: Choice
-    target: Target
-    flight: Flight
-    entrance: Entrance | None
-    reason: Reason
-    shaped: Shaped
-    began: float
-    first_at: float
-    piece: bytes
-    content_type: bytes
-    watch: StreamWatch | None = None
-    seen: Seen | None = None
-
-
-class Watched:
-    """Where a stream's pieces go: past its watch, on to the client."""
-
-    __slots__ = ("_outlet", "_watch", "drain")
-
-    def __init__(self, watch: StreamWatch, outlet: Outlet) -> None:
-        self._watch = watch
-        self._outlet = outlet
-        self.drain = outlet.drain
-
-    def write(self, piece: bytes) -> bool:
-        """Relays what of the piece may pass."""
-        try:
-            passed = self._watch.feed(piece)
-        except MalformedEvent as error:
-            if error.before:
-                self._outlet.write(error.before)
-            raise
-        return self._outlet.write(passed) if passed else True
-
-
-class Disguised:
-    """The client's side of an answer that another goes on with."""
-
-    opened = True
-
-    def __init__(self, disguise: Disguise, outlet: Outlet) -> None:
-        self._disguise = disguise
-        self._outlet = outlet
-        self.plain = outlet.plain
-        self.open = outlet.open
-        self.drain = outlet.drain
-        self.close = outlet.close
-        self.fail = outlet.fail
-
-    def write(self, body: bytes) -> bool:
-        """Relays it as part of the answer that broke off."""
-        return self._outlet.write(self._disguise.apply(body))
 
 
 class Pipeline:
@@ -320,8 +142,8 @@ class Pipeline:
             raise
         finally:
             if journey.hold is not None:
-                journey.hold.settle(_taken(journey), journey.cost)
-            self._keep(self._record(journey))
+                journey.hold.settle(taken(journey), journey.cost)
+            self._keep(record(journey, self._clock() - journey.began))
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
         """What would be decided for this request; nothing is sent, kept or remembered."""
@@ -339,7 +161,7 @@ class Pipeline:
         self.live.chose(question, decision)
         journey.decision = decision
         if not decision.ranked:
-            raise _nothing_left(decision)
+            raise nothing_left(decision)
 
     async def _asked(self, plane: Plane, request: Request) -> tuple[Recognition, Question]:
         recognised = await plane.recogniser.recognise(request)
@@ -395,7 +217,7 @@ class Pipeline:
             return await plane.ways[decision.policy].open(ask, choices, "first")
         except AttemptFailed as last:
             failures = [failure for _, failure in ask.failures]
-            raise _overloaded(journey, failures) or gathered(failures) from last
+            raise overloaded(journey, failures) or gathered(failures) from last
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
         """One upstream call, up to its first piece. Raises AttemptFailed."""
@@ -404,7 +226,7 @@ class Pipeline:
         assert journey.decision is not None
         target = plane.snapshot.targets[choice.target]
         if target.canary is not None and reason == "first":
-            target = _version(plane.snapshot, target, target.canary, request)
+            target = version_for(plane.snapshot, target, target.canary, request)
         if reason == "continue":
             request = carried_on(request, target, *journey.so_far)
         shaped = shape(request, target, _candidate(plane.snapshot, journey, choice))
@@ -416,13 +238,13 @@ class Pipeline:
         left = None if ask.until == NEVER else ask.until - began
         if left is not None and left <= 0.0:
             entrance.back_out(began)
-            raise ask.failed(choice, _no_time_left(target.name))
+            raise ask.failed(choice, no_time_left(target.name))
         call = Call(
             choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
         )
         flight = self.live.started(target, choice.replica, journey.decision.route, began)
         opened = Opened(
-            reply=_NO_REPLY,
+            reply=NO_REPLY,
             choice=choice,
             target=target,
             flight=flight,
@@ -444,7 +266,7 @@ class Pipeline:
         except asyncio.CancelledError as cancelled:
             opened.reply.abort()
             why = SOONER if SOONER in cancelled.args else "the client went away"
-            self._ended(journey, opened, "abandoned", why, 0, _unseen(journey))
+            self._ended(journey, opened, "abandoned", why, 0, unseen(journey))
             raise
         except BaseException:
             self._give_back(opened)
@@ -453,7 +275,7 @@ class Pipeline:
 
     def _failed(self, journey: Journey, opened: Opened, error: UpstreamError) -> AttemptFailed:
         """Books an attempt that failed before its first piece."""
-        failure = _failure(opened.target.name, error)
+        failure = failure_of(opened.target.name, error)
         ask = journey.ask
         assert ask is not None
         now = self._clock()
@@ -463,7 +285,7 @@ class Pipeline:
             why, seconds = failure.message, failure.retry_after
             self._breakers.rest(snapshot, opened.target, replica, seconds, why, now)
         outcome: Outcome = "abandoned" if failure.late else "error"
-        usage = _unseen(journey) if _gave_up(error) else NO_USAGE
+        usage = unseen(journey) if gave_up(error) else NO_USAGE
         self._ended(journey, opened, outcome, failure.message, failure.status, usage, failure.kind)
         return ask.failed(opened.choice, failure)
 
@@ -471,7 +293,7 @@ class Pipeline:
         """Gives up what has opened as well as another that was sooner."""
         opened.reply.abort()
         status = opened.reply.status
-        self._ended(journey, opened, "abandoned", SOONER, status, _unseen(journey))
+        self._ended(journey, opened, "abandoned", SOONER, status, unseen(journey))
 
     def _give_back(self, opened: Opened) -> None:
         """Whatever went wrong, and be it an error of our own: a place is not kept for ever."""
@@ -491,7 +313,7 @@ class Pipeline:
             await self._entrances.wait(entrance, flow, choice.total_s, ask.until - now)
         except QueueFull as error:
             journey.full += (error,)
-            raise ask.failed(choice, _failure(choice.target, error)) from error
+            raise ask.failed(choice, failure_of(choice.target, error)) from error
         finally:
             journey.queued_s += self._clock() - now
 
@@ -532,14 +354,14 @@ class Pipeline:
             opened.first_at = self._clock()
             declared = journey.plane.snapshot.backends[opened.target.backend]
             body = without_secrets(body, declared)
-            failure = _refusal(opened.target.name, reply, body)
+            failure = refusal_of(opened.target.name, reply, body)
             if failure.kind != "client":
                 raise failure
             opened.piece = body
         elif not streams:
             body = decoded(await read_all(reply), encoding)
             opened.first_at = self._clock()
-            opened.seen = _answer_in(opened, body, journey)
+            opened.seen = answer_in(opened, body, journey)
             opened.piece = body
         elif not request.stream:
             reply.abort()
@@ -559,14 +381,14 @@ class Pipeline:
             opened.shaped.hide_usage,
             request.endpoint,
             choices=request.choices,
-            keep_text=self._keeps_text(journey) or _carries_on(journey),
+            keep_text=keeps_text(journey) or _carries_on(journey),
         )
         piece = await self._opening(opened, watch)
         opened.first_at = self._clock()
         if watch.errored:
             reply.abort()
-            event = watch.error_text.encode() or _error_event(piece)
-            raise _refusal_inside(journey, opened, event)
+            event = watch.error_text.encode() or error_event(piece)
+            raise refusal_inside(journey, opened, event)
         opened.piece = piece
         opened.watch = watch
 
@@ -605,10 +427,10 @@ class Pipeline:
             assert seen is not None
             endpoint = journey.request.endpoint
             journey.completion_id = seen.id
-            journey.usage = seen.usage or _estimated(journey, estimated_output(body, endpoint))
+            journey.usage = seen.usage or estimated(journey, estimated_output(body, endpoint))
             journey.outcome = "ok"
             self._ended(journey, opened, "ok", "", status, journey.usage)
-            if self._keeps_text(journey):
+            if keeps_text(journey):
                 journey.answer = body.decode(errors="replace")
         headers = self._headers(journey, opened)
         headers.append((b"x-switchboard-cost-usd", b"%.8f" % journey.cost))
@@ -631,20 +453,20 @@ class Pipeline:
         try:
             if not outlet.write(opened.piece):
                 await outlet.drain()
-            await _pumped(reply, watch, outlet)
+            await pumped(reply, watch, outlet)
             tail = watch.close()
             if watch.truncated:
                 raise UpstreamClosed("the backend ended its stream before the answer was whole")
             if tail:
                 outlet.write(tail)
             if watch.error_text:
-                outlet.fail(_told_as_text(watch))
+                outlet.fail(told_as_text(watch))
             else:
                 outlet.close()
         except UpstreamError as error:
             self._seen(journey, opened, watch, "truncated", str(error))
             if not await self._carried_on(journey, opened, watch, outlet):
-                outlet.fail(_broke_off(error))
+                outlet.fail(broke_off(error))
         except asyncio.CancelledError:
             self._seen(journey, opened, watch, "abandoned", "the client went away")
             raise
@@ -724,9 +546,9 @@ class Pipeline:
         """Closes a stream's account from what its watch saw."""
         journey.outcome, journey.error = outcome, error
         journey.completion_id = watch.completion_id
-        journey.usage = watch.usage or _estimated(journey, watch.events)
+        journey.usage = watch.usage or estimated(journey, watch.events)
         journey.first_token_s = opened.first_at - opened.began
-        if self._keeps_text(journey):
+        if keeps_text(journey):
             journey.answer = watch.text
         # When it is the request's own time that is over, no backend is to blame.
         late = journey.ask is not None and self._clock() >= journey.ask.until
@@ -801,77 +623,8 @@ class Pipeline:
         connected = kind != "away"
         self._breakers.failed(target, replica, sort, rule, now, why, connected=connected)
 
-    def _keeps_text(self, journey: Journey) -> bool:
-        decision = journey.decision
-        return decision is not None and journey.plane.snapshot.routes[decision.route].keep == "text"
-
-    def _record(self, journey: Journey) -> Record:
-        request = journey.request
-        turns = request.turns
-        return Record(
-            id=request.id,
-            decision_id=decision_id(request.id),
-            started=journey.at,
-            endpoint=request.endpoint.value,
-            model=request.model,
-            stream=request.stream,
-            caller=request.caller,
-            recognition=journey.recognition,
-            decision=journey.decision,
-            needs=request.needs,
-            attempts=tuple(journey.attempts),
-            status=journey.status,
-            outcome=journey.outcome,
-            error=journey.error,
-            usage=journey.usage,
-            cost=journey.cost,
-            first_token_s=journey.first_token_s,
-            total_s=self._clock() - journey.began,
-            overhead_s=journey.overhead_s,
-            completion_id=journey.completion_id,
-            text=turns[0] if turns and self._keeps_text(journey) else None,
-            answer=journey.answer,
-        )
-
-
-class _NoReply:
-    """Stands where no head has come back yet."""
-
-    status = 0
-    headers: Sequence[tuple[bytes, bytes]] = ()
-
-    async def read(self) -> bytes:
-        return b""
-
-    async def pump(self, sink: Sink) -> None:
-        """There is nothing to give."""
-
-    def abort(self) -> None:
-        """Nothing to abort: a cancelled `send` closes its own connection."""
-
-
-_NO_REPLY: Reply = _NoReply()
 
 _PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
-
-
-def decision_id(request_id: str) -> str:
-    """Each request has one decision; the two ids differ in their prefix only."""
-    return "dec_" + request_id.removeprefix("req_")
-
-
-async def _pumped(reply: Reply, watch: StreamWatch, outlet: Outlet) -> None:
-    """Relays to the end. An answer with its finish_reason is whole, however its stream ends."""
-    try:
-        await reply.pump(Watched(watch, outlet))
-    except UpstreamError:
-        if not watch.finished or watch.errored:
-            raise
-
-
-def _told_as_text(watch: StreamWatch) -> ApiError:
-    """An error that the backend did not give as an object, as one."""
-    return ApiError(watch.error_text[:300], status=502, type="upstream_error", code="stream_error")
 
 
 def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidate | None:
@@ -881,89 +634,11 @@ def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidat
     return snapshot.routes[decision.route].candidates[choice.candidate]
 
 
-def _version(snapshot: Snapshot, target: Target, canary: Canary, request: Request) -> Target:
-    """The live version, or the canary for those whose turn it is."""
-    mine = is_canarys(target.name, _who(request), canary.share)
-    return snapshot.targets[canary.target] if mine else target
-
-
-def _who(request: Request) -> str:
-    """The end user if the application tells, else the conversation: what began it."""
-    for name in ("safety_identifier", "user"):
-        if name in request.fields:
-            return f"{request.caller.key} {bytes(request.fields[name]).decode(errors='replace')}"
-    return f"{request.caller.key} {request.turns[-1] if request.turns else request.id}"
-
-
-def _nothing_left(decision: Decision) -> ApiError:
-    reasons = "; ".join(f"{out.target}: {out.reason}" for out in decision.ruled_out)
-    if any(out.by == "limit" for out in decision.ruled_out):
-        return Overloaded(
-            f"No candidate of route '{decision.route}' is within the limits of policy "
-            f"'{decision.policy}': {reasons}",
-            code="no_candidate_within_limits",
-            retry_after=1,
-        )
-    if any(out.by == "away" for out in decision.ruled_out):
-        return Overloaded(
-            f"No candidate of route '{decision.route}' is there now: {reasons}",
-            code="no_target_there",
-            retry_after=1,
-        )
-    return NoTargetFits(
-        f"No candidate of route '{decision.route}' can take this request: {reasons}",
-        code="no_target_fits",
-    )
-
-
-def _overloaded(journey: Journey, failures: Sequence[AttemptFailed]) -> ApiError | None:
-    """Where a candidate that is well had no room: what comes back may be served.
-
-    Not where the request's own time is over, nor where it was refused for what it is.
-    """
-    decision = journey.decision
-    if not journey.full or decision is None or any(_is_final(each) for each in failures):
-        return None
-    wait_s = min(each.retry_after for each in journey.full)
-    if journey.attempts:
-        why = "No backend could answer: " + "; ".join(f"{e.target}: {e.message}" for e in failures)
-    else:
-        why = (
-            f"Every candidate of route '{decision.route}' has as much to do as it can: "
-            f"{journey.full[0]}"
-        )
-    return Overloaded(
-        f"{why}; try again in {wait_s:.1f} s.",
-        status=429,
-        type="rate_limit_error",
-        code="overloaded",
-        retry_after=wait_s,
-    )
-
-
-def _is_final(failure: AttemptFailed) -> bool:
-    return failure.late or RULES[failure.kind].another == "none"
-
-
-def backend_failure(backend: str, error: UpstreamError) -> ApiError:
-    """A failed leg outside of any fallback, for the client."""
-    return gathered([_failure(backend, error)])
-
-
 def _carries_on(journey: Journey) -> bool:
     decision = journey.decision
     assert decision is not None
     policy = journey.plane.snapshot.policies[decision.policy]
     return policy.carry_on and may_be_carried_on(journey.request)
-
-
-def _broke_off(error: UpstreamError) -> ApiError:
-    return ApiError(
-        f"The answer broke off: {error}",
-        status=502,
-        type="upstream_error",
-        code="stream_truncated",
-    )
 
 
 def _sort(journey: Journey) -> str:
@@ -975,118 +650,3 @@ def _last_resorts(decision: Decision) -> tuple[Choice, ...]:
     return tuple(
         out.choice for out in decision.ruled_out if out.by == "away" and out.choice is not None
     )
-
-
-def _failure(target: str, error: UpstreamError) -> AttemptFailed:
-    """What a leg that failed is to the ways of dealing with failures."""
-    if isinstance(error, AttemptFailed):
-        return error
-    if isinstance(error, QueueFull):
-        wait_s = error.retry_after
-        return AttemptFailed(
-            target, 429, str(error), "busy", retry_after=wait_s, again=False, asked=False
-        )
-    if isinstance(error, ModelAway):
-        # Its turn was waited for already.
-        wait = error.retry_after
-        return AttemptFailed(target, 503, str(error), "busy", retry_after=wait, again=False)
-    if isinstance(error, UpstreamTimeout):
-        kind: Kind = "away" if error.kind == "connect" else "timeout"
-        return AttemptFailed(target, 504, str(error), kind)
-    if isinstance(error, ConnectFailed):
-        return AttemptFailed(target, 502, str(error), "away")
-    kind = "setup" if isinstance(error, AdapterAway) else "broken"
-    return AttemptFailed(target, 502, str(error), kind)
-
-
-def _no_time_left(target: str) -> AttemptFailed:
-    why = "no time was left for it"
-    return AttemptFailed(target, 504, why, "timeout", late=True, asked=False)
-
-
-def _refusal(target: str, reply: Reply, body: bytes) -> AttemptFailed:
-    """What an error status is to the ways of dealing with failures."""
-    wait_s: float | None = None
-    named: str | None = None
-    for name, value in reply.headers:
-        if name == b"retry-after-ms" and value.isdigit():
-            wait_s = float(value) / 1e3
-        elif name == b"retry-after" and wait_s is None:
-            wait_s = _seconds(value)
-        elif name == b"x-amzn-errortype":
-            named = value.decode("latin-1")
-    kind, said = judge(reply.status, body, named=named, waits=wait_s is not None)
-    if wait_s is None:
-        wait_s = said.retry_after
-    message = message_of(reply.status, body)
-    return AttemptFailed(target, reply.status, message, kind, retry_after=wait_s)
-
-
-def _answer_in(opened: Opened, body: bytes, journey: Journey) -> Seen:
-    """What a plain body says of itself; one that is no answer is a failed attempt."""
-    request = journey.request
-    seen = usage_of(body, request.endpoint)
-    if seen is None or not seen.answers:
-        if read_error(body) is not None:
-            raise _refusal_inside(journey, opened, body)
-        kind = opened.content_type[:80].decode("latin-1") or "no content type"
-        what = f"{opened.reply.status} with {kind} that is no answer"
-    elif request.stream:
-        what = "a whole body, though asked for a stream"
-    else:
-        return seen
-    raise AttemptFailed(opened.target.name, 502, f"sent {what}")
-
-
-def _refusal_inside(journey: Journey, opened: Opened, body: bytes) -> AttemptFailed:
-    """An error under a status that says that all is well."""
-    target = opened.target.name
-    body = without_secrets(body, journey.plane.snapshot.backends[opened.target.backend])
-    error = read_error(body)
-    code = error.code if error is not None else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
-    kind, said = judge(status, body)
-    message = f"an error in its answer: {said.message[:300] or 'no more is said'}"
-    # What is a client's fault was never said to be one by the status.
-    kind = "broken" if kind == "client" else kind
-    return AttemptFailed(target, status, message, kind, retry_after=said.retry_after)
-
-
-def _error_event(events: bytes) -> bytes:
-    """The data of the event in a stream's opening that tells an error."""
-    found = b""
-    for line in events.split(b"\n"):
-        if line.startswith(b"data:") and b"error" in line:
-            found = line[5:].strip()
-    return found
-
-
-def _seconds(header: bytes) -> float | None:
-    """A `retry-after` in its numeric form; a date would need to know the backend's clock."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return None
-    return seconds if 0.0 <= seconds < 1e7 else None
-
-
-def _estimated(journey: Journey, output: int) -> Usage:
-    return Usage(input=journey.request.needs.input_tokens, output=output, estimated=True)
-
-
-def _taken(journey: Journey) -> int:
-    """The tokens of the answer; where none came, of the attempt that took most."""
-    usage = journey.usage
-    if usage is not NO_USAGE:
-        return usage.input + usage.output
-    return max((a.usage.input + a.usage.output for a in journey.attempts), default=0)
-
-
-def _gave_up(error: UpstreamError) -> bool:
-    """Whether it was us who had no more time for a backend, which may have been at work."""
-    return isinstance(error, UpstreamTimeout) and error.kind != "connect"
-
-
-def _unseen(journey: Journey) -> Usage:
-    """What an attempt cost that was given up before its first piece: its input at least."""
-    return Usage(input=journey.request.needs.input_tokens, estimated=True)

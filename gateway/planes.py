@@ -28,7 +28,7 @@ from gateway.classify.recognise import Recogniser
 from gateway.classify.standing import StandingClassifier
 from gateway.config.sharing import shared
 from gateway.errors import UpstreamError
-from gateway.pipeline import Plane
+from gateway.journey import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.policy.weights import weighed

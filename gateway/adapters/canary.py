@@ -21,6 +21,8 @@ from hashlib import blake2b
 
 import msgspec
 
+from gateway.types import Canary, Request, Snapshot, Target
+
 MARGIN = 0.01
 """How much higher an error rate, or lower a quality, is let pass."""
 SLOWER = 1.25
@@ -61,6 +63,20 @@ def is_canarys(adapter: str, key: str, share: float) -> bool:
     """Whether who is called `key` gets the canary of `adapter` at that share."""
     digest = blake2b(f"{adapter}\0{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2.0**64
+
+
+def version_for(snapshot: Snapshot, target: Target, canary: Canary, request: Request) -> Target:
+    """The live version, or the canary for those whose turn it is."""
+    mine = is_canarys(target.name, _who(request), canary.share)
+    return snapshot.targets[canary.target] if mine else target
+
+
+def _who(request: Request) -> str:
+    """The end user if the application tells, else the conversation: what began it."""
+    for name in ("safety_identifier", "user"):
+        if name in request.fields:
+            return f"{request.caller.key} {bytes(request.fields[name]).decode(errors='replace')}"
+    return f"{request.caller.key} {request.turns[-1] if request.turns else request.id}"
 
 
 def judged(canary: Seen, live: Seen, seconds: float) -> Judgement:

@@ -15,7 +15,8 @@ from gateway.http.gate import role_needed
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
-from gateway.pipeline import Pipeline, decision_id
+from gateway.journey import decision_id
+from gateway.pipeline import Pipeline
 from gateway.policy.words import explained
 from gateway.types import Caller, Endpoint, Snapshot
 

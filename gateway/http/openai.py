@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import ApiError, BadRequest, MethodNotAllowed, Unauthorized
 from gateway.http.parse import TOO_DEEP, parse
 from gateway.http.protocol import CYCLE, Cycle
-from gateway.pipeline import Headers, Pipeline
+from gateway.journey import Headers
+from gateway.pipeline import Pipeline
 from gateway.types import Caller, Endpoint
 
 log = logging.getLogger("switchboard")

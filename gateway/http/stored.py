@@ -15,7 +15,8 @@ from fastapi.responses import StreamingResponse
 from gateway.backends.base import Call
 from gateway.backends.verdict import without_secrets
 from gateway.errors import NotFound, UpstreamError
-from gateway.pipeline import Pipeline, backend_failure
+from gateway.pipeline import Pipeline
+from gateway.refusals import backend_failure
 from gateway.transport.base import Reply
 from gateway.transport.bodies import read_all
 from gateway.types import Backend, Caller, Endpoint, Snapshot

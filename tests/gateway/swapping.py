@@ -22,7 +22,7 @@ from typing import TextIO
 import msgspec
 
 from gateway.errors import UpstreamError
-from gateway.pipeline import Plane
+from gateway.journey import Plane
 from gateway.standin.behaviour import Asked, Behaviour
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import INFERENCE, StandIn

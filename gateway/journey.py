@@ -1,0 +1,241 @@
+"""What travels with one request: what it began with, has reserved, has opened, has come to.
+
+The way itself is `pipeline.py`; here are the values that it passes on.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.admission.entrance import Entrance
+from gateway.backends.base import Backend
+from gateway.backends.shape import Shaped
+from gateway.classify.recognise import Recogniser
+from gateway.errors import ApiError, QueueFull
+from gateway.metering.usage import Seen, StreamWatch
+from gateway.policy.decide import Decider
+from gateway.policy.live import Flight
+from gateway.resilience.base import Ask, Opener, Reason
+from gateway.transport.base import Reply, Sink
+from gateway.types import (
+    Attempt,
+    Choice,
+    Decision,
+    Outcome,
+    Recognition,
+    Record,
+    Request,
+    Snapshot,
+    Target,
+    Usage,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+NO_USAGE = Usage()
+
+
+class Plane(msgspec.Struct, frozen=True):
+    """One snapshot and what was built from it; `ways` open replies, by policy."""
+
+    snapshot: Snapshot
+    recogniser: Recogniser
+    decider: Decider
+    backends: Mapping[str, Backend]
+    ways: Mapping[str, Opener]
+
+
+class Outlet(Protocol):
+    """The client's side of one request, in the dialect that it speaks.
+
+    `opened` is true from the first byte on: the commit point, after which nothing is tried again.
+    """
+
+    opened: bool
+
+    def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+    def open(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, body: bytes) -> bool:
+        """Part of a stream; false when no more should come before `drain` returns."""
+
+    async def drain(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def fail(self, error: ApiError) -> None:
+        """Ends an open stream with an explicit error event."""
+
+
+class Hold(Protocol):
+    """What a request has reserved of its limits; `headers` tell the client what is left."""
+
+    headers: Headers
+
+    def settle(self, tokens: int, dollars: float) -> None:
+        """The request has ended; it took so many tokens, and cost so much in all."""
+        ...
+
+
+class Limiter(Protocol):
+    """Lets requests in within the limits of whoever asks; passed by while it is not `on`."""
+
+    on: bool
+
+    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
+        """What the request has reserved, None where nothing limits it; raises LimitReached."""
+        ...
+
+
+class Journey:
+    """What has happened to one request so far: the only thing on its way that changes."""
+
+    __slots__ = (
+        "answer",
+        "ask",
+        "at",
+        "attempts",
+        "began",
+        "completion_id",
+        "conversation",
+        "cost",
+        "decision",
+        "error",
+        "first_token_s",
+        "full",
+        "hold",
+        "outcome",
+        "overhead_s",
+        "plane",
+        "queued_s",
+        "recognition",
+        "request",
+        "so_far",
+        "status",
+        "upstream_s",
+        "usage",
+    )
+
+    def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
+        self.request = request
+        self.plane = plane
+        self.at = at
+        self.began = began
+        self.recognition: Recognition | None = None
+        self.decision: Decision | None = None
+        self.conversation = 0
+        self.attempts: list[Attempt] = []
+        self.status = 0
+        self.outcome: Outcome = "error"
+        self.error = ""
+        self.usage = NO_USAGE
+        self.cost = 0.0
+        self.first_token_s: float | None = None
+        self.upstream_s = 0.0
+        self.queued_s = 0.0
+        self.full: tuple[QueueFull, ...] = ()
+        self.overhead_s = 0.0
+        self.completion_id: str | None = None
+        self.answer: str | None = None
+        self.hold: Hold | None = None
+        self.ask: Ask[Opened] | None = None
+        self.so_far = ("", 0)
+
+
+class Opened(msgspec.Struct):
+    """A reply whose first piece is in: the body of a plain answer and what was `seen` in it, or a
+    stream's first bytes and its watch. `entrance` is the one that it has not left yet."""
+
+    reply: Reply
+    choice: Choice
+    target: Target
+    flight: Flight
+    entrance: Entrance | None
+    reason: Reason
+    shaped: Shaped
+    began: float
+    first_at: float
+    piece: bytes
+    content_type: bytes
+    watch: StreamWatch | None = None
+    seen: Seen | None = None
+
+
+class _NoReply:
+    """Stands where no head has come back yet."""
+
+    status = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def pump(self, sink: Sink) -> None:
+        """There is nothing to give."""
+
+    def abort(self) -> None:
+        """Nothing to abort: a cancelled `send` closes its own connection."""
+
+
+NO_REPLY: Reply = _NoReply()
+
+
+def decision_id(request_id: str) -> str:
+    """Each request has one decision; the two ids differ in their prefix only."""
+    return "dec_" + request_id.removeprefix("req_")
+
+
+def taken(journey: Journey) -> int:
+    """The tokens of the answer; where none came, of the attempt that took most."""
+    usage = journey.usage
+    if usage is not NO_USAGE:
+        return usage.input + usage.output
+    return max((a.usage.input + a.usage.output for a in journey.attempts), default=0)
+
+
+def estimated(journey: Journey, output: int) -> Usage:
+    """What was used where the backend did not say; `output` in tokens."""
+    return Usage(input=journey.request.needs.input_tokens, output=output, estimated=True)
+
+
+def unseen(journey: Journey) -> Usage:
+    """What an attempt cost that was given up before its first piece: its input at least."""
+    return Usage(input=journey.request.needs.input_tokens, estimated=True)
+
+
+def keeps_text(journey: Journey) -> bool:
+    """Whether its route keeps the texts of requests and answers."""
+    decision = journey.decision
+    return decision is not None and journey.plane.snapshot.routes[decision.route].keep == "text"
+
+
+def record(journey: Journey, total_s: float) -> Record:
+    """The journey as its row, after `total_s` seconds."""
+    request = journey.request
+    turns = request.turns
+    return Record(
+        id=request.id,
+        decision_id=decision_id(request.id),
+        started=journey.at,
+        endpoint=request.endpoint.value,
+        model=request.model,
+        stream=request.stream,
+        caller=request.caller,
+        recognition=journey.recognition,
+        decision=journey.decision,
+        needs=request.needs,
+        attempts=tuple(journey.attempts),
+        status=journey.status,
+        outcome=journey.outcome,
+        error=journey.error,
+        usage=journey.usage,
+        cost=journey.cost,
+        first_token_s=journey.first_token_s,
+        total_s=total_s,
+        overhead_s=journey.overhead_s,
+        completion_id=journey.completion_id,
+        text=turns[0] if turns and keeps_text(journey) else None,
+        answer=journey.answer,
+    )
