@@ -118,15 +118,15 @@ def control_plane(
     @app.get("/ready")
     async def readiness(request: Request) -> Response:
         detail = ready()
-        shown = detail if _may_look(authenticate, request) else {"ready": detail["ready"]}
+        hidden = _refusal(authenticate, request) is not None
+        shown = {"ready": detail["ready"]} if hidden else detail
         return _json(shown, 200 if detail["ready"] else 503)
 
     @app.get("/metrics")
     async def metrics_page(request: Request) -> Response:
-        if not pipeline.plane.snapshot.server.open_metrics:
-            caller = caller_of(request)
-            if caller.key is not None and not caller.may("read"):
-                raise role_needed("read", caller)
+        opened = pipeline.plane.snapshot.server.open_metrics
+        if not opened and (refusal := _refusal(authenticate, request)):
+            raise refusal
         return Response(await metrics(), media_type="text/plain; version=0.0.4")
 
     @app.exception_handler(ApiError)
@@ -140,8 +140,11 @@ def control_plane(
         return _error(ApiError("Switchboard failed on this request.", code="internal_error"))
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_body(_: Request, error: Exception) -> Response:
+    async def wrong_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        # A body is read before a route asks who sent it; what is wrong with one is no stranger's.
+        if request.url.path.startswith("/admin/") and (refusal := _refusal(authenticate, request)):
+            return _error(refusal)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         said = f"{place}: {first['msg']}" if place else first["msg"]
@@ -155,13 +158,14 @@ def control_plane(
     return app
 
 
-def _may_look(authenticate: Authenticate, request: Request) -> bool:
-    """Whether the inside is shown: to a key that may, and while there is none to this machine."""
+def _refusal(authenticate: Authenticate, request: Request) -> ApiError | None:
+    """Why the inside is not shown to whoever asks; None for a key that may look, and while there is
+    no key for this machine."""
     try:
         caller = authenticate(bearer(request.scope["headers"]))
-    except Unauthorized:
-        return False
-    return caller.key is None or caller.may("read")
+    except Unauthorized as error:
+        return error
+    return None if caller.key is None or caller.may("read") else role_needed("read", caller)
 
 
 def _of_framework(request: Request, error: HTTPException) -> ApiError:

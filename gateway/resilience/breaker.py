@@ -358,14 +358,13 @@ class Broken:
     def _enter(self, breaker: Breaker, ask: Ask[T], choice: Choice) -> None:
         now = self._clock()
         sort = sort_of(ask.needs, ask.stream)
+        why = breaker.shut(sort, now)
         rest_s = breaker.rest_until - now
         if rest_s > 0.0:
-            why = breaker.shut(sort, now)
             failure = AttemptFailed(
                 choice.target, 429, why, "busy", retry_after=rest_s, asked=False
             )
             raise ask.failed(choice, failure)
-        why = breaker.shut(sort, now)
         if why and (choice.target, choice.replica) not in ask.forced:
             raise Shut(f"{choice.target}: {why}")
         breaker.enter(sort, now)

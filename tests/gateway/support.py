@@ -178,6 +178,16 @@ def events_of(body: bytes) -> list[Any]:
     return ["[DONE]" if item == b"[DONE]" else json.loads(item) for item in data]
 
 
+def text_of(events: list[Any]) -> str:
+    """The text that a chat's events bring."""
+    return "".join(
+        choice["delta"].get("content") or ""
+        for event in events
+        if isinstance(event, dict)
+        for choice in event.get("choices", [])
+    )
+
+
 @asynccontextmanager
 async def serving(
     configuration: Snapshot,

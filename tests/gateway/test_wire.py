@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,16 +16,7 @@ from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.types import Server
 from tests.gateway.conftest import KEY
-from tests.gateway.support import Served, events_of, route, serving, snapshot, target
-
-
-def text_of(events: list[Any]) -> str:
-    return "".join(
-        choice["delta"].get("content") or ""
-        for event in events
-        if isinstance(event, dict)
-        for choice in event.get("choices", [])
-    )
+from tests.gateway.support import Served, events_of, route, serving, snapshot, target, text_of
 
 
 @asynccontextmanager

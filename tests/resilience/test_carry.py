@@ -1,5 +1,6 @@
 """A stream that breaks off, gone on with by the next candidate: one answer for the client."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
-from gateway.types import Policy, Snapshot
-from tests.gateway.support import events_of, route, serving, snapshot, target
+from gateway.types import Policy, Snapshot, Timeouts
+from tests.gateway.support import events_of, route, serving, snapshot, target, text_of
 
 CUT = Fault(kind=FaultKind.CUT, after=3)
 BEGINS, GOES_ON = Behaviour(answer=say("one two three four")), Behaviour(answer=say(" and more"))
@@ -27,15 +28,6 @@ def two(first: StandIn, second: StandIn, *, internal: bool = False, **policy: An
         second_target = msgspec.structs.replace(targets[1], internal=True)
         made = msgspec.structs.replace(made, targets={**made.targets, "p1/n": second_target})
     return made
-
-
-def text_of(events: list[Any]) -> str:
-    return "".join(
-        choice["delta"].get("content") or ""
-        for event in events
-        if isinstance(event, dict)
-        for choice in event.get("choices", [])
-    )
 
 
 @pytest.mark.parametrize("internal", [False, True])
@@ -68,6 +60,21 @@ async def test_the_next_goes_on_and_the_client_sees_one_answer(
     ]
     assert (row["outcome"], row["estimated"]) == ("ok", True)
     assert row["cost_usd"] == pytest.approx(sum(each["cost_usd"] for each in row["attempts"]))
+
+
+async def test_who_stalled_is_hung_up_on_before_another_goes_on(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(Behaviour(first_token_s=30.0)) as second:
+        first.next(Fault(kind=FaultKind.HANG, after=2))
+        made = two(first, second)
+        impatient = msgspec.structs.replace(made.backends["p0"], timeouts=Timeouts(between=0.1))
+        made = msgspec.structs.replace(made, backends={**made.backends, "p0": impatient})
+        async with serving(made, tmp_path) as served:
+            asking = asyncio.create_task(served.chat(stream=True))
+            await second.arrived()
+            async with asyncio.timeout(5):
+                await (await first.arrived()).aborted.wait()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
