@@ -1,9 +1,6 @@
 """The composition root: builds every part, hands each its slice, and owns start and stop."""
 
 import asyncio
-import contextlib
-import functools
-import ipaddress
 import logging
 import os
 import random
@@ -11,15 +8,13 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import msgspec
-import uvicorn
 
 from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
@@ -28,7 +23,7 @@ from gateway.admission.entrances import Entrances
 from gateway.admission.metrics import AdmissionMetrics
 from gateway.backends.turns import Gpus
 from gateway.complaints import Complaint
-from gateway.errors import ConfigError, Overloaded, Problem
+from gateway.errors import ConfigError, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.gate import Gate
@@ -36,7 +31,6 @@ from gateway.http.keys import keys_api
 from gateway.http.limits import limits_api
 from gateway.http.openai import DataPlane, require_key
 from gateway.http.pressure import Pressure
-from gateway.http.protocol import limited
 from gateway.http.revisions import revisions_api
 from gateway.http.traffic import traffic_api
 from gateway.journey import Plane
@@ -51,9 +45,10 @@ from gateway.policy.live import Live
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.revisions.guarding import Guarding
-from gateway.revisions.opening import Home, Opening, open_home
+from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
+from gateway.store.answers import Answers
 from gateway.store.audit import AuditBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
@@ -67,8 +62,6 @@ from gateway.store.writer import Writer
 from gateway.traffic import Traffic
 from gateway.types import Caller, Record, Server, Snapshot, Weight
 from gateway.workers.link import Link
-from gateway.workers.needs import lacking
-from gateway.workers.supervisor import Supervisor, url_of
 
 if TYPE_CHECKING:
     from gateway.coordination.coordinator import Coordinator
@@ -76,22 +69,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("switchboard")
 
-T = TypeVar("T")
-
 KEYS_EVERY_S = 0.5
 """How soon a key that another process made or revoked counts."""
 
-PATIENCE_S = 10.0
-"""How long PostgreSQL may take to answer one statement."""
-
-ANSWER_S = 3.0
-"""How long a client waits for what is read from the store."""
-
 FLUSH_S = 2.0
-"""How long it waits for a row that is being written."""
-
-LATER, LATER_S = 3, 0.3
-"""How often, and how many seconds apart, a row is looked for that another worker may be writing."""
+"""How long what was spent is waited for that is being written."""
 
 HOURS_EVERY_S = 30.0
 """How often what replicas did is written to the store."""
@@ -163,7 +145,7 @@ class Gateway:
         self._workers = workers
         self._audit = AuditBook(store)
         self.gate = Gate(self.authenticate, self._audited)
-        self._readers = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
+        self._answers = Answers(self.reader, self._book, self.writer, time.time)
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
@@ -224,7 +206,7 @@ class Gateway:
             metrics=self._metrics_page,
             started=int(self._started_at),
             routers=[
-                admin_api(self.fleet, self.gate, self._used, self._changes),
+                admin_api(self.fleet, self.gate, self._answers.used, self._answers.changes),
                 limits_api(self.limiter.shown, self.gate),
                 keys_api(Keys(self.store), self.gate),
                 revisions_api(self.running, self.gate, self._book, self.reader, self.live),
@@ -255,7 +237,7 @@ class Gateway:
         if self.coordinator is not None:
             await self.coordinator.stop()
         await asyncio.to_thread(self.writer.stop)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._answers.stop()
         self.store.close()
         if self._link is not None:
             await self._link.stop()
@@ -493,45 +475,8 @@ class Gateway:
             self.metrics.lost += 1
 
     async def _find(self, id: str) -> dict[str, Any] | None:
-        """The row of a request, decision or completion, even of one that has just ended.
-
-        What ended at another worker is written half a second later. Raises Overloaded.
-        """
-        await self._asked(self.writer.flush, FLUSH_S)
-        row = await self._asked(self.reader.find, id)
-        for _ in range(LATER if row is None and self.coordinator is not None else 0):
-            await asyncio.sleep(LATER_S)
-            row = await self._asked(self.reader.find, id)
-            if row is not None:
-                break
-        return row
-
-    async def _asked(self, call: Callable[..., T], *args: Any) -> T:
-        """What the store answers, in threads of its own: one that says nothing holds up no other.
-
-        Raises Overloaded where it is away.
-        """
-        away = Overloaded("The log cannot be read now.", code="store_away", retry_after=5)
-        if self.writer.away:
-            raise away
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                return await loop.run_in_executor(self._readers, functools.partial(call, *args))
-        except (StoreError, TimeoutError) as error:
-            log.warning("the log cannot be read: %s", error or f"no answer in {ANSWER_S:g} s")
-            raise away from error
-
-    async def _used(self) -> dict[str, dict[str, Any]]:
-        """What each target used in the last hour."""
-        await self._asked(self.writer.flush, FLUSH_S)
-        used = await self._asked(self._book.use, time.time() - 3600)
-        return {target: msgspec.structs.asdict(use) for target, use in used.items()}
-
-    async def _changes(self, target: str) -> list[dict[str, Any]]:
-        """An adapter's last revisions, the newest first."""
-        changes = await self._asked(self._book.history, target)
-        return [msgspec.to_builtins(change) for change in changes]
+        """The row of a request, decision or completion, even of one that has just ended."""
+        return await self._answers.find(id, elsewhere=self.coordinator is not None)
 
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)
@@ -572,155 +517,3 @@ def _coordinator(server: Server) -> "Coordinator | None":
         )
         raise ConfigError([problem]) from error
     return Coordinator(server.coordinator, name=server.coordinator_name)
-
-
-@contextlib.asynccontextmanager
-async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> AsyncIterator[int]:
-    """The started gateway on a socket; the port that it listens on."""
-    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        await server.shutdown()
-
-
-async def run(
-    home: Home,
-    *,
-    listen: str | None,
-    store_url: str | None,
-    say: Callable[[str], None],
-    workers: int | None = None,
-    command: Sequence[str] = (),
-    link: Link | None = None,
-) -> None:
-    """Serves a configuration until SIGINT or SIGTERM.
-
-    With more than one of `workers` (in the place of what is declared) each is begun by `command`,
-    and has a `link`. Raises ConfigError, StoreError, WorkersFailed.
-    """
-    store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
-    for line in opening.said:
-        say(line)
-    limits = opening.snapshot.server
-    count = limits.workers if workers is None else workers
-    if link is None and count > 1:
-        with contextlib.closing(store):
-            supervisor = _supervisor(opening.snapshot, store, count, listen, command, home.env, say)
-        await supervisor.run()
-        return
-    gateway = Gateway(
-        opening.snapshot,
-        store,
-        cache=home.directory / ".switchboard",
-        litellm_python=_litellm_python(home.directory, home.env),
-        agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
-        home=home,
-        opening=opening,
-        link=link,
-        workers=1 if link is None else link.count,
-    )
-    await gateway.start()
-    if link is None:
-        host, port = _address(listen, limits)
-        host, sockets = _safe_host(host, gateway.keyring.empty, say), None
-    else:
-        sockets = [link.listen]
-        host, port = link.listen.getsockname()[:2]
-    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    # uvicorn raises the signal again when its handlers are put back: every row is written by then.
-    with server.capture_signals():
-        try:
-            await server.startup(sockets=sockets)
-            if link is None:
-                actual = server.servers[0].sockets[0].getsockname()[1]
-                say(f"Switchboard serves {url_of(host, actual)} ({_named(opening.snapshot)})")
-            else:
-                link.serves(opening.snapshot.hash)
-            await server.main_loop()
-            await server.shutdown()
-        finally:
-            await gateway.stop()
-
-
-def _supervisor(
-    snapshot: Snapshot,
-    store: Store,
-    count: int,
-    listen: str | None,
-    command: Sequence[str],
-    env: Mapping[str, str],
-    say: Callable[[str], None],
-) -> Supervisor:
-    """The workers, not begun yet. Raises ConfigError for what several would need."""
-    problems = list(lacking(snapshot, store.name, count))
-    if problems:
-        raise ConfigError(problems)
-    keyring = Keyring(store)
-    keyring.refresh()
-    host, port = _address(listen, snapshot.server)
-    host = _safe_host(host, keyring.empty, say)
-    return Supervisor(command, count, host, port, env=env, say=say)
-
-
-def _named(snapshot: Snapshot) -> str:
-    return f"snapshot {snapshot.hash[:12]}"
-
-
-def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.Config:
-    return uvicorn.Config(
-        gateway.asgi,
-        host=host,
-        port=port,
-        http=limited(limits, gateway.pressure),
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=30,
-        backlog=4096,
-    )
-
-
-def _litellm_python(directory: Path, env: Mapping[str, str]) -> str:
-    """The Python that has litellm: as told, or of an environment beside the configuration."""
-    beside = directory / ".litellm" / "bin" / "python"
-    told = env.get("SWITCHBOARD_LITELLM_PYTHON")
-    return told or (str(beside) if beside.exists() else sys.executable)
-
-
-def _address(listen: str | None, limits: Server) -> tuple[str, int]:
-    if listen is None:
-        return limits.host, limits.port
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _safe_host(host: str, open_to_all: bool, say: Callable[[str], None]) -> str:
-    """Without a key in the store only this machine may ask."""
-    if not open_to_all:
-        return host
-    if host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback):
-        say("warning: there is no key yet, so every request from this machine is answered")
-        return host
-    say(
-        f"warning: there is no key yet, so 127.0.0.1 is served instead of {host}; "
-        "make one with: switchboard keys create --name NAME"
-    )
-    return "127.0.0.1"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -47,8 +47,8 @@ def register(app: typer.Typer) -> None:
         """
         import uvloop
 
-        from gateway.app import run
         from gateway.revisions.opening import Home
+        from gateway.serving import run
         from gateway.workers.link import Link, place
         from gateway.workers.supervisor import WorkersFailed
 

@@ -11,12 +11,10 @@ from gateway.cli.admin import GatewayOption, KeyOption, ask
 from gateway.cli.opening import ConfigOption, console, local, share_of
 from gateway.cli.records import ASIDE, Cell, Lines
 
-SubjectArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET|BACKEND|REPLICA", help="As local/qwen+support, local, or http://gpu-1:8000."
-    ),
-]
+NAMED = typer.Argument(
+    metavar="TARGET|BACKEND|REPLICA", help="As local/qwen+support, local, or http://gpu-1:8000."
+)
+SubjectArgument = Annotated[str, NAMED]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Shown beside it.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Even where it leaves a route without a candidate.")
@@ -31,13 +29,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def drain(
-        subject: Annotated[
-            str | None,
-            typer.Argument(
-                metavar="TARGET|BACKEND|REPLICA",
-                help="As local/qwen+support, local, or http://gpu-1:8000.",
-            ),
-        ] = None,
+        subject: Annotated[str | None, NAMED] = None,
         listed: Annotated[
             bool, typer.Option("--list", help="Show what is drained, or gets a share.")
         ] = False,

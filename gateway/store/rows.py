@@ -45,12 +45,15 @@ def as_it_is(row: Row) -> Row:
     return row
 
 
+def whole_text(text: str) -> str:
+    """With U+FFFD for half a surrogate pair, which no UTF-8 can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def mended(row: Row) -> Row:
     """With U+FFFD for what UTF-8 (half a surrogate pair) or PostgreSQL (NUL) cannot hold."""
     return tuple(
-        value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if isinstance(value, str)
-        else value
+        whole_text(value.replace("\0", "\ufffd")) if isinstance(value, str) else value
         for value in row
     )
 

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from gateway.store.rows import whole_text
 from gateway.types import Record
 
 log = logging.getLogger("switchboard.store")
@@ -197,9 +198,9 @@ def _frame(record: Record) -> bytes:
 
 
 def _mended(value: Any) -> Any:
-    """With U+FFFD for half a surrogate pair, which no UTF-8 can hold."""
+    """With every text in it whole."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return whole_text(value)
     if isinstance(value, dict):
         return {name: _mended(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
 from gateway.http.pressure import Pressure
 from gateway.revisions.opening import Home, open_home
+from gateway.serving import listening
 from gateway.store.keys import Keys
 from tests.chaos import checks
 from tests.chaos.monkey import Monkey

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import msgspec
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
 from gateway.http.pressure import Pressure
+from gateway.serving import listening
 from gateway.store.keys import Keys
 from gateway.store.store import Store
 from gateway.types import (

@@ -15,16 +15,18 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
 from gateway.errors import ConfigError
 from gateway.revisions.opening import Home, open_home
+from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.revisions import Guard, Revision, Revisions
 from gateway.store.store import Store
 from tests.cli.running import switchboard
-from tests.gateway.test_serve import ROUTE, SWITCHBOARD, Running, chat, serving, write
+from tests.gateway.files import ROUTE, SWITCHBOARD, write
+from tests.gateway.test_serve import Running, chat, serving
 
 
 class Ran(msgspec.Struct):

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,32 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.app import _safe_host
+from gateway.serving import safe_host
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store
-
-GATEWAY = """
-default_route: general
-backends:
-  openai:
-    kind: openai
-    url: {url}
-    api_key: sk-provider
-    models:
-      mini: {{id: mini, price: {{input: 1 usd/Mtok, output: 4 usd/Mtok}}}}
-"""
-ROUTE = """
-name: {name}
-description: A kind of work.
-value: 0.01 usd
-match: {{examples: [hello there, how are you]}}
-candidates: [{{target: openai/mini, quality: 0.9}}]
-policy: balanced
-"""
-SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
+from tests.gateway.files import ROUTE, SWITCHBOARD, write
 
 
 class Running:
@@ -73,14 +53,6 @@ async def serving(home: Path, *more: str) -> AsyncIterator[Running]:
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-def write(home: Path, url: str) -> None:
-    for folder in ("routes", "policies"):
-        (home / folder).mkdir()
-    (home / "gateway.yaml").write_text(GATEWAY.format(url=url))
-    (home / "routes/general.yaml").write_text(ROUTE.format(name="general"))
-    (home / "policies/balanced.yaml").write_text("name: balanced\n")
 
 
 async def chat(url: str, model: str = "auto") -> httpx.Response:
@@ -162,5 +134,5 @@ async def test_a_key_made_while_it_serves_counts(tmp_path: Path) -> None:
 )
 def test_without_a_key_only_this_machine_is_served(host: str, no_key_yet: bool, bound: str) -> None:
     said: list[str] = []
-    assert _safe_host(host, no_key_yet, said.append) == bound
+    assert safe_host(host, no_key_yet, said.append) == bound
     assert bool(said) == no_key_yet

@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
+from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
+from gateway.serving import listening
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store

@@ -11,7 +11,8 @@ import msgspec
 import openai
 import pytest
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
+from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
+from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys

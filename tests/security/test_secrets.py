@@ -9,7 +9,8 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.app import Gateway, listening
+from gateway.app import Gateway
+from gateway.serving import listening
 from gateway.standin.behaviour import LEAKY_HEADERS, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys

@@ -6,9 +6,10 @@ import pytest
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.store import Store
+from tests.gateway.files import write
 from tests.servers import RealServer
 from tests.store.world import emptied
-from tests.workers.support import write
+from tests.workers.support import shared
 
 
 @pytest.fixture
@@ -31,5 +32,5 @@ def database(postgres_server: RealServer) -> str:
 @pytest.fixture
 def home(tmp_path: Path, provider: StandIn, database: str, redis_server: RealServer) -> Path:
     """A configuration for several workers, with an empty store."""
-    write(tmp_path, provider.url, database, redis_server.url)
+    write(tmp_path, provider.url, shared(database, redis_server.url))
     return tmp_path

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,37 +11,12 @@ from typing import Any
 
 import httpx
 
-GATEWAY = """
-default_route: general
-store: {store}
-coordinator: {coordinator}
-backends:
-  openai:
-    kind: openai
-    url: {url}
-    api_key: sk-provider
-    models:
-      mini: {{id: mini, price: {{input: 1 usd/Mtok, output: 4 usd/Mtok}}}}
-"""
-ROUTE = """
-name: {name}
-description: A kind of work.
-value: 0.01 usd
-match: {{examples: [hello there, how are you]}}
-candidates: [{{target: openai/mini, quality: 0.9}}]
-policy: balanced
-"""
-SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
+from tests.gateway.files import SWITCHBOARD
 
 
-def write(home: Path, url: str, store: str, coordinator: str) -> None:
-    """A configuration with one provider."""
-    for folder in ("routes", "policies"):
-        (home / folder).mkdir()
-    text = GATEWAY.format(url=url, store=store, coordinator=coordinator)
-    (home / "gateway.yaml").write_text(text)
-    (home / "routes/general.yaml").write_text(ROUTE.format(name="general"))
-    (home / "policies/balanced.yaml").write_text("name: balanced\n")
+def shared(store: str, coordinator: str) -> str:
+    """What several workers need besides, as lines of gateway.yaml."""
+    return f"store: {store}\ncoordinator: {coordinator}\n"
 
 
 def texts(home: Path) -> dict[str, Any]:

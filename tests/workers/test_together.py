@@ -15,8 +15,9 @@ from gateway.store.reader import Reader
 from gateway.store.store import Store
 from gateway.types import Quota
 from tests import servers
+from tests.gateway.files import ROUTE, write
 from tests.store.world import until
-from tests.workers.support import ROUTE, Running, chat, serving, texts, write
+from tests.workers.support import Running, chat, serving, shared, texts
 
 SERVES = r"serves (http://\S+) \(2 workers"
 
@@ -160,7 +161,7 @@ async def test_no_row_is_lost_while_postgres_and_redis_are_killed_and_come_back(
     tmp_path: Path, provider: StandIn
 ) -> None:
     with servers.postgres() as database, servers.redis() as coordinator:
-        write(tmp_path, provider.url, database.url, coordinator.url)
+        write(tmp_path, provider.url, shared(database.url, coordinator.url))
         async with serving(tmp_path) as running:
             running.url = await running.says(SERVES)
             answers = [await asked(running) for _ in range(10)]

@@ -11,9 +11,10 @@ from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.reader import Reader
 from gateway.store.store import Store
+from tests.gateway.files import write
 from tests.servers import RealServer
 from tests.store.world import until
-from tests.workers.support import alive, chat, serving, write
+from tests.workers.support import alive, chat, serving, shared
 
 
 async def test_workers_share_a_port_a_log_and_their_metrics_and_end_together(
@@ -81,7 +82,7 @@ async def test_what_is_under_way_ends_well(
 ) -> None:
     slow = Behaviour(answer=lambda _: to_length("one two three", 20), between_tokens_s=0.05)
     async with StandIn(slow) as provider:
-        write(tmp_path, provider.url, database, redis_server.url)
+        write(tmp_path, provider.url, shared(database, redis_server.url))
         async with serving(tmp_path) as running:
             running.url = await running.says(r"serves (http://\S+) \(2 workers")
             async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
@@ -97,7 +98,11 @@ async def test_what_is_under_way_ends_well(
 async def test_several_without_what_they_need_are_refused_with_the_lines_to_add(
     tmp_path: Path,
 ) -> None:
-    write(tmp_path, "http://127.0.0.1:9/v1", "sqlite:///switchboard.db", "redis://127.0.0.1:1")
+    write(
+        tmp_path,
+        "http://127.0.0.1:9/v1",
+        shared("sqlite:///switchboard.db", "redis://127.0.0.1:1"),
+    )
     text = (tmp_path / "gateway.yaml").read_text()
     without = [line for line in text.splitlines() if not line.startswith("coordinator:")]
     (tmp_path / "gateway.yaml").write_text("\n".join(without))
