@@ -1,0 +1,175 @@
+"""Serving a gateway on sockets: alone, as one of several workers, or as what starts those."""
+
+import contextlib
+import ipaddress
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from gateway.app import Gateway
+from gateway.errors import ConfigError
+from gateway.http.protocol import limited
+from gateway.revisions.opening import Home, open_home
+from gateway.store.keys import Keyring
+from gateway.store.store import Store
+from gateway.types import Server, Snapshot
+from gateway.workers.link import Link
+from gateway.workers.needs import lacking
+from gateway.workers.supervisor import Supervisor, url_of
+
+PATIENCE_S = 10.0
+"""How long PostgreSQL may take to answer one statement."""
+
+
+@contextlib.asynccontextmanager
+async def listening(gateway: Gateway, host: str, port: int, limits: Server) -> AsyncIterator[int]:
+    """The started gateway on a socket; the port that it listens on."""
+    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        await server.shutdown()
+
+
+async def run(
+    home: Home,
+    *,
+    listen: str | None,
+    store_url: str | None,
+    say: Callable[[str], None],
+    workers: int | None = None,
+    command: Sequence[str] = (),
+    link: Link | None = None,
+) -> None:
+    """Serves a configuration until SIGINT or SIGTERM.
+
+    With more than one of `workers` (in the place of what is declared) each is begun by `command`,
+    and has a `link`. Raises ConfigError, StoreError, WorkersFailed.
+    """
+    store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
+    for line in opening.said:
+        say(line)
+    limits = opening.snapshot.server
+    count = limits.workers if workers is None else workers
+    if link is None and count > 1:
+        with contextlib.closing(store):
+            supervisor = _supervisor(opening.snapshot, store, count, listen, command, home.env, say)
+        await supervisor.run()
+        return
+    gateway = Gateway(
+        opening.snapshot,
+        store,
+        cache=home.directory / ".switchboard",
+        litellm_python=_litellm_python(home.directory, home.env),
+        agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
+        home=home,
+        opening=opening,
+        link=link,
+        workers=1 if link is None else link.count,
+    )
+    await gateway.start()
+    if link is None:
+        host, port = _address(listen, limits)
+        host, sockets = safe_host(host, gateway.keyring.empty, say), None
+    else:
+        sockets = [link.listen]
+        host, port = link.listen.getsockname()[:2]
+    server = uvicorn.Server(_uvicorn(gateway, host, port, limits))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    # uvicorn raises the signal again when its handlers are put back: every row is written by then.
+    with server.capture_signals():
+        try:
+            await server.startup(sockets=sockets)
+            if link is None:
+                actual = server.servers[0].sockets[0].getsockname()[1]
+                say(f"Switchboard serves {url_of(host, actual)} ({_named(opening.snapshot)})")
+            else:
+                link.serves(opening.snapshot.hash)
+            await server.main_loop()
+            await server.shutdown()
+        finally:
+            await gateway.stop()
+
+
+def _supervisor(
+    snapshot: Snapshot,
+    store: Store,
+    count: int,
+    listen: str | None,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    say: Callable[[str], None],
+) -> Supervisor:
+    """The workers, not begun yet. Raises ConfigError for what several would need."""
+    problems = list(lacking(snapshot, store.name, count))
+    if problems:
+        raise ConfigError(problems)
+    keyring = Keyring(store)
+    keyring.refresh()
+    host, port = _address(listen, snapshot.server)
+    host = safe_host(host, keyring.empty, say)
+    return Supervisor(command, count, host, port, env=env, say=say)
+
+
+def _named(snapshot: Snapshot) -> str:
+    return f"snapshot {snapshot.hash[:12]}"
+
+
+def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway.asgi,
+        host=host,
+        port=port,
+        http=limited(limits, gateway.pressure),
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=30,
+        backlog=4096,
+    )
+
+
+def _litellm_python(directory: Path, env: Mapping[str, str]) -> str:
+    """The Python that has litellm: as told, or of an environment beside the configuration."""
+    beside = directory / ".litellm" / "bin" / "python"
+    told = env.get("SWITCHBOARD_LITELLM_PYTHON")
+    return told or (str(beside) if beside.exists() else sys.executable)
+
+
+def _address(listen: str | None, limits: Server) -> tuple[str, int]:
+    if listen is None:
+        return limits.host, limits.port
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def safe_host(host: str, open_to_all: bool, say: Callable[[str], None]) -> str:
+    """Without a key in the store only this machine may ask."""
+    if not open_to_all:
+        return host
+    if host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback):
+        say("warning: there is no key yet, so every request from this machine is answered")
+        return host
+    say(
+        f"warning: there is no key yet, so 127.0.0.1 is served instead of {host}; "
+        "make one with: switchboard keys create --name NAME"
+    )
+    return "127.0.0.1"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

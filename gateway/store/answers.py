@@ -1,0 +1,86 @@
+"""What is read from the store for those who wait for it, beside the event loop."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.errors import Overloaded
+from gateway.store.adapters import AdapterBook
+from gateway.store.reader import Reader
+from gateway.store.store import StoreError
+from gateway.store.writer import Writer
+
+log = logging.getLogger("switchboard")
+
+T = TypeVar("T")
+
+ANSWER_S = 3.0
+"""How long a client waits for what is read from the store."""
+
+FLUSH_S = 2.0
+"""How long it waits for a row that is being written."""
+
+LATER, LATER_S = 3, 0.3
+"""How often, and how many seconds apart, a row is looked for that another worker may be writing."""
+
+
+class Answers:
+    """The store's answers, rows that have just ended among them. Each call raises Overloaded where
+    the store is away, or says nothing in time."""
+
+    def __init__(
+        self, reader: Reader, book: AdapterBook, writer: Writer, now: Callable[[], float]
+    ) -> None:
+        self._reader = reader
+        self._book = book
+        self._writer = writer
+        self._now = now
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def find(self, id: str, *, elsewhere: bool) -> dict[str, Any] | None:
+        """The row of a request, decision or completion.
+
+        What ended at another worker, where there are some `elsewhere`, is written half a second
+        later.
+        """
+        await self._asked(self._writer.flush, FLUSH_S)
+        row = await self._asked(self._reader.find, id)
+        for _ in range(LATER if row is None and elsewhere else 0):
+            await asyncio.sleep(LATER_S)
+            row = await self._asked(self._reader.find, id)
+            if row is not None:
+                break
+        return row
+
+    async def used(self) -> dict[str, dict[str, Any]]:
+        """What each target used in the last hour."""
+        await self._asked(self._writer.flush, FLUSH_S)
+        used = await self._asked(self._book.use, self._now() - 3600)
+        return {target: msgspec.structs.asdict(use) for target, use in used.items()}
+
+    async def changes(self, target: str) -> list[dict[str, Any]]:
+        """An adapter's last revisions, the newest first."""
+        changes = await self._asked(self._book.history, target)
+        return [msgspec.to_builtins(change) for change in changes]
+
+    async def _asked(self, call: Callable[..., T], *args: Any) -> T:
+        """In threads of its own: one that says nothing holds up no other."""
+        away = Overloaded("The log cannot be read now.", code="store_away", retry_after=5)
+        if self._writer.away:
+            raise away
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await loop.run_in_executor(self._threads, functools.partial(call, *args))
+        except (StoreError, TimeoutError) as error:
+            log.warning("the log cannot be read: %s", error or f"no answer in {ANSWER_S:g} s")
+            raise away from error
