@@ -282,7 +282,9 @@ class Gateway:
     def __enter__(self) -> Server:
         switchboard = str(Path(sys.executable).with_name("switchboard"))
         words = ["keys", "create", "--name", "bench", "--admin", "--store", self._store]
-        key = subprocess.run([switchboard, *words], check=True, capture_output=True, text=True)
+        made = subprocess.run([switchboard, *words], check=True, capture_output=True, text=True)
+        key = made.stdout.strip()
+        headers = {"authorization": f"Bearer {key}"}
         serve = ["serve", "--config", str(self._home), "--listen", f"127.0.0.1:{self._port}"]
         with (self._home / "gateway.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -292,9 +294,9 @@ class Gateway:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
-                replicas = httpx.get(f"{url}/ready", timeout=2).json()["replicas"]
-                if any(state["loaded"] for state in replicas.values()):
-                    return Server(url, key.stdout.strip())
+                ready = httpx.get(f"{url}/ready", headers=headers, timeout=2).json()
+                if any(state["loaded"] for state in ready["replicas"].values()):
+                    return Server(url, key)
             except httpx.HTTPError:
                 pass
             time.sleep(0.1)
