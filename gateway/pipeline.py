@@ -144,6 +144,8 @@ class Pipeline:
             if journey.hold is not None:
                 journey.hold.settle(taken(journey), journey.cost)
             self._keep(record(journey, self._clock() - journey.began))
+            # It holds the journey, too: cut here, neither waits for the collector of cycles.
+            journey.ask = None
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
         """What would be decided for this request; nothing is sent, kept or remembered."""

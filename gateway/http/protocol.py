@@ -156,6 +156,8 @@ class Cycle:
         finally:
             assert self.task is not None
             self._protocol.tasks.discard(self.task)
+            # The scope holds this, and this the scope: cut here, neither waits for the collector.
+            self.scope.pop(CYCLE, None)
         if failed:
             self._protocol.fail(self)
 
