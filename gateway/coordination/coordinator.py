@@ -105,6 +105,7 @@ class Coordinator:
         self._keeper: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._trip: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._scripts: list[Script] = []
         self._commands: list[tuple[tuple[Arg, ...], asyncio.Future[Any]]] = []
         self._channels: dict[
@@ -322,7 +323,8 @@ class Coordinator:
         self._say(error)
         self._fail(error, sent=False)
         closing = asyncio.create_task(_close(connection))
-        closing.add_done_callback(_heard)
+        self._closing.add(closing)  # the loop itself would not keep it
+        closing.add_done_callback(self._closing.discard)
         if self._listener is not None:
             # Its side may say nothing for ever: listen from anew once Redis is there again.
             self._listen_anew()

@@ -110,6 +110,7 @@ class Supervisor:
         self.workers = [Worker(n, each) for n, each in enumerate(bound(host, port, count))]
         self.address: tuple[str, int] = self.workers[0].listen.getsockname()[:2]
         self._asked = 0
+        self._answering: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
         self._signals = 0
         self._served = False
@@ -242,7 +243,8 @@ class Supervisor:
                 waiting.set_result(None)
         elif isinstance(message, WantPage):
             answering = asyncio.create_task(self._answer(worker, message.asked))
-            answering.add_done_callback(lambda _: None)
+            self._answering.add(answering)  # the loop itself would not keep it
+            answering.add_done_callback(self._answering.discard)
 
     def _ready(self, snapshot: str) -> str:
         of = f"{len(self.workers)} workers, snapshot {snapshot[:12]}"
