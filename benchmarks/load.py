@@ -9,6 +9,7 @@ import random
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import uvloop
@@ -181,10 +182,20 @@ class Metronome:
 
 
 async def open_loop(
-    port: int, model: str, headers: str, rate: float, seconds: float, distinct: bool
+    port: int,
+    model: str,
+    headers: str,
+    rate: float,
+    seconds: float,
+    distinct: bool,
+    spread: int = 0,
 ) -> dict[str, float]:
-    """Requests at a fixed rate, whatever the answers do; latencies in milliseconds."""
-    idle: list[Client] = []
+    """Requests at a fixed rate, whatever the answers do; latencies in milliseconds.
+
+    They go over the fewest connections that do, or with `spread` over so many in turn, as those of
+    many clients do: of workers that share a port each has some of them.
+    """
+    idle = deque([await connect(port) for _ in range(spread)])
     took: list[float] = []
     texts = prompts(2)
     same = request(model, next(texts), headers, False)
@@ -192,7 +203,7 @@ async def open_loop(
 
     async def one(sent: float) -> None:
         nonlocal failed
-        client = idle.pop() if idle else await connect(port)
+        client = (idle.popleft() if spread else idle.pop()) if idle else await connect(port)
         raw = request(model, next(texts), headers, False) if distinct else same
         if await client.ask(raw) != 200:
             failed += 1
@@ -240,13 +251,14 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rate", type=float, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spread", type=int, default=0, help="connections used in turn")
     parser.add_argument("--distinct", action="store_true")
     o = parser.parse_args()
     headers = "".join(f"{line}\r\n" for line in o.header)
     if o.kind == "closed":
         job = closed_loop(o.port, o.model, headers, o.seconds, o.connections, o.distinct)
     elif o.kind == "open":
-        job = open_loop(o.port, o.model, headers, o.rate, o.seconds, o.distinct)
+        job = open_loop(o.port, o.model, headers, o.rate, o.seconds, o.distinct, o.spread)
     else:
         job = streams(o.port, o.model, headers, o.connections, o.rounds)
     print(json.dumps(uvloop.run(job)))

@@ -25,6 +25,9 @@ from typing import Any
 from benchmarks.gateway_config import write_configuration
 from tests import servers
 
+CONNECTIONS = 128
+"""The kernel gives each to one of the workers, so that many are shared out about evenly."""
+
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -70,6 +73,7 @@ def load(port: int, rate: float, seconds: float) -> dict[str, float]:
     """So many requests a second, all different."""
     command = [sys.executable, "-m", "benchmarks.load", "open", "--port", str(port)]
     command += ["--model", "auto", "--seconds", str(seconds), "--rate", str(rate), "--distinct"]
+    command += ["--spread", str(CONNECTIONS)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -115,7 +119,7 @@ def main() -> None:
     """Prints the figures as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rate", type=float, default=150.0, help="for each worker")
+    parser.add_argument("--rate", type=float, default=800.0, help="for each worker")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     upstream = servers.free_port()
