@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-train test faults chaos lint bench schemas lock environments clean
+.PHONY: help demo demo-train test faults chaos lint bench quality schemas lock environments clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/re
 	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.vllm_times --write
 	@$(BIN)/python -m benchmarks.run --write
+
+quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md
+	@$(BIN)/python -m benchmarks.experiments --write
 
 schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew
 	@$(BIN)/python -m gateway.config.schema
