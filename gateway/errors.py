@@ -52,6 +52,14 @@ away       no connection was made: nothing was sent
 """
 
 
+def said(error: BaseException) -> str:
+    """What an error says, and of what kind it is where it says nothing, or not enough by itself."""
+    if isinstance(error, SwitchboardError):
+        return str(error)
+    kind, text = type(error).__name__, str(error)
+    return f"{kind}: {text}" if text else kind
+
+
 class SwitchboardError(Exception):
     """The root of all errors raised on purpose."""
 

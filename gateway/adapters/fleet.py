@@ -18,7 +18,16 @@ import msgspec
 from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
 from gateway.adapters.engine import Engine
-from gateway.adapters.keeper import AdapterKeeper, Door, Loadable, LoadFailed, News, Place, Pull
+from gateway.adapters.keeper import (
+    AdapterKeeper,
+    Door,
+    Loadable,
+    LoadFailed,
+    News,
+    Place,
+    Pull,
+    ReplicaAway,
+)
 from gateway.adapters.manifest import ShelfError
 from gateway.adapters.registry import Files, Registry, Standing
 from gateway.adapters.shelf import Shelf
@@ -37,7 +46,7 @@ from gateway.adapters.state import (
     tried,
 )
 from gateway.complaints import Complaint
-from gateway.errors import SwitchboardError
+from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
 from gateway.types import Adapter, Canary, Snapshot, Target
 
@@ -460,7 +469,10 @@ class Fleet:
     # ------------------------------------------------------------ changes
 
     async def _prepared(self, adapter: Adapter, files: Files) -> None:
-        """Loaded and probed at every replica that serves the adapter. Raises LoadFailed."""
+        """Loaded and probed at every replica that serves the adapter and can be reached.
+
+        Raises LoadFailed: one replica that does not take it is enough.
+        """
         self._tell_keepers()
         keeper = self.keepers[adapter.backend]
         serving = self._serving.get(adapter.target)
@@ -475,9 +487,13 @@ class Fleet:
         done = await asyncio.gather(
             *(self._prepared_at(keeper, url, files) for url in replicas), return_exceptions=True
         )
-        for error in done:
-            if error is not None:
+        failures = [error for error in done if error is not None]
+        for error in failures:
+            if len(failures) == len(done) or not isinstance(error, ReplicaAway):
                 raise error
+        for error in failures:
+            # It has gone away meanwhile; what it must have is loaded when it is back.
+            log.warning("not ready there, and live without it: %s", error)
 
     async def _prepared_at(self, keeper: AdapterKeeper, replica: str, files: Files) -> None:
         try:
@@ -485,7 +501,10 @@ class Fleet:
                 await keeper.ensure(replica, files.served)
                 await keeper.probe(replica, files.served)
         except (LoadFailed, httpx.HTTPError) as error:
-            raise LoadFailed(f"{files.served} at {replica}: {error}") from error
+            text = str(error) if isinstance(error, LoadFailed) else said(error)
+            away = isinstance(error, ReplicaAway | httpx.TransportError)
+            kind = ReplicaAway if away else LoadFailed
+            raise kind(f"{files.served} at {replica}: {text}") from error
 
     async def _set(self, target: str, state: AdapterState, change: str, author: str) -> None:
         """Keeps the new state, then serves it. One at a time, and never between the looks of

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.adapters.engine import Engine, read
 from gateway.adapters.whereabouts import Whereabouts
-from gateway.errors import SwitchboardError
+from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
 from gateway.types import Backend, Target
 
@@ -39,6 +39,10 @@ FORGET_S = 30.0
 
 class LoadFailed(Exception):
     """An adapter could not be loaded at a replica; the text says why."""
+
+
+class ReplicaAway(LoadFailed):
+    """… because the replica cannot be reached: it says nothing against the adapter."""
 
 
 class Loadable(msgspec.Struct, frozen=True):
@@ -301,9 +305,9 @@ class AdapterKeeper:
         answer = await self._post(replica, "completions", body)
         if not answer.is_success:
             raise LoadFailed(f"it does not answer: {_said(answer)}")
-        said = answer.json().get("model")
-        if said != served:
-            raise LoadFailed(f"{said} answers in its place")
+        name = answer.json().get("model")
+        if name != served:
+            raise LoadFailed(f"{name} answers in its place")
 
     # ------------------------------------------------------------ one replica
 
@@ -312,7 +316,7 @@ class AdapterKeeper:
         try:
             present = await self._listed(replica)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
-            state = ReplicaState(error=f"{type(error).__name__}: {error}")
+            state = ReplicaState(error=said(error))
             present = frozenset()
         else:
             state = ReplicaState(True, present, {}, "", present)
@@ -352,8 +356,8 @@ class AdapterKeeper:
             state = ReplicaState(True, loaded, failed, "", state.listed, asleep)
         if (state.reachable, state.error) != (before.reachable, before.error):
             level = logging.INFO if state.reachable else logging.WARNING
-            said = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"
-            log.log(level, "%s at %s: %s", self.backend, replica, said)
+            news = state.error or f"serves {', '.join(sorted(state.loaded)) or 'no adapter'}"
+            log.log(level, "%s at %s: %s", self.backend, replica, news)
         self.states[replica] = state
 
     def _forgive(self, replica: str) -> None:
@@ -397,7 +401,7 @@ class AdapterKeeper:
                 await self.probe(replica, served)
             except (LoadFailed, httpx.HTTPError) as error:
                 log.warning(
-                    "%s at %s: %s could not be kept: %s", self.backend, replica, served, error
+                    "%s at %s: %s could not be kept: %s", self.backend, replica, served, said(error)
                 )
             else:
                 self.whereabouts.kept(replica, served, self._clock())
@@ -414,7 +418,7 @@ class AdapterKeeper:
                 try:
                     await self.unload(replica, served)
                 except (LoadFailed, httpx.HTTPError) as error:
-                    log.warning("%s at %s keeps %s: %s", self.backend, replica, served, error)
+                    log.warning("%s at %s keeps %s: %s", self.backend, replica, served, said(error))
 
     async def _ask_engine(self, replica: str) -> None:
         """How busy it is, how many adapters it holds, and whether it was started anew."""
@@ -461,9 +465,10 @@ class AdapterKeeper:
                 if adapter.served not in await self._listed(replica):
                     raise LoadFailed("says that it is loaded, but does not list it")
             except (httpx.HTTPError, msgspec.DecodeError) as error:
-                text = _named(error)
+                text = said(error)
                 self.failed(replica, adapter.served, text)
-                raise LoadFailed(text) from error
+                away = isinstance(error, httpx.TransportError)
+                raise (ReplicaAway(text) if away else LoadFailed(text)) from error
             except (LoadFailed, SwitchboardError) as error:
                 text = str(error)
                 self.failed(replica, adapter.served, text)
@@ -513,7 +518,3 @@ def _said(answer: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         message = answer.text
     return f"{answer.status_code}: {str(message)[:300]}"
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

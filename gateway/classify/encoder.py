@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from gateway.classify.softmax import Floats
-from gateway.errors import SwitchboardError
+from gateway.errors import SwitchboardError, said
 
 _REFUSED = frozenset({400, 413, 422})
 
@@ -80,7 +80,9 @@ class HttpEncoder:
             answer = msgspec.json.decode(response.content, type=_Answer)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             kind = TextRefused if _refuses(error) else EncoderError
-            raise kind(f"{self._url}: no vectors from model '{self._model}': {error}") from error
+            raise kind(
+                f"{self._url}: no vectors from model '{self._model}': {said(error)}"
+            ) from error
         items = sorted(answer.data, key=lambda item: item.index)
         if [item.index for item in items] != list(range(len(texts))):
             raise EncoderError(f"{self._url}: {len(items)} vectors for {len(texts)} texts")

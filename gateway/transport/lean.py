@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamClosed,
     UpstreamError,
     UpstreamTimeout,
+    said,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types import Timeouts
@@ -518,7 +519,7 @@ class LeanTransport:
         except ssl.SSLError as error:
             raise TlsFailed(f"{where}: TLS failed: {error.reason or error}") from error
         except OSError as error:
-            raise ConnectFailed(f"{where}: {error.strerror or error}") from error
+            raise ConnectFailed(f"{where}: {error.strerror or said(error)}") from error
         pool.open.add(connection)
         return connection
 

@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamClosed,
     UpstreamError,
     UpstreamTimeout,
+    said,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types import Timeouts
@@ -86,7 +87,7 @@ class AiohttpReply:
         except aiohttp.ClientError as error:
             self.abort()
             raise UpstreamClosed(
-                f"{self._where} closed the connection before its answer was whole: {error}"
+                f"{self._where} closed the connection before its answer was whole: {said(error)}"
             ) from error
 
     async def pump(self, sink: Sink) -> None:
@@ -202,9 +203,9 @@ def _text(value: bytes) -> str:
 def _meant(error: aiohttp.ClientError, where: str) -> UpstreamError:
     """The seam's error for one of aiohttp's that came before any head."""
     if isinstance(error, aiohttp.ClientSSLError):
-        return TlsFailed(f"{where}: TLS failed: {error}")
+        return TlsFailed(f"{where}: TLS failed: {said(error)}")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError):
-        return ConnectFailed(f"{where}: {error}")
+        return ConnectFailed(f"{where}: {said(error)}")
     if isinstance(error, aiohttp.ClientResponseError):
         return MalformedAnswer(f"{where}: the answer is not HTTP/1.1: {error.message}")
-    return UpstreamClosed(f"{where} closed the connection before an answer: {error}")
+    return UpstreamClosed(f"{where} closed the connection before an answer: {said(error)}")

@@ -190,6 +190,27 @@ async def test_where_one_replica_cannot_load_it_nothing_changes(tmp_path: Path) 
         assert (await admin.show())["history"] == []
 
 
+async def test_a_replica_that_goes_away_meanwhile_does_not_hold_it_up(tmp_path: Path) -> None:
+    """It says nothing against the version, and has it before it is asked for it."""
+    async with fleet(tmp_path) as (served, admin, replicas):
+        await replicas[1].stop()
+        answer = await admin.do("promote", version="v8")
+        assert answer.status_code == 200, answer.text
+        for _ in range(4):
+            await served.chat()
+        assert {version_of(name) for name in asked_of(replicas[0])} == {"v8"}
+
+
+async def test_where_none_can_be_reached_the_reason_is_told(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as (_, admin, replicas):
+        for replica in replicas:
+            await replica.stop()
+        answer = await admin.do("promote", version="v8")
+        assert answer.status_code == 409
+        message = answer.json()["error"]["message"]
+        assert "ConnectError" in message or "can be reached" in message
+
+
 async def test_a_rollback_is_a_change_of_name_alone(tmp_path: Path) -> None:
     async with fleet(tmp_path) as (served, admin, replicas):
         await admin.do("promote", version="v8")

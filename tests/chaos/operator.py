@@ -19,7 +19,6 @@ from tests.chaos.servers import WORDS, Backend, Replica
 from tests.chaos.story import Drain, Story
 from tests.chaos.world import CANDIDATES, World
 from tests.gateway.support import Served
-from tests.vllm.support import command
 
 Act = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -195,12 +194,17 @@ class Operator:
         """The version that is not live, by a promotion or a rollback of the one that is."""
         back = self._version == "v2" and self._rng.random() < 0.5
         self._version = "v2" if self._version == "v1" else "v1"
-        if back:
-            self._told("roll back desk")
-            state = await command(self._served, "rollback", "desk")
-        else:
-            self._told(f"promote desk {self._version}")
-            state = await command(self._served, "promote", "desk", version=self._version)
+        what, more = ("rollback", {}) if back else ("promote", {"version": self._version})
+        since = self._told(f"{what} desk to {self._version}")
+        answer = await self._post(f"adapters/{what}/desk", **more)
+        while answer.status_code == 409 and self._story.now() - since < PATIENCE_S:
+            # While no replica can be asked nothing changes; whoever commands tries again.
+            await asyncio.sleep(1.0)
+            answer = await self._post(f"adapters/{what}/desk", **more)
+        if answer.status_code != 200:
+            self._wrong(since, f"{what} desk to {self._version}: {_said(answer)}")
+            return
+        state = answer.json()
         since = self._told(f"desk is {self._version}")
         if state["live"] != self._version:
             self._wrong(since, f"desk is {state}, not {self._version}")
