@@ -13,6 +13,7 @@ from gateway.backends.base import Backend
 from gateway.backends.shape import Shaped
 from gateway.classify.recognise import Recogniser
 from gateway.errors import ApiError, QueueFull
+from gateway.experiments.assignment import Lanes
 from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight
@@ -37,13 +38,15 @@ NO_USAGE = Usage()
 
 
 class Plane(msgspec.Struct, frozen=True):
-    """One snapshot and what was built from it; `ways` open replies, by policy."""
+    """One snapshot and what was built from it; `ways` open replies, by policy; `lanes` are the
+    routes' experiments as they stand."""
 
     snapshot: Snapshot
     recogniser: Recogniser
     decider: Decider
     backends: Mapping[str, Backend]
     ways: Mapping[str, Opener]
+    lanes: Mapping[str, Lanes] = {}
 
 
 class Outlet(Protocol):

@@ -6,8 +6,10 @@ replaces the pipeline's reference; requests under way finish on the plane that t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+
+import msgspec
 
 from gateway.adapters.canary import version_for
 from gateway.admission.entrance import Entrance
@@ -25,6 +27,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.experiments.ranking import with_arm_first
 from gateway.journey import (
     NO_REPLY,
     NO_USAGE,
@@ -151,7 +154,8 @@ class Pipeline:
         """What would be decided for this request; nothing is sent, kept or remembered."""
         plane = self.plane
         recognition, question = await self._asked(plane, request)
-        return recognition, plane.decider.decide(question, self.live, self._draw())
+        decision = plane.decider.decide(question, self.live, self._draw())
+        return recognition, self._on_trial(plane, request, question, decision, self._now())
 
     async def decide(self, journey: Journey) -> None:
         """Recognises the route and ranks its candidates; raises ApiError if none is left."""
@@ -161,9 +165,26 @@ class Pipeline:
         self.live.advance(journey.began)
         decision = plane.decider.decide(question, self.live, self._draw())
         self.live.chose(question, decision)
+        if plane.lanes:
+            decision = self._on_trial(plane, journey.request, question, decision, journey.at)
         journey.decision = decision
         if not decision.ranked:
             raise nothing_left(decision)
+
+    def _on_trial(
+        self, plane: Plane, request: Request, question: Question, decision: Decision, at: float
+    ) -> Decision:
+        """The decision as the experiments of its route change it."""
+        lanes = plane.lanes.get(question.route)
+        assigned = lanes.assigned(request, at) if lanes is not None else None
+        if assigned is None:
+            return decision
+
+        def named(target: str) -> Sequence[Choice]:
+            only = msgspec.structs.replace(question, only=target)
+            return plane.decider.decide(only, self.live, decision.draw).ranked
+
+        return with_arm_first(question, decision, assigned, named)
 
     async def _asked(self, plane: Plane, request: Request) -> tuple[Recognition, Question]:
         recognised = await plane.recogniser.recognise(request)

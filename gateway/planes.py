@@ -28,6 +28,7 @@ from gateway.classify.recognise import Recogniser
 from gateway.classify.standing import StandingClassifier
 from gateway.config.sharing import shared
 from gateway.errors import UpstreamError
+from gateway.experiments.assignment import all_lanes
 from gateway.journey import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
@@ -146,18 +147,20 @@ class Planes:
             return
         snapshot = weighed(self._fleet.dress(basis.served), self._traffic.weights)
         backends = self._backends(basis.served)
+        lanes = all_lanes(snapshot.routes, {})
         if before is None:
             decider = Decider(snapshot)
         else:
             snapshot = shared(snapshot, before.snapshot)
             backends = before.backends if before.backends == backends else backends
             same = snapshot == before.snapshot and backends is before.backends
+            same = same and lanes == before.lanes
             if same and basis.recogniser is before.recogniser:
                 return
             decider = Decider(snapshot, before.decider)
         same_ways = before is not None and before.snapshot.policies is snapshot.policies
         ways = before.ways if before and same_ways else self._resilience.ways(snapshot.policies)
-        self._plane = Plane(snapshot, basis.recogniser, decider, backends, ways)
+        self._plane = Plane(snapshot, basis.recogniser, decider, backends, ways, lanes)
         self._serve(self._plane)
 
     async def follow_names(self) -> None:

@@ -194,6 +194,65 @@ class Quotas(msgspec.Struct, frozen=True):
     alerts: Alerts | None = None
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """What an experiment is to answer: whether `arm` is better than the arm `than` by more than
+    `margin`, or, with `no_worse`, that it is not worse by more. In shares of `metric`."""
+
+    arm: str
+    than: str
+    metric: str
+    no_worse: bool
+    margin: float = 0.0
+
+
+class Experiment(msgspec.Struct, frozen=True):
+    """Arms of a route that get traffic by chance, so that they can be compared.
+
+    `arms` are targets by name; `shares` what each gets of `traffic`, at the start of a bandit too.
+    `stick_to` says whose requests keep their arm. Guards: the 95th percentile of the time to the
+    first token in seconds, and the share of requests that an arm fails. It stops after so many
+    dollars or seconds. With `slot_s` whole stretches of time have one arm. `winner` is the arm that
+    all of the route's requests go to from now on.
+    """
+
+    name: str
+    arms: Mapping[str, str]
+    shares: Mapping[str, float]
+    traffic: float
+    stick_to: str = "user"
+    bandit: bool = False
+    asked: Asked | None = None
+    first_token_p95: float | None = None
+    errors: float | None = None
+    confidence: float = 0.95
+    most_usd: float | None = None
+    most_s: float | None = None
+    promote: bool = False
+    slot_s: float | None = None
+    winner: str | None = None
+
+    @property
+    def control(self) -> str:
+        """The arm that the others are compared with: the question's, or the first."""
+        return self.asked.than if self.asked is not None else next(iter(self.arms))
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What has become of an experiment. `shares` are those that a bandit has come to.
+
+    `guarded` where a guard has stopped it: its traffic goes to the control. `of` is a hash of what
+    was declared, `since` when that began, and `why` is a sentence for people.
+    """
+
+    of: str
+    since: float
+    state: Literal["running", "stopped", "answered", "promoted"] = "running"
+    guarded: bool = False
+    why: str = ""
+    shares: Mapping[str, float] = {}
+    answer: bool | None = None
+
+
 class Route(msgspec.Struct, frozen=True):
     """A kind of work. `value` is what one right answer is worth, in dollars."""
 
@@ -207,6 +266,7 @@ class Route(msgspec.Struct, frozen=True):
     keep: Keep = "features"
     priority: Priority = "normal"
     quota: Quota | None = None
+    experiments: tuple[Experiment, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -610,10 +670,22 @@ class RuledOut(msgspec.Struct, frozen=True, gc=False):
     choice: Choice | None = None
 
 
+class Trial(msgspec.Struct, frozen=True, gc=False):
+    """A request's part in an experiment: its arm, the probability of that, and a hash of what the
+    arm sticks to."""
+
+    experiment: str
+    arm: str
+    share: float
+    unit: str
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """A ranked list, best first, with what produced it; enough to recompute it.
 
     `withheld` are the subjects that the draw left out, for they get but a share of their traffic.
+    In a `trial` the arm's target stands first, whatever it is worth; and so does `pinned`, the
+    target that an ended experiment left.
     """
 
     route: str
@@ -625,6 +697,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     explored: bool = False
     fits: bool = True
     withheld: tuple[str, ...] = ()
+    trial: Trial | None = None
+    pinned: str = ""
 
 
 # ---------------------------------------------------------------- what happened

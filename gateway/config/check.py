@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.config import compile
 from gateway.config.check_backends import check_backends, check_classifier
+from gateway.config.check_experiments import check_experiments
 from gateway.config.fields import TENANT, is_target, split_target
 from gateway.config.models import (
     GatewayFile,
@@ -45,6 +46,8 @@ def check(files: Files) -> Iterator[Problem]:
         if sheet.model is not None:
             yield from _route(sheet, sheet.model, files, targets)
     yield from _same_examples(files.routes)
+    declared = [] if files.gateway is None else declared_targets(files.gateway.document.data)
+    yield from check_experiments(files.routes, declared, targets)
 
 
 def _route(

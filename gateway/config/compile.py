@@ -15,6 +15,7 @@ from gateway.config.models import (
     AnyBackend,
     CandidatePart,
     CoordinatorPart,
+    ExperimentPart,
     GatewayFile,
     HostedModelPart,
     HostedPart,
@@ -35,10 +36,12 @@ from gateway.types import (
     Adapter,
     Admission,
     Alerts,
+    Asked,
     Backend,
     Breaking,
     Candidate,
     Capabilities,
+    Experiment,
     Limits,
     Match,
     Policy,
@@ -58,6 +61,7 @@ from gateway.types import (
 )
 
 SECONDS_PER_HOUR = 3600
+SECONDS_PER_DAY = 86400
 
 
 def server(file: GatewayFile, directory: Path) -> Server:
@@ -424,6 +428,37 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         keep=file.keep,
         priority=file.priority,
         quota=quota(file.limits),
+        experiments=tuple(experiment(name, part) for name, part in file.experiments.items()),
+    )
+
+
+def experiment(name: str, part: ExperimentPart) -> Experiment:
+    """An experiment."""
+    asked, equal = part.question, 1.0 / len(part.arms)
+    return Experiment(
+        name=name,
+        arms=part.arms,
+        shares=dict(part.shares or {}) or dict.fromkeys(part.arms, equal),
+        traffic=part.traffic,
+        stick_to=part.stick_to,
+        bandit=part.mode == "bandit",
+        asked=None
+        if asked is None
+        else Asked(
+            arm=asked.arm,
+            than=asked.no_worse_than or asked.better_than or "",
+            metric=asked.metric,
+            no_worse=asked.no_worse_than is not None,
+            margin=asked.margin,
+        ),
+        first_token_p95=part.guards.first_token_p95,
+        errors=part.guards.errors,
+        confidence=part.confidence,
+        most_usd=part.stop_at.spend,
+        most_s=None if part.stop_at.days is None else part.stop_at.days * SECONDS_PER_DAY,
+        promote=part.when_answered == "promote",
+        slot_s=part.slot if part.latency == "switchback" else None,
+        winner=part.winner,
     )
 
 

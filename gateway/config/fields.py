@@ -112,6 +112,19 @@ def _share(value: Any) -> float:
     return share
 
 
+def _stick_to(value: Any) -> str:
+    text = str(value)
+    header = text.removeprefix("header:")
+    if text in ("user", "conversation", "key"):
+        return text
+    if header != text and _HEADER_NAME.fullmatch(header):
+        return text.lower()
+    raise Wrong(
+        f"`{value}` is nothing that an arm can stick to",
+        "write `user`, `conversation`, `key`, or a header as `header:x-team`",
+    )
+
+
 def _size(value: Any) -> int:
     return round(_measured(value, units.SIZE))
 
@@ -351,6 +364,8 @@ Share = Annotated[
         lambda value: units.format(value, units.SHARE),
     ),
 ]
+Points = Annotated[float, _quantity(units.POINTS)]
+StickTo = Annotated[str, Read(_stick_to, _plain)]
 Size = Annotated[
     int,
     Read(_size, _text_or(None, units.SIZE.pattern), lambda value: units.format(value, units.SIZE)),

@@ -53,6 +53,11 @@ DURATION = Dimension(
     "1.5 s",
 )
 SHARE = Dimension("a share", {"%": Decimal("0.01")}, "5 %", bare=True)
+POINTS = Dimension(
+    "a difference of shares",
+    {"points": Decimal("0.01"), "point": Decimal("0.01")},
+    "2 points",
+)
 SIZE = Dimension(
     "a size",
     {

@@ -212,6 +212,11 @@ def _loading(choice: Choice) -> str:
 
 def _why_first(decision: Decision, policy: Policy | None, route: Route | None) -> str:
     winner = decision.ranked[0]
+    if decision.trial is not None:
+        trial = decision.trial
+        return f"arm {trial.arm} of experiment {trial.experiment}, which has {percent(trial.share)}"
+    if decision.pinned and not decision.explored:
+        return "the winner of an experiment"
     if route is not None and _was_named(decision, route):
         return "the target that was asked for"
     if decision.explored:
@@ -251,6 +256,8 @@ def _left_out(decision: Decision, choice: Choice) -> str:
 
 
 def _passed_over(decision: Decision, choice: Choice, more: float, policy: Policy | None) -> str:
+    if decision.trial is not None or decision.pinned:
+        return f"{dollars(more)} more, but an experiment decides"
     if decision.explored:
         return f"{dollars(more)} more, but this request explored"
     if behind := _left_out(decision, choice):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from gateway.types import Choice, Decision, RuledOut
+from gateway.types import Choice, Decision, RuledOut, Trial
 
 _encode = msgspec.json.Encoder().encode
 _CHOICE = Choice.__struct_fields__
@@ -25,6 +25,8 @@ class _Stored(msgspec.Struct):
     explored: bool
     fits: bool
     withheld: tuple[str, ...] = ()
+    trial: Trial | None = None
+    pinned: str = ""
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -41,6 +43,10 @@ def encoded(decision: Decision) -> str:
     }
     if decision.withheld:
         told["withheld"] = decision.withheld
+    if decision.trial is not None:
+        told["trial"] = decision.trial
+    if decision.pinned:
+        told["pinned"] = decision.pinned
     return _encode(told).decode()
 
 
@@ -57,6 +63,8 @@ def decoded(text: str, route: str, policy: str, snapshot: str) -> Decision:
         explored=stored.explored,
         fits=stored.fits,
         withheld=stored.withheld,
+        trial=stored.trial,
+        pinned=stored.pinned,
     )
 
 
