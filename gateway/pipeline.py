@@ -235,7 +235,7 @@ class Pipeline:
         )
         choices = decision.ranked
         if decision.ruled_out:
-            choices += _last_resorts(decision)
+            choices += decision.last_resorts
         try:
             return await plane.ways[decision.policy].open(ask, choices, "first")
         except AttemptFailed as last:
@@ -666,10 +666,3 @@ def _carries_on(journey: Journey) -> bool:
 
 def _sort(journey: Journey) -> str:
     return sort_of(journey.request.needs, journey.request.stream)
-
-
-def _last_resorts(decision: Decision) -> tuple[Choice, ...]:
-    """What is left alone for failing: asked when nobody else has answered."""
-    return tuple(
-        out.choice for out in decision.ruled_out if out.by == "away" and out.choice is not None
-    )

@@ -700,6 +700,13 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     trial: Trial | None = None
     pinned: str = ""
 
+    @property
+    def last_resorts(self) -> tuple[Choice, ...]:
+        """What is left alone for failing: asked when nobody else has answered."""
+        return tuple(
+            out.choice for out in self.ruled_out if out.by == "away" and out.choice is not None
+        )
+
 
 # ---------------------------------------------------------------- what happened
 

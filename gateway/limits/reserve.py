@@ -32,7 +32,10 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
     needs, targets, route = request.needs, snapshot.targets, decision.route
     unseen = needs.vision or needs.audio or request.previous is not None
     dearest = beside = 0.0
-    for choice in decision.ranked:
+    choices = decision.ranked
+    if decision.ruled_out:
+        choices += decision.last_resorts
+    for choice in choices:
         target = targets[choice.target]
         output = needs.max_output
         if output is None:

@@ -16,6 +16,7 @@ from gateway.types import (
     Endpoint,
     Price,
     Request,
+    RuledOut,
     Snapshot,
 )
 from tests.gateway.support import route, snapshot, target
@@ -71,6 +72,25 @@ def test_money_is_reserved_at_the_dearest_candidate(
     tokens = input if isinstance(input, int) else bytes_[str(input)]
     nano = nano_of(request, decision, configuration, Live())
     assert nano == pytest.approx((tokens * 1e-5 + output * 2e-5) * NANO, abs=1)
+
+
+def test_under_a_policy_that_hedges_the_two_dearest_are_reserved() -> None:
+    configuration, decision = world()
+    hedging = msgspec.structs.replace(configuration.policies["quality"], hedge=0.05)
+    configuration = msgspec.structs.replace(configuration, policies={"quality": hedging})
+    request = asked(max_tokens=10)
+    both = request.size * 1.1e-5 + 10 * 2.2e-5
+    assert nano_of(request, decision, configuration, Live()) == pytest.approx(both * NANO, abs=1)
+
+
+def test_one_that_is_asked_when_no_other_answers_is_reserved_for() -> None:
+    configuration, decision = world()
+    cheap, dear = decision.ranked
+    request = asked(max_tokens=10)
+    whole = nano_of(request, decision, configuration, Live())
+    left_alone = RuledOut("a/dear", "away", "it fails", dear)
+    decision = msgspec.structs.replace(decision, ranked=(cheap,), ruled_out=(left_alone,))
+    assert nano_of(request, decision, configuration, Live()) == whole
 
 
 def test_tokens_are_reserved_as_estimated() -> None:
