@@ -72,6 +72,10 @@ class Outlet(Protocol):
         """Ends an open stream with an explicit error event."""
 
 
+LONGEST_MESSAGES = 1 << 18
+"""Bytes of a chat that a route which keeps text keeps whole: pictures may be in it."""
+
+
 class Hold(Protocol):
     """What a request has reserved of its limits; `headers` tell the client what is left."""
 
@@ -241,4 +245,15 @@ def record(journey: Journey, total_s: float) -> Record:
         completion_id=journey.completion_id,
         text=turns[0] if turns and keeps_text(journey) else None,
         answer=journey.answer,
+        ref=request.ref,
+        episode=request.episode,
+        messages=_messages(request) if keeps_text(journey) else None,
     )
+
+
+def _messages(request: Request) -> str | None:
+    """A chat's messages as they were sent, unless they are very long."""
+    messages = request.fields.get("messages")
+    if messages is None or len(messages) > LONGEST_MESSAGES:
+        return None
+    return bytes(messages).decode(errors="replace")

@@ -253,8 +253,46 @@ class Standing(msgspec.Struct, frozen=True):
     answer: bool | None = None
 
 
+Comparison = Literal["=", ">=", ">", "<=", "<"]
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What is said of an answer of a route: a boolean is 1 or 0, a score any number.
+
+    `source` says who says it. An answer is right where its value compares with `bound` so;
+    None where the metric does not say. What comes later than `within_s` after the answer does not
+    count; None is any time.
+    """
+
+    name: str
+    type: Literal["boolean", "score"]
+    source: Literal["feedback", "judge", "check"] = "feedback"
+    comparison: Comparison | None = None
+    bound: float = 0.0
+    within_s: float | None = None
+
+    def is_right(self, value: float) -> bool | None:
+        """Whether an answer of this value is right; None where the metric does not say."""
+        match self.comparison:
+            case "=":
+                return value == self.bound
+            case ">=":
+                return value >= self.bound
+            case ">":
+                return value > self.bound
+            case "<=":
+                return value <= self.bound
+            case "<":
+                return value < self.bound
+        return None
+
+
 class Route(msgspec.Struct, frozen=True):
-    """A kind of work. `value` is what one right answer is worth, in dollars."""
+    """A kind of work. `value` is what one right answer is worth, in dollars.
+
+    `right` names the one of its `metrics` that says whether an answer is right. What was said of
+    one loses half its weight in `half_life_s`.
+    """
 
     name: str
     description: str
@@ -267,6 +305,13 @@ class Route(msgspec.Struct, frozen=True):
     priority: Priority = "normal"
     quota: Quota | None = None
     experiments: tuple[Experiment, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    right: str | None = None
+    half_life_s: float = 30 * 86_400.0
+
+    def metric(self, name: str | None) -> Metric | None:
+        """The metric of that name, if it is declared."""
+        return next((each for each in self.metrics if each.name == name), None)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -580,7 +625,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     when the client itself asked for a stream's usage event. `route` and `policy` are what headers
     asked for. `previous` names the response that this one continues. `choices` is OpenAI's `n`.
     `within_s` are the seconds that the client gives the whole answer. `size` is the body's, in
-    bytes.
+    bytes. `ref` is the application's own name for what it is about, `episode` for the piece of work
+    that it is part of.
     """
 
     id: str
@@ -599,6 +645,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     choices: int = 1
     within_s: float | None = None
     size: int = 0
+    ref: str | None = None
+    episode: str | None = None
 
 
 Source = Literal[
@@ -741,7 +789,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What the store keeps of one request; `text` and `answer` only as the route's keep allows."""
+    """What the store keeps of one request; `text`, `answer` and `messages` (as JSON, as they were
+    sent) only where the route keeps text, `features` where it keeps features."""
 
     id: str
     decision_id: str
@@ -765,3 +814,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     completion_id: str | None = None
     text: str | None = None
     answer: str | None = None
+    ref: str | None = None
+    episode: str | None = None
+    messages: str | None = None
+    features: bytes | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    shadow_of: str | None = None

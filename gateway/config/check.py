@@ -59,6 +59,7 @@ def _route(
     yield from _can_match(sheet, route, files.gateway)
     yield from _candidates_differ(sheet, route)
     yield from _internal(sheet, route, targets)
+    yield from _metrics(sheet, route)
     for policy in files.policies:
         if policy.model is not None and policy.model.name == route.policy:
             yield from _limits(sheet, route, policy, policy.model, targets)
@@ -216,6 +217,33 @@ def _internal(
                 f"`{candidate.target}` is not self-hosted, and the route's data is internal",
                 "leave it out, or write `data: any` if the data may leave",
             )
+
+
+def _metrics(sheet: Sheet[RouteFile], route: RouteFile) -> Iterator[Problem]:
+    """What makes an answer right is declared, and says when it does."""
+    for name, metric in route.metrics.items():
+        compares = isinstance(metric.right_when, tuple)
+        if metric.right_when is not None and compares != (metric.type == "score"):
+            mend = "`true` or `false`" if metric.type == "boolean" else "a comparison, as `>= 4`"
+            yield sheet.problem(
+                ("metrics", name, "right_when"),
+                f"says nothing about a {metric.type}",
+                f"write {mend}",
+            )
+    if route.right is None:
+        return
+    if route.right not in route.metrics:
+        yield sheet.problem(
+            ("right",),
+            f"unknown metric `{route.right}`",
+            did_you_mean(route.right, list(route.metrics), "declare it under `metrics`"),
+        )
+    elif (said := route.metrics[route.right]).type == "score" and said.right_when is None:
+        yield sheet.problem(
+            ("metrics", route.right),
+            "the route's `right`, but nobody knows which score is right",
+            'write `right_when`, such as `right_when: ">= 4"`',
+        )
 
 
 def _limits(

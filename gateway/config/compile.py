@@ -21,6 +21,7 @@ from gateway.config.models import (
     HostedPart,
     LitellmPart,
     MatchPart,
+    MetricPart,
     ModelPart,
     OpenaiPart,
     PolicyFile,
@@ -41,9 +42,11 @@ from gateway.types import (
     Breaking,
     Candidate,
     Capabilities,
+    Comparison,
     Experiment,
     Limits,
     Match,
+    Metric,
     Policy,
     Price,
     Quota,
@@ -429,6 +432,9 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         priority=file.priority,
         quota=quota(file.limits),
         experiments=tuple(experiment(name, part) for name, part in file.experiments.items()),
+        metrics=tuple(metric(name, part) for name, part in file.metrics.items()),
+        right=file.right,
+        half_life_s=file.half_life,
     )
 
 
@@ -460,6 +466,18 @@ def experiment(name: str, part: ExperimentPart) -> Experiment:
         slot_s=part.slot if part.latency == "switchback" else None,
         winner=part.winner,
     )
+
+
+def metric(name: str, part: MetricPart) -> Metric:
+    """What is said of an answer, and when that makes it right."""
+    wanted = part.right_when
+    comparison: Comparison | None = None
+    bound = 0.0
+    if isinstance(wanted, tuple):
+        comparison, bound = wanted
+    elif part.type == "boolean":
+        comparison, bound = "=", float(wanted is not False)
+    return Metric(name, part.type, part.source, comparison, bound, part.within)
 
 
 def quota(part: QuotaPart | None) -> Quota | None:

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.config import units
 from gateway.config.units import Dimension, UnitError
-from gateway.types import Rate
+from gateway.types import Comparison, Rate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TENANT = "{key.tenant}"
@@ -29,6 +29,8 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}")
 _DNS = re.compile(r"dns://[A-Za-z0-9._-]+:([0-9]{1,5})")
+_COMPARED = re.compile(r"(?P<how>>=|<=|>|<|=)?\s*(?P<bound>-?[0-9]+(?:\.[0-9]+)?)")
+_COMPARED_PATTERN = r"^(true|false|(>=|<=|>|<|=)?\s*-?[0-9]+(\.[0-9]+)?)$"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -333,6 +335,26 @@ def _pattern(value: Any) -> str:
     return text
 
 
+def _right_when(value: Any) -> bool | tuple[Comparison, float]:
+    if isinstance(value, bool):
+        return value
+    text = _text(value)
+    if text in ("true", "false"):
+        return text == "true"
+    match = _COMPARED.fullmatch(text)
+    if match is None:
+        raise Wrong(
+            f"`{text}` does not say when an answer is right",
+            "write `true` or `false`, or a comparison such as `>= 4`",
+        )
+    comparison: Any = match["how"] or "="
+    return comparison, float(match["bound"])
+
+
+def _show_right_when(value: bool | tuple[Comparison, float]) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value[0]} {value[1]:g}"
+
+
 _plain = {"type": "string", "minLength": 1}
 _names = {"type": "string", "pattern": f"^({NAME.pattern})$|{_REFERENCE}"}
 
@@ -398,4 +420,12 @@ TargetName = Annotated[str, Read(_target, _plain)]
 Url = Annotated[str, Read(_url, _plain)]
 ReplicaUrl = Annotated[str, Read(_replica, _plain)]
 Listen = Annotated[tuple[str, int], Read(_listen, _plain, lambda value: f"{value[0]}:{value[1]}")]
+RightWhen = Annotated[
+    bool | tuple[Comparison, float],
+    Read(
+        _right_when,
+        {"anyOf": [{"type": "boolean"}, _text_or(None, _COMPARED_PATTERN)]},
+        _show_right_when,
+    ),
+]
 Pattern = Annotated[str, Read(_pattern, _plain)]

@@ -23,6 +23,7 @@ from gateway.config.fields import (
     Positive,
     Rated,
     ReplicaUrl,
+    RightWhen,
     Seconds,
     Sha256,
     Share,
@@ -926,6 +927,31 @@ class ExperimentPart(Part):
     )
 
 
+class MetricPart(Part):
+    """What is said of an answer, and when it makes the answer right."""
+
+    type: Literal["boolean", "score"] = Field(
+        default="boolean", description="Yes or no, or a number.", examples=["score"]
+    )
+    source: Literal["feedback", "judge", "check"] = Field(
+        default="feedback",
+        alias="from",
+        description="Who says it: who got the answer, a model that judges, or a check by code.",
+        examples=["judge"],
+    )
+    right_when: RightWhen | None = Field(
+        default=None,
+        description="When it makes the answer right: `true` or `false` for a boolean, a comparison"
+        " for a score; left out, a boolean's `true` does, and a score only is reported.",
+        examples=[True, ">= 4"],
+    )
+    within: Seconds | None = Field(
+        default=None,
+        description="How long after the answer it still counts; left out, for ever.",
+        examples=["48 h"],
+    )
+
+
 class RouteFile(Part):
     """`routes/*.yaml`: a kind of work, how to recognise it, who could do it."""
 
@@ -979,6 +1005,22 @@ class RouteFile(Part):
                 }
             }
         ],
+    )
+    metrics: dict[Name, MetricPart] = Field(
+        default={},
+        description="What is said of its answers.",
+        examples=[{"accepted": {"type": "boolean", "from": "feedback", "within": "48 h"}}],
+    )
+    right: Name | None = Field(
+        default=None,
+        description="The metric that says whether an answer is right; the others are reported.",
+        examples=["accepted"],
+    )
+    half_life: Seconds = Field(
+        default=30 * 86_400.0,
+        description="After how long what was said of an answer counts half: what a provider changes"
+        " without a word shows the sooner.",
+        examples=["7 d"],
     )
 
 

@@ -31,7 +31,7 @@ def validated(model: type[P], document: Document) -> tuple[P | None, list[Proble
     """The document as a model, or everything that is wrong with it."""
     if document.data is None:
         needed = ", ".join(
-            f"`{name}`" for name, field in model.model_fields.items() if field.is_required()
+            f"`{name}`" for name, field in written(model).items() if field.is_required()
         )
         return None, [Problem(document.file, 1, "", "the file is empty", f"it needs {needed}")]
     try:
@@ -103,8 +103,7 @@ def _said(model: type[BaseModel], path: Path, error: Mapping[str, Any]) -> tuple
         return "is missing", _example(model, place, path[-1])
     if kind == "extra_forbidden":
         around = _model(model, place[:-1])
-        fields = around.model_fields.items() if around is not None else ()
-        known = [field.alias or name for name, field in fields]
+        known = list(written(around)) if around is not None else []
         return f"unknown key `{path[-1]}`", did_you_mean(str(path[-1]), known, _listed(known))
     if kind == "literal_error":
         return _not_one_of(str(error["input"]), _choices(_field(model, place)))
@@ -134,7 +133,7 @@ def _example(model: type[BaseModel], place: Place, key: str | int) -> str:
         return ""
     example = field.examples[0]
     around = _model(model, place[: _last_index(place, key)])
-    if around is None or key not in around.model_fields:
+    if around is None or key not in written(around):
         example = next(iter(example.values() if isinstance(example, dict) else example))
     return f"for example `{'- ' if isinstance(key, int) else f'{key}: '}{in_flow(example)}`"
 
@@ -158,6 +157,11 @@ def in_flow(value: object) -> str:
 # ---------------------------------------------------------------- what a model says of a path
 
 
+def written(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by the keys that files have for them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def _choices(field: FieldInfo | None) -> list[str]:
     """The words that a field may be."""
     if field is None:
@@ -175,8 +179,8 @@ def _field(model: type[BaseModel], place: Place) -> FieldInfo | None:
     """The field that a place is in."""
     for end in range(len(place) - 1, -1, -1):
         around = _model(model, place[:end])
-        if around is not None and place[end] in around.model_fields:
-            return around.model_fields[str(place[end])]
+        if around is not None and place[end] in written(around):
+            return written(around)[str(place[end])]
     return None
 
 
@@ -191,8 +195,8 @@ def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
             inner = place[1:] if place and place[0] in _tags(member) else place
             if not inner:
                 yield member
-            elif inner[0] in member.model_fields:
-                yield from _models(member.model_fields[str(inner[0])].annotation, inner[1:])
+            elif inner[0] in written(member):
+                yield from _models(written(member)[str(inner[0])].annotation, inner[1:])
         elif place and get_origin(member) in (dict, list):
             yield from _models(get_args(member)[-1], place[1:])
 

@@ -49,7 +49,13 @@ WAITING = Dimension(
 )
 DURATION = Dimension(
     "a time",
-    {"s": Decimal(1), "ms": Decimal("1e-3"), "m": Decimal(60), "h": Decimal(3600)},
+    {
+        "s": Decimal(1),
+        "ms": Decimal("1e-3"),
+        "m": Decimal(60),
+        "h": Decimal(3600),
+        "d": Decimal(86400),
+    },
     "1.5 s",
 )
 SHARE = Dimension("a share", {"%": Decimal("0.01")}, "5 %", bare=True)

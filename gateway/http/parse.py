@@ -25,6 +25,9 @@ MAX_NAME = 512
 MAX_COUNT = 2**31 - 1
 """What a larger number of tokens counts as."""
 
+LONGEST_NAME = 200
+"""Characters of an application's own name for something."""
+
 MAX_CHOICES = 1024
 """What a larger `n` counts as where an answer's choices are counted; OpenAI takes up to 128."""
 
@@ -194,7 +197,24 @@ def parse(
         choices=min(max(head.n or 1, 1), MAX_CHOICES),
         within_s=_within(headers),
         size=len(body),
+        ref=_own_name(headers, "x-switchboard-ref"),
+        episode=_own_name(headers, "x-switchboard-episode"),
     )
+
+
+def _own_name(headers: Mapping[str, str], header: str) -> str | None:
+    """What the application calls something, by which feedback finds it later."""
+    name = headers.get(header)
+    if name is None:
+        return None
+    name = name.strip()
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise BadRequest(
+            f"{header}: write 1 to {LONGEST_NAME} characters, not {len(name)}.",
+            param=header,
+            code="invalid_header",
+        )
+    return name
 
 
 def _within(headers: Mapping[str, str]) -> float | None:

@@ -97,6 +97,13 @@ def request_row(record: Record) -> Row:
         record.overhead_s,
         record.text,
         record.answer,
+        record.ref,
+        record.episode,
+        record.messages,
+        record.features,
+        record.experiment,
+        record.arm,
+        record.shadow_of,
     )
 
 

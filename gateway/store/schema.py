@@ -11,12 +11,13 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
 )
 
-VERSION = "0006"
+VERSION = "0007"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -61,11 +62,23 @@ requests = Table(
     Column("overhead_s", Double, nullable=False),
     Column("text", Text),
     Column("answer", Text),
+    Column("ref", Text),
+    Column("episode", Text),
+    Column("messages", Text),
+    Column("features", LargeBinary),
+    Column("experiment", Text),
+    Column("arm", Text),
+    Column("shadow_of", Text),
     Index("requests_completion_id", "completion_id"),
     Index("requests_started", "started"),
+    Index("requests_ref", "ref"),
+    Index("requests_episode", "episode"),
+    Index("requests_experiment", "experiment"),
+    Index("requests_shadow_of", "shadow_of"),
 )
 """`target` and `replica` are those of the last attempt; `decision` is as `gateway.store.decisions`
-writes it. A decision is found through its request, whose id differs from it in the prefix only."""
+writes it. A decision is found through its request, whose id differs from it in the prefix only.
+`shadow_of` is the request that this one is a copy of: no client saw its answer."""
 
 attempts = Table(
     "attempts",
@@ -197,6 +210,38 @@ budget_alerts = Table(
     Column("claimed", Double, nullable=False),
 )
 """Which shares of which budgets were told of: whoever puts a row in first tells."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("identity", Text, nullable=False, unique=True),
+    Column("request_id", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("comment", Text),
+    Column("correction", Text),
+    Column("key", Text),
+    Column("at", Double, nullable=False),
+    Index("feedback_request_id", "request_id"),
+    Index("feedback_at", "at"),
+)
+"""What was said of an answer. `identity` is of the request, the metric and who says it: said again,
+it takes the place of what was said before, under a new `seq`."""
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("route", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("metric", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("n", Double, nullable=False),
+    Column("right", Double, nullable=False),
+    Column("at", Double, nullable=False),
+)
+"""How many of `n` answers were right where a target was tried on known cases; `source` is such as
+`eval:support/20261125-081500`."""
 
 meta = Table(
     "meta",

@@ -24,7 +24,49 @@ class Case(NamedTuple):
     mend: str = ""
 
 
+METRICS = "policy: balanced\nmetrics: "
+
 CASES = [
+    # metrics
+    Case(
+        ROUTE,
+        "policy: balanced\n",
+        METRICS + "{accepted: {}}\nright: acepted\n",
+        f"{ROUTE}:14 right",
+        "unknown metric `acepted`",
+        "did you mean `accepted`?",
+    ),
+    Case(
+        ROUTE,
+        "policy: balanced\n",
+        METRICS + "{judged: {type: score, from: judge}}\nright: judged\n",
+        f"{ROUTE}:13 metrics.judged",
+        "the route's `right`, but nobody knows which score is right",
+        "right_when",
+    ),
+    Case(
+        ROUTE,
+        "policy: balanced\n",
+        METRICS + "{judged: {type: score, right_when: true}}\n",
+        f"{ROUTE}:13 metrics.judged.right_when",
+        "says nothing about a score",
+        "write a comparison, as `>= 4`",
+    ),
+    Case(
+        ROUTE,
+        "policy: balanced\n",
+        METRICS + "{judged: {type: score, right_when: four}}\n",
+        f"{ROUTE}:13 metrics.judged.right_when",
+        "`four` does not say when an answer is right",
+        "write `true` or `false`, or a comparison such as `>= 4`",
+    ),
+    Case(
+        ROUTE,
+        "policy: balanced\n",
+        METRICS + "{judged: {from: nobody}}\n",
+        f"{ROUTE}:13 metrics.judged.from",
+        "`nobody` is not one of `feedback`, `judge`, `check`",
+    ),
     # names
     Case(
         ROUTE,

@@ -35,7 +35,9 @@ def blocked(tmp_path: Path) -> sqlite3.Connection:
 
 
 def test_every_column_has_its_value(store: Store) -> None:
-    keep(store, record(7, text="a clause", answer="plainly"))
+    more = {"ref": "ticket-4711", "episode": "case-9", "messages": "[]", "features": b"\x01\x02"}
+    more |= {"experiment": "lora", "arm": "v2", "shadow_of": "req_000001"}
+    keep(store, record(7, text="a clause", answer="plainly", **more))
     found = row(store, "req_000007")
 
     assert {name: found[name] for name in found if name not in ("seq", "decision", "needs")} == {
@@ -70,6 +72,7 @@ def test_every_column_has_its_value(store: Store) -> None:
         "overhead_s": 0.0003,
         "text": "a clause",
         "answer": "plainly",
+        **more,
     }
 
 
