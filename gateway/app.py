@@ -49,7 +49,7 @@ from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
-from gateway.store.audit import AuditBook
+from gateway.store.audit import ITSELF, AuditBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
@@ -130,6 +130,7 @@ class Gateway:
             door=self.gpus,
             news=None if self._together is None else self._together.hints,
             leads=self.leads,
+            noted=self._by_itself,
         )
         self._spending = SpendingBook(store)
         self.alerts = BudgetAlerts(self._http, self._claim_alert, now=time.time)
@@ -168,7 +169,9 @@ class Gateway:
         self.running = Running(
             Revisions(store), home or Home(Path()), self.swap, opening, now=time.time
         )
-        self.guarding = Guarding(self.running, self.reader, self._flushed, now=time.time)
+        self.guarding = Guarding(
+            self.running, self.reader, self._flushed, now=time.time, noted=self._by_itself
+        )
         self.metrics.configuration = self._configuration
         self.pipeline: Pipeline
         self.asgi: DataPlane
@@ -408,6 +411,14 @@ class Gateway:
         self._audit.add(*entry, **more)
         if self._together is not None:
             self._loop.call_soon_threadsafe(self._together.changed)
+
+    async def _by_itself(self, action: str, subject: str, /, **detail: Any) -> None:
+        """What nobody has commanded is in the audit log too."""
+        who = {"name": ITSELF, "source": socket.gethostname()}
+        try:
+            await asyncio.to_thread(self._audited, action, subject, **who, **detail)
+        except StoreError as error:
+            log.error("the audit log missed: %s %s: %s", action, subject, error)
 
     async def _follow_notices(self) -> None:
         """Looks at the store at once when another worker says that something is new there."""

@@ -7,7 +7,7 @@ version that they began with.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -51,6 +51,9 @@ from gateway.policy.live import Live
 from gateway.types import Adapter, Canary, Snapshot, Target
 
 log = logging.getLogger("switchboard.adapters")
+
+Noted = Callable[..., Awaitable[None]]
+"""Writes into the audit log what a canary did by itself: the action, its subject, details."""
 
 FOLLOW_EVERY_S = 0.5
 """How often changes by other gateways are looked for."""
@@ -99,6 +102,7 @@ class Fleet:
         door: Door | None = None,
         news: News | None = None,
         leads: Callable[[], bool] = lambda: True,
+        noted: Noted | None = None,
     ) -> None:
         """`changed` is called when what `dress` makes may have changed; `now` is in Unix time. Of
         several workers only the one that `leads` fills replicas, tidies them and judges canaries;
@@ -108,6 +112,7 @@ class Fleet:
         self._door = door
         self._news = news
         self._leads = leads
+        self._noted = noted
         self._clean_at = now() + CLEAN_EVERY_S
         self.keepers: dict[str, AdapterKeeper] = {}
         self.registry = Registry(self._learnt)
@@ -550,12 +555,29 @@ class Fleet:
             if not verdict.go:
                 log.warning("the canary %s goes back: %s", name, verdict.why)
                 gone = given_up(state, f"{trial.version} went back: {verdict.why}")
-                await self._set(target, gone, f"canary {trial.version} ends", "the canary itself")
+                await self._stepped(
+                    target, gone, f"canary {trial.version} ends", "canary end", name, verdict.why
+                )
                 return
             above = stepped(adapter, state, self._now())
             share = above.canary.share if above.canary is not None else 1.0
             what = f"canary {trial.version} to {100 * share:.4g} %: {verdict.why}"
-            await self._set(target, above, what, "the canary itself")
+            await self._stepped(target, above, what, "canary step", name, verdict.why, share=share)
+
+    async def _stepped(
+        self,
+        target: str,
+        state: AdapterState,
+        what: str,
+        action: str,
+        name: str,
+        why: str,
+        **detail: float,
+    ) -> None:
+        """What a canary comes to by itself: set, and in the audit log."""
+        await self._set(target, state, what, "the canary itself")
+        if self._noted is not None:
+            await self._noted(action, name, why=why, **detail)
 
     # ------------------------------------------------------------ what other workers know
 

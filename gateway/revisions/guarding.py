@@ -27,6 +27,9 @@ MOST = 5000
 Flush = Callable[[], Awaitable[object]]
 """Writes the rows that are waiting to be written."""
 
+Noted = Callable[..., Awaitable[None]]
+"""Writes into the audit log what the gateway did by itself: the action, its subject, details."""
+
 
 class Guarding:
     """Looks after the revision that runs, as long as its guard lasts."""
@@ -39,12 +42,14 @@ class Guarding:
         *,
         now: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        noted: Noted,
     ) -> None:
         self._running = running
         self._reader = reader
         self._flush = flush
         self._now = now
         self._sleep = sleep
+        self._noted = noted
         self.so_far = ""
 
     def told(self) -> dict[str, Any] | None:
@@ -85,7 +90,8 @@ class Guarding:
         if judgement.worse:
             await self._go_back(revision, judgement.why)
         elif self._now() >= revision.saved + guard.window:
-            await self._end(revision, f"kept: {judgement.why}")
+            if await self._end(revision, f"kept: {judgement.why}"):
+                await self._noted("guard kept", _name(revision), why=judgement.why)
             log.info("revision %d is kept: %s", revision.seq, judgement.why)
         return judgement
 
@@ -105,24 +111,40 @@ class Guarding:
         said = f"revision {revision.seq} was rolled back by its guard: {why}"
         log.warning("%s", said)
         try:
-            await self._running.roll_back(None, "guard", kind="guard", note=said, of=revision.seq)
+            back = await self._running.roll_back(
+                None, "guard", kind="guard", note=said, of=revision.seq
+            )
         except Moved:
             return  # another process, or a person, was first
         except SwitchboardError as error:
-            await self._end(revision, f"worse, but there is no going back: {error}; {why}")
             log.error("revision %d serves on: %s", revision.seq, error)
+            if await self._end(revision, f"worse, but there is no going back: {error}; {why}"):
+                await self._noted(
+                    "guard rollback", _name(revision), outcome="failed", why=why, error=str(error)
+                )
             return
-        await self._end(revision, f"rolled back: {why}")
+        to = back.revision.restores
+        await self._noted("guard rollback", _name(revision), why=why, to=f"revision {to}")
+        await self._end(revision, f"rolled back: {why}", anew=True)
 
     async def _left(self, revision: Revision) -> None:
         """Another revision came while the guard lasted; unless its end is written already."""
-        latest = await asyncio.to_thread(self._running.book.find, revision.seq)
-        if latest is not None and _open(latest):
+        came = self._running.revision
+        if came is not None and came.kind == "guard":
+            await self._end(revision, f"rolled back: {came.note}")
+        else:
             await self._end(revision, f"not ended: revision {self._running.seq} came")
 
-    async def _end(self, revision: Revision, verdict: str) -> None:
-        await asyncio.to_thread(self._running.book.end_guard, revision.seq, verdict)
+    async def _end(self, revision: Revision, verdict: str, *, anew: bool = False) -> bool:
+        """Whether it was not at its end already."""
+        book = self._running.book
+        ended = await asyncio.to_thread(book.end_guard, revision.seq, verdict, anew=anew)
         self._running.guard_ended(revision.seq, verdict)
+        return ended
+
+
+def _name(revision: Revision) -> str:
+    return f"revision {revision.seq}"
 
 
 def _open(revision: Revision) -> bool:

@@ -13,13 +13,16 @@ from gateway.store.store import Store, fields
 Outcome = Literal["done", "refused", "failed"]
 """`refused` for want of a role or a key; `failed` where the command could not be done."""
 
+ITSELF = "the gateway itself"
+"""Who did what nobody had commanded: a step of a canary, the end of a guard."""
+
 
 class Entry(msgspec.Struct, frozen=True):
-    """One command, tried or done. `at` is in Unix seconds.
+    """One command, tried or done, or what the gateway did by itself. `at` is in Unix seconds.
 
     `key` is the id of the key that it came with, None for a person at the store itself; `name` is
-    the key's name, or that person's; `source` the address that it came from. `detail` holds what
-    was asked, and the error: never a secret.
+    the key's name, or that person's, or `ITSELF`; `source` the address that it came from, or the
+    machine. `detail` holds what was asked, and the error: never a secret.
     """
 
     at: float

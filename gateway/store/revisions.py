@@ -148,12 +148,16 @@ class Revisions:
                 ),
             )
 
-    def end_guard(self, seq: int, verdict: str) -> None:
-        """Says how a revision's guard ended."""
+    def end_guard(self, seq: int, verdict: str, *, anew: bool = False) -> bool:
+        """Says how a revision's guard ended, unless that is said already; whether it was not.
+
+        With `anew` what was said is said again, better.
+        """
+        c = revisions.c
+        change = update(revisions).where(c.seq == seq).values(verdict=verdict)
         with self._store.change() as connection:
-            connection.execute(
-                update(revisions).where(revisions.c.seq == seq).values(verdict=verdict)
-            )
+            ended = connection.execute(change if anew else change.where(c.verdict == ""))
+        return ended.rowcount > 0
 
     def was_left(self, hash: str, files: Mapping[str, str]) -> bool:
         """Whether that content was left by a rollback, and not set to run by anybody since."""

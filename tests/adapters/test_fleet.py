@@ -19,6 +19,7 @@ from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import StandIn
 from gateway.store.adapters import AdapterBook
+from gateway.store.audit import ITSELF, AuditBook
 from gateway.store.keys import Keys
 from gateway.store.store import Store
 from gateway.types import Snapshot, Version
@@ -351,10 +352,16 @@ async def test_a_canary_that_fails_goes_back_and_says_why(tmp_path: Path) -> Non
         async with asyncio.timeout(20):
             while not await is_over():  # noqa: ASYNC110 - the gateway judges in its own time
                 await asyncio.sleep(0.1)
-        shown = await admin.show()
+            shown = await admin.show()
+            book = AuditBook(served.gateway.store)
+            while not (entries := [each for each in book.list() if each.name == ITSELF]):
+                await admin.show()
     assert shown["live"] == "v7"
     assert "of its requests failed" in shown["ended"]
     assert shown["history"][0]["author"] == "the canary itself"
+    (entry,) = entries
+    assert (entry.action, entry.subject) == ("canary end", f"{SUPPORT}@v8")
+    assert "of its requests failed" in entry.detail["why"]
 
 
 # ---------------------------------------------------------------- mixing

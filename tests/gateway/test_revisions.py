@@ -21,6 +21,7 @@ from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
+from gateway.store.audit import ITSELF, AuditBook, Entry
 from gateway.store.keys import Keys
 from gateway.store.revisions import Guard, Revision, Revisions
 from gateway.store.store import Store
@@ -103,6 +104,14 @@ def revisions(home: Path) -> tuple[Revision, ...]:
     store = Store.open(store_url(home))
     try:
         return Revisions(store).list()
+    finally:
+        store.close()
+
+
+def audited(home: Path, name: str) -> list[Entry]:
+    store = Store.open(store_url(home))
+    try:
+        return [entry for entry in AuditBook(store).list() if entry.name == name]
     finally:
         store.close()
 
@@ -411,6 +420,10 @@ async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(home:
     assert (last.hash, worse.rolled_back is None) == (first.hash, False)
     assert worse.verdict.startswith("rolled back: ")
     assert worse.guard == Guard(120.0, 0.02, 0.5)
+    (entry,) = [each for each in audited(home, ITSELF) if each.action == "guard rollback"]
+    assert (entry.action, entry.subject, entry.outcome) == ("guard rollback", "revision 2", "done")
+    assert "of its requests failed, 0 % before" in entry.detail["why"]
+    assert entry.detail["to"] == "revision 1"
 
 
 async def test_a_guard_that_finds_nothing_keeps_it(home: Path) -> None:
@@ -420,8 +433,12 @@ async def test_a_guard_that_finds_nothing_keeps_it(home: Path) -> None:
         assert ran.code == 0, ran.err
         assert "kept: 0 requests, too few to tell" in ran.out
         assert await serves(url, "legal")
+        async with asyncio.timeout(20):
+            while not (entries := await asyncio.to_thread(audited, home, ITSELF)):
+                pass
     (last, _) = revisions(home)
     assert last.verdict.startswith("kept")
+    assert [entry.action for entry in entries] == ["guard kept"]
 
 
 async def test_another_revision_ends_a_guard(home: Path) -> None:

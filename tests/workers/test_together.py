@@ -9,9 +9,12 @@ from typing import Any
 
 import httpx
 
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
+from gateway.store.audit import ITSELF, AuditBook
 from gateway.store.keys import Keys
 from gateway.store.reader import Reader
+from gateway.store.revisions import Revisions
 from gateway.store.store import Store
 from gateway.types import Quota
 from tests import servers
@@ -180,3 +183,65 @@ async def test_no_row_is_lost_while_postgres_and_redis_are_killed_and_come_back(
         store.close()
     assert {answer.status_code for answer in answers} == {200}
     assert sorted(kept) == sorted(answer.headers["x-request-id"] for answer in answers)
+
+
+async def hashes(running: Running) -> set[str]:
+    """Which snapshots its workers serve."""
+    return {worker["snapshot"] for worker in (await running.ready())["workers"]}
+
+
+async def test_all_workers_go_back_when_one_of_them_sees_worse(home: Path, database: str) -> None:
+    """All requests go to one worker: what it sees is in the store, and whoever looks goes back."""
+    store = Store.open(database)
+    token = Keys(store).create("ops", role="admin").secret
+    async with (
+        serving(home) as running,
+        StandIn(Behaviour(fault=Fault(kind=FaultKind.STATUS, status=500))) as broken,
+    ):
+        running.url = await running.says(SERVES)
+        running.token = token
+        async with running.client() as client:  # one connection, so one worker
+            for _ in range(25):
+                assert (await chat(client)).status_code == 200
+            (good,) = await hashes(running)
+            text = (home / "gateway.yaml").read_text()
+            url = next(line for line in text.splitlines() if "url:" in line)
+            (home / "gateway.yaml").write_text(text.replace(url, f"    url: {broken.url}"))
+            body = {**texts(home), "guard": {"window": 120}}
+            assert (await client.post("/admin/revisions", json=body)).is_success
+
+            async def went_back() -> bool:
+                await chat(client)
+                return len(Revisions(store).list()) == 3
+
+            await comes(went_back)
+            began = time.monotonic()
+
+            async def all_serve_it() -> bool:
+                return await hashes(running) == {good}
+
+            await comes(all_serve_it)
+            assert time.monotonic() - began < 10  # a second, on a machine that does nothing else
+            assert (await chat(client)).status_code == 200
+
+            # A rollback by a command is as quick; what the guard left is not come back to.
+            (home / "gateway.yaml").write_text(text + "aliases: {other: auto}\n")
+            assert (await client.post("/admin/revisions", json=texts(home))).is_success
+            began = time.monotonic()
+            back = await client.post("/admin/rollback", json={})
+            assert back.is_success, back.text
+            await comes(all_serve_it)
+            assert time.monotonic() - began < 10
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    kinds = [(each.seq, each.kind, each.verdict[:11]) for each in Revisions(store).list()]
+    audit = [each for each in AuditBook(store).list() if each.name == ITSELF]
+    store.close()
+    assert kinds == [
+        (5, "rollback", ""),
+        (4, "apply", ""),
+        (3, "guard", ""),
+        (2, "apply", "rolled back"),
+        (1, "start", ""),
+    ]
+    assert [(each.action, each.subject) for each in audit] == [("guard rollback", "revision 2")]
