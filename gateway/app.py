@@ -26,6 +26,7 @@ from gateway.complaints import Complaint
 from gateway.errors import ConfigError, Problem
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
+from gateway.http.feedback import feedback_api
 from gateway.http.gate import Gate
 from gateway.http.keys import keys_api
 from gateway.http.limits import limits_api
@@ -50,6 +51,7 @@ from gateway.revisions.running import Running
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
 from gateway.store.audit import ITSELF, AuditBook
+from gateway.store.feedback import Answered, FeedbackBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
@@ -146,7 +148,9 @@ class Gateway:
         self._workers = workers
         self._audit = AuditBook(store)
         self.gate = Gate(self.authenticate, self._audited)
-        self._answers = Answers(self.reader, self._book, self.writer, time.time)
+        self._answers = Answers(
+            self.reader, self._book, FeedbackBook(store), self.writer, time.time
+        )
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
@@ -215,6 +219,13 @@ class Gateway:
                 revisions_api(self.running, self.gate, self._book, self.reader, self.live),
                 traffic_api(self.gate, self._give, self.weights),
                 shelf_router(self.fleet.shelves, self._agent_key),
+                feedback_api(
+                    self._answered,
+                    self._answers.say,
+                    self.authenticate,
+                    lambda: self.pipeline.plane.snapshot,
+                    self.metrics.told,
+                ),
             ],
         )
         self.asgi = DataPlane(self.pipeline, control, self.authenticate)
@@ -488,6 +499,11 @@ class Gateway:
     async def _find(self, id: str) -> dict[str, Any] | None:
         """The row of a request, decision or completion, even of one that has just ended."""
         return await self._answers.find(id, elsewhere=self.coordinator is not None)
+
+    async def _answered(self, by: str, name: str, caller: Caller) -> list[Answered]:
+        """What feedback means, even if it has just ended."""
+        elsewhere = self.coordinator is not None
+        return await self._answers.answered(by, name, caller, elsewhere=elsewhere)
 
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)

@@ -81,6 +81,7 @@ class Metrics(Collector):
         self._gauges = gauges
         self.configuration: Callable[[], tuple[int, str, int]] = lambda: (0, "", 0)
         self._refused: dict[tuple[str, str], int] = {}
+        self._said: dict[tuple[str, str], int] = {}
         self._series: dict[tuple[str, str], Series] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -110,6 +111,10 @@ class Metrics(Collector):
     def refused(self, whose: str, limit: str) -> None:
         """Counts a request that was refused for a limit of a key, a tenant or a route."""
         self._refused[whose, limit] = self._refused.get((whose, limit), 0) + 1
+
+    def told(self, route: str, metric: str) -> None:
+        """Counts one thing that was said of an answer."""
+        self._said[route, metric] = self._said.get((route, metric), 0) + 1
 
     def add(self, collector: Collector) -> None:
         """Somebody else's metrics, on the same page."""
@@ -171,6 +176,13 @@ class Metrics(Collector):
         )
         for (whose, limit), count in list(self._refused.items()):
             refused.add_metric([whose, limit], count)
+        said = CounterMetricFamily(
+            "switchboard_feedback",
+            "What was said of answers, by the route and its metric.",
+            labels=["route", "metric"],
+        )
+        for (route, metric), count in list(self._said.items()):
+            said.add_metric([route, metric], count)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
         now = [
@@ -188,5 +200,6 @@ class Metrics(Collector):
             errors,
             lost,
             refused,
+            said,
             *now,
         ]

@@ -11,9 +11,11 @@ import msgspec
 
 from gateway.errors import Overloaded
 from gateway.store.adapters import AdapterBook
+from gateway.store.feedback import Answered, FeedbackBook, Said
 from gateway.store.reader import Reader
 from gateway.store.store import StoreError
 from gateway.store.writer import Writer
+from gateway.types import Caller
 
 log = logging.getLogger("switchboard")
 
@@ -34,10 +36,16 @@ class Answers:
     the store is away, or says nothing in time."""
 
     def __init__(
-        self, reader: Reader, book: AdapterBook, writer: Writer, now: Callable[[], float]
+        self,
+        reader: Reader,
+        book: AdapterBook,
+        feedback: FeedbackBook,
+        writer: Writer,
+        now: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._book = book
+        self._feedback = feedback
         self._writer = writer
         self._now = now
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
@@ -59,7 +67,26 @@ class Answers:
             row = await self._asked(self._reader.find, id)
             if row is not None:
                 break
+        if row is not None:
+            row["feedback"] = await self._asked(self._feedback.of, row["id"])
         return row
+
+    async def answered(
+        self, by: str, name: str, caller: Caller, *, elsewhere: bool
+    ) -> list[Answered]:
+        """The caller's requests that feedback means, looked for as by `find`."""
+        await self._asked(self._writer.flush, FLUSH_S)
+        found = await self._asked(self._feedback.answered, by, name, caller)
+        for _ in range(LATER if not found and elsewhere else 0):
+            await asyncio.sleep(LATER_S)
+            found = await self._asked(self._feedback.answered, by, name, caller)
+            if found:
+                break
+        return found
+
+    async def say(self, said: list[Said]) -> None:
+        """Keeps feedback."""
+        await self._asked(self._feedback.say, said)
 
     async def used(self) -> dict[str, dict[str, Any]]:
         """What each target used in the last hour."""

@@ -1,0 +1,111 @@
+"""What was said of answers: by which request, metric and key."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.store.rows import whole_text
+from gateway.store.schema import feedback, requests
+from gateway.store.store import Store, StoreError
+from gateway.types import Caller
+
+EPISODE = 1000
+"""Requests of one episode that one outcome is told of at most."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One thing said of one request's answer. `at` in Unix seconds."""
+
+    request_id: str
+    metric: str
+    value: float
+    comment: str | None
+    correction: str | None
+    key: str | None
+    at: float
+
+    @property
+    def identity(self) -> str:
+        """What is said again of the same, by the same key, takes the place of this."""
+        return f"{self.request_id}/{self.metric}/{self.key or ''}"
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A request that something can be said of. `ended` in Unix seconds."""
+
+    id: str
+    route: str | None
+    target: str | None
+    ended: float
+
+
+class FeedbackBook:
+    """The store's feedback. Every call raises StoreError where the store is away."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def answered(self, by: str, name: str, caller: Caller) -> list[Answered]:
+        """The requests that are meant, of those that `caller`'s key or tenant made.
+
+        `by` is `request`, `decision`, `completion`, `ref` or `episode`. An episode means all of its
+        requests, the latest `EPISODE` at most; anything else the last that it fits.
+        """
+        c = requests.c
+        column = {"completion": c.completion_id, "ref": c.ref, "episode": c.episode}.get(by, c.id)
+        if by == "decision":
+            name = f"req_{name.removeprefix('dec_')}"
+        query = (
+            select(c.id, c.route, c.target, c.started, c.total_s)
+            .where(column == name, c.shadow_of.is_(None), *_own(caller))
+            .order_by(c.seq.desc())
+            .limit(EPISODE if by == "episode" else 1)
+        )
+        try:
+            with self._store.read() as connection:
+                rows = connection.execute(query).all()
+        except SQLAlchemyError as error:
+            raise StoreError(f"requests cannot be read: {error}") from error
+        return [Answered(row.id, row.route, row.target, row.started + row.total_s) for row in rows]
+
+    def say(self, said: Sequence[Said]) -> None:
+        """Keeps it, in the place of what the same key has said of the same before."""
+        rows = [_row(each) for each in said]
+        with self._store.change() as connection:
+            connection.execute(
+                delete(feedback).where(feedback.c.identity.in_([row["identity"] for row in rows]))
+            )
+            connection.execute(insert(feedback), rows)
+
+    def of(self, request_id: str) -> list[dict[str, Any]]:
+        """What was said of a request, the oldest first."""
+        names = ("metric", "value", "comment", "correction", "key", "at")
+        query = (
+            select(*(feedback.c[name] for name in names))
+            .where(feedback.c.request_id == request_id)
+            .order_by(feedback.c.seq)
+        )
+        try:
+            with self._store.read() as connection:
+                return [dict(row._mapping) for row in connection.execute(query)]
+        except SQLAlchemyError as error:
+            raise StoreError(f"feedback cannot be read: {error}") from error
+
+
+def _own(caller: Caller) -> list[ColumnElement[bool]]:
+    """What a key may speak of: its own requests and its tenant's; without any key, all."""
+    if caller.key is None:
+        return []
+    mine = requests.c.key == caller.key
+    return [mine if caller.tenant is None else or_(mine, requests.c.tenant == caller.tenant)]
+
+
+def _row(said: Said) -> dict[str, Any]:
+    row = msgspec.structs.asdict(said) | {"identity": said.identity}
+    for name in ("comment", "correction"):
+        if row[name] is not None:
+            row[name] = whole_text(row[name].replace("\0", "\ufffd"))
+    return row
