@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import msgspec
+import numpy as np
 
 from gateway.adapters.engine import Engine
 from gateway.adapters.fleet import Fleet
@@ -24,8 +25,11 @@ from gateway.admission.metrics import AdmissionMetrics
 from gateway.backends.turns import Gpus
 from gateway.complaints import Complaint
 from gateway.errors import ConfigError, Problem
+from gateway.experiments.standings import Standings, declared
+from gateway.experiments.watching import Watching
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
+from gateway.http.experiments import experiments_api
 from gateway.http.feedback import feedback_api
 from gateway.http.gate import Gate
 from gateway.http.keys import keys_api
@@ -48,9 +52,11 @@ from gateway.resilience.ways import Resilience
 from gateway.revisions.guarding import Guarding
 from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
+from gateway.revisions.winning import NotWritten, with_winner
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
 from gateway.store.audit import ITSELF, AuditBook
+from gateway.store.experiments import ExperimentBook
 from gateway.store.feedback import Answered, FeedbackBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
@@ -62,7 +68,7 @@ from gateway.store.store import Store, StoreError
 from gateway.store.weights import WeightBook
 from gateway.store.writer import Writer
 from gateway.traffic import Traffic
-from gateway.types import Caller, Record, Server, Snapshot, Weight
+from gateway.types import Caller, Experiment, Record, Route, Server, Snapshot, Weight
 from gateway.workers.link import Link
 
 if TYPE_CHECKING:
@@ -154,6 +160,12 @@ class Gateway:
         self._hosting = HostingMeter()
         self._hosting_book = HostingBook(store)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
+        self._experiments = ExperimentBook(store)
+        self.standings = Standings(
+            self._experiments,
+            changed=lambda: self.planes.redress(),
+            needed=lambda: bool(declared(self._snapshot)),
+        )
         self.entrances = Entrances(self.live, time.perf_counter, workers)
         self.pressure = Pressure()
         self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
@@ -162,6 +174,7 @@ class Gateway:
             self.fleet,
             self.gpus,
             self.traffic,
+            self.standings,
             self.resilience,
             serve=self._serve,
             cache=cache,
@@ -175,6 +188,17 @@ class Gateway:
         )
         self.guarding = Guarding(
             self.running, self.reader, self._flushed, now=time.time, noted=self._by_itself
+        )
+        self.watching = Watching(
+            self.standings,
+            self._experiments,
+            snapshot=lambda: self._snapshot,
+            leads=self.leads,
+            promote=self._promote,
+            note=self._by_itself,
+            tell=self.alerts.tell,
+            now=time.time,
+            rng=np.random.default_rng(),
         )
         self.metrics.configuration = self._configuration
         self.pipeline: Pipeline
@@ -218,6 +242,7 @@ class Gateway:
                 keys_api(Keys(self.store), self.gate),
                 revisions_api(self.running, self.gate, self._book, self.reader, self.live),
                 traffic_api(self.gate, self._give, self.weights),
+                experiments_api(self.gate, self._stop_experiment, self._experiments_shown),
                 shelf_router(self.fleet.shelves, self._agent_key),
                 feedback_api(
                     self._answered,
@@ -278,6 +303,8 @@ class Gateway:
             self.fleet.run(),
             self.gpus.run(),
             self.traffic.run(),
+            self.standings.run(),
+            self.watching.run(),
             self.planes.follow_names(),
             self.planes.look_for_encoder(),
             self._follow_keys(),
@@ -340,6 +367,27 @@ class Gateway:
     async def _give(self, subject: str, share: float, why: str, by: str, force: bool) -> Weight:
         snapshot = self.pipeline.plane.snapshot
         return await self.traffic.give(snapshot, subject, share, why, by, force=force)
+
+    def _experiments_shown(self) -> list[dict[str, Any]]:
+        return self.standings.shown(self._snapshot)
+
+    async def _stop_experiment(self, name: str, why: str, author: str) -> dict[str, Any]:
+        return await self.standings.stop(self._snapshot, name, why, author)
+
+    async def _promote(self, route: Route, experiment: Experiment, arm: str, why: str) -> None:
+        """The winner's revision: the one that runs, and nothing else changed."""
+        revision, name = self.running.revision, experiment.name
+        if revision is None:
+            raise NotWritten("nothing here runs from files")
+        files = with_winner(revision.files, route.name, name, arm)
+        await self.running.apply(
+            files,
+            f"experiment {name}",
+            kind="experiment",
+            note=why,
+            environment=revision.environment,
+            after=revision.seq,
+        )
 
     async def adapters_present(self) -> None:
         """Back when every adapter's files are known and, where they are to be, loaded."""
@@ -435,6 +483,7 @@ class Gateway:
         """Looks at the store at once when another worker says that something is new there."""
         looks: list[Callable[[], Awaitable[Any]]] = [
             self.traffic.follow,
+            self.standings.follow,
             self.fleet.look,
             self._look_at_keys,
         ]

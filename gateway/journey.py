@@ -222,6 +222,7 @@ def record(journey: Journey, total_s: float) -> Record:
     """The journey as its row, after `total_s` seconds."""
     request = journey.request
     turns = request.turns
+    trial = journey.decision.trial if journey.decision is not None else None
     return Record(
         id=request.id,
         decision_id=decision_id(request.id),
@@ -248,6 +249,8 @@ def record(journey: Journey, total_s: float) -> Record:
         ref=request.ref,
         episode=request.episode,
         messages=_messages(request) if keeps_text(journey) else None,
+        experiment=trial.experiment if trial is not None else None,
+        arm=trial.arm if trial is not None else None,
     )
 
 

@@ -29,6 +29,7 @@ from gateway.classify.standing import StandingClassifier
 from gateway.config.sharing import shared
 from gateway.errors import UpstreamError
 from gateway.experiments.assignment import all_lanes
+from gateway.experiments.standings import Standings
 from gateway.journey import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
@@ -87,6 +88,7 @@ class Planes:
         fleet: Fleet,
         gpus: Gpus,
         traffic: Traffic,
+        standings: Standings,
         resilience: Resilience,
         *,
         serve: Callable[[Plane], None],
@@ -98,6 +100,7 @@ class Planes:
         self._fleet = fleet
         self._gpus = gpus
         self._traffic = traffic
+        self._standings = standings
         self._resilience = resilience
         self._serve = serve
         self._cache = cache
@@ -147,7 +150,7 @@ class Planes:
             return
         snapshot = weighed(self._fleet.dress(basis.served), self._traffic.weights)
         backends = self._backends(basis.served)
-        lanes = all_lanes(snapshot.routes, {})
+        lanes = all_lanes(snapshot.routes, self._standings.known)
         if before is None:
             decider = Decider(snapshot)
         else:
@@ -245,8 +248,11 @@ class Planes:
         try:
             await self._fleet.follow()
             await self._traffic.follow()
+            await self._standings.follow()
         except Exception:
-            log.exception("what commands made of adapters and traffic is taken as it was known")
+            log.exception(
+                "what became of adapters, traffic and experiments is taken as it was known"
+            )
 
     # ------------------------------------------------------------ in one turn
 

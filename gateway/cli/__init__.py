@@ -10,6 +10,7 @@ from gateway.cli import (
     config,
     decisions,
     differences,
+    experiments,
     keys,
     limits,
     migrate,
@@ -42,6 +43,7 @@ def build() -> typer.Typer:
         limits,
         adapters,
         traffic,
+        experiments,
     )
     for group in (*running, agent, plan, keys, audit, migrate, bench):
         group.register(app)

@@ -28,6 +28,10 @@ def check_experiments(
             yield from _shares(sheet, at, part)
             if part.question is not None:
                 yield from _question(sheet, at, part, part.question)
+                yield from _metric(sheet, sheet.model, at, part, part.question)
+            elif part.mode == "bandit" and sheet.model.right is None:
+                said = "says nothing of what is right, so nobody knows what an arm is worth"
+                yield sheet.problem((*at, "mode"), said, "give the route `metrics` and `right`")
             yield from _ending(sheet, at, part)
 
 
@@ -144,6 +148,24 @@ def _question(
         yield sheet.problem(at, "compares an arm with itself", "name another arm")
     if question.margin >= 1.0:
         yield sheet.problem((*at, "margin"), "is the whole", "write it as `2 points`")
+
+
+def _metric(
+    sheet: Sheet[RouteFile], route: RouteFile, at: Path, part: ExperimentPart, asked: QuestionPart
+) -> Iterator[Problem]:
+    """What is asked about is declared, and says of an answer that it is right or not."""
+    at = (*at, "question")
+    metric = route.metrics.get(asked.metric)
+    if metric is None:
+        mend = did_you_mean(asked.metric, list(route.metrics), "declare it under `metrics`")
+        yield sheet.problem((*at, "metric"), f"unknown metric `{asked.metric}`", mend)
+    elif metric.type == "score" and metric.right_when is None:
+        said = f"nobody knows which score of `{asked.metric}` is right"
+        yield sheet.problem((*at, "metric"), said, "give the metric `right_when`")
+    if part.mode == "bandit" and len(part.arms) > 2:
+        yield sheet.problem(
+            at, "a bandit of more than two arms answers no question", "leave it out"
+        )
 
 
 def _ending(sheet: Sheet[RouteFile], at: Path, part: ExperimentPart) -> Iterator[Problem]:

@@ -995,8 +995,8 @@ class RouteFile(Part):
     )
     experiments: dict[Name, ExperimentPart] = Field(
         default={},
-        description="Targets that are compared on a share of its traffic, by name. Put new ones"
-        " last: users keep their places then.",
+        description="Targets that are compared on a share of its traffic, by name; see"
+        " [experiments.md](experiments.md). Put new ones last: users keep their places then.",
         examples=[
             {
                 "lora-vs-commercial": {

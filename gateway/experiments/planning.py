@@ -9,9 +9,13 @@ import math
 import msgspec
 import numpy as np
 
+from gateway.experiments.findings import asked_words
 from gateway.experiments.stats import Contrasts, contrasts, evidence
+from gateway.types import Experiment
 
 POWER = 0.8
+BETTER_BY = 5.0
+"""Points that an arm is expected to be better by, beyond the margin, where nothing else is said."""
 RUNS = 200
 LONGER = 5.0
 """How many times a fixed horizon's number of units is looked at, at most."""
@@ -28,6 +32,76 @@ class Sizes(msgspec.Struct, frozen=True):
     mean: int | None
     most: int | None
     power: float = POWER
+
+
+class Logged(msgspec.Struct, frozen=True):
+    """What the log says of a route: requests in so many days, the keys that they came with, how
+    many of them have an outcome by the metric, and the mean of these."""
+
+    days: float
+    requests: int
+    keys: int
+    scored: int
+    mean: float | None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How long an experiment would take. `treated` and `control` are the rates that are expected,
+    `a_day` the outcomes of both arms in a day; None where that is not known."""
+
+    asked: str
+    treated: float
+    control: float
+    sizes: Sizes
+    a_day: float | None
+    days: float | None
+    notes: tuple[str, ...]
+
+
+def planned(
+    experiment: Experiment, logged: Logged, rate: float | None, effect: float | None
+) -> Plan:
+    """The plan by what was logged; `rate` instead of the logged one, `effect` in points. Raises
+    ValueError where there is nothing to plan."""
+    asked = experiment.asked
+    if asked is None:
+        raise ValueError("the experiment has no question, so there is nothing that takes its time")
+    rate = logged.mean if rate is None else rate
+    if rate is None:
+        raise ValueError(
+            f"the log has no outcome of {asked.metric} on this route: say the rate with --rate"
+        )
+    if effect is None:
+        effect = 0.0 if asked.no_worse else 100.0 * asked.margin + BETTER_BY
+    treated = min(max(rate + effect / 100.0, 0.0), 1.0)
+    margin = asked.margin if asked.no_worse else -asked.margin
+    mine, other = experiment.shares[asked.arm], experiment.shares[asked.than]
+    share, alpha = mine / (mine + other), 1.0 - experiment.confidence
+    found = sizes(treated, rate, margin, alpha, share)
+    a_day = None
+    if logged.requests and logged.days > 0.0 and logged.scored:
+        scored = logged.scored / logged.days
+        a_day = scored * experiment.traffic * (mine + other)
+    days = found.most / a_day if a_day and found.most is not None else None
+    return Plan(
+        asked_words(asked), treated, rate, found, a_day, days, tuple(_notes(experiment, logged))
+    )
+
+
+def _notes(experiment: Experiment, logged: Logged) -> list[str]:
+    told = []
+    if not logged.scored:
+        told.append("no request of the log has an outcome: days cannot be told")
+    if experiment.slot_s is not None:
+        told.append("a slot of time counts once, however many requests it has: count slots instead")
+    elif experiment.stick_to == "key":
+        told.append(f"there are only {logged.keys} keys, and each counts once")
+    else:
+        told.append(
+            "every outcome is counted as another user's; users with several make it longer, for "
+            "each counts once"
+        )
+    return told
 
 
 def fixed_horizon(rate: float, other: float, gap: float, alpha: float, share: float = 0.5) -> int:

@@ -1,4 +1,5 @@
-"""Tells a team when a share of a budget is spent: a signed POST to the URL that it declared.
+"""Tells a team when a share of a budget is spent, or an experiment has ended: a signed POST to the
+URL that it declared.
 
     POST webhook
     x-switchboard-signature: t=1764028800,v1=HMAC-SHA256 in hex, of `1764028800.` and the body
@@ -12,7 +13,7 @@ import asyncio
 import hmac
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Protocol
@@ -82,6 +83,12 @@ class BudgetAlerts:
                 self._begin(alerts, occasion, self._message(account, period, budget, share))
         return math.inf
 
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Tells of something else, once; whoever calls sees to it that no other worker does."""
+        if self.alerts is not None:
+            body = msgspec.json.encode({**event, "at": _instant(self._now())})
+            self._beside(self._deliver(self.alerts, body, str(event["event"])))
+
     async def stop(self) -> None:
         """Gives up what is not delivered yet."""
         for task in self._under_way:
@@ -105,12 +112,17 @@ class BudgetAlerts:
         return msgspec.json.encode(told)
 
     def _begin(self, alerts: Alerts, occasion: tuple[str, str, float, float], body: bytes) -> None:
-        task = asyncio.create_task(self._tell(alerts, occasion, body))
+        account, period = occasion[:2]
+        about = f"the {period}'s budget of {account}"
+        self._beside(self._deliver(alerts, body, about, self._claim(*occasion)))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _tell(
-        self, alerts: Alerts, occasion: tuple[str, str, float, float], body: bytes
+    async def _deliver(
+        self, alerts: Alerts, body: bytes, about: str, claimed: Awaitable[bool] | None = None
     ) -> None:
         tries = AsyncRetrying(
             stop=stop_after_attempt(TRIES),
@@ -119,19 +131,18 @@ class BudgetAlerts:
             sleep=self._sleep,
             reraise=True,
         )
-        account, period = occasion[:2]
         try:
-            if not await self._claim(*occasion):
+            if claimed is not None and not await claimed:
                 return
             await tries(self._post, alerts, body)
         except (SwitchboardError, httpx.HTTPError) as error:
             self.failed += 1
             # Neither the URL, which may have a secret in it, nor what httpx says of it.
             said = str(error) if isinstance(error, SwitchboardError) else type(error).__name__
-            log.error("nobody could be told of the %s's budget of %s: %s", period, account, said)
+            log.error("nobody could be told of %s: %s", about, said)
             return
         self.delivered += 1
-        log.info("told of the %s's budget of %s", period, account)
+        log.info("told of %s", about)
 
     async def _post(self, alerts: Alerts, body: bytes) -> None:
         headers = {

@@ -16,9 +16,9 @@ from gateway.errors import SwitchboardError
 from gateway.store.schema import revisions
 from gateway.store.store import Store
 
-Kind = Literal["start", "apply", "watch", "rollback", "guard"]
-"""How a revision came: the files of a first start, a command, a watcher, or going back by a command
-or by a guard."""
+Kind = Literal["start", "apply", "watch", "rollback", "guard", "experiment"]
+"""How a revision came: the files of a first start, a command, a watcher, going back by a command or
+by a guard, or the winner of an experiment."""
 
 CHANGING = 7_232_650_012
 """The number of PostgreSQL's advisory lock, held while a revision is added."""

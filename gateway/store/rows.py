@@ -63,6 +63,7 @@ def request_row(record: Record) -> Row:
     caller, usage = record.caller, record.usage
     recognition, decision = record.recognition, record.decision
     last = record.attempts[-1] if record.attempts else None
+    trial = None if decision is None else decision.trial
     return (
         record.id,
         record.decision_id,
@@ -104,6 +105,8 @@ def request_row(record: Record) -> Row:
         record.experiment,
         record.arm,
         record.shadow_of,
+        None if trial is None else trial.unit,
+        None if trial is None else trial.share,
     )
 
 

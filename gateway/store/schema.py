@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = "0007"
+VERSION = "0008"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -69,6 +69,8 @@ requests = Table(
     Column("experiment", Text),
     Column("arm", Text),
     Column("shadow_of", Text),
+    Column("unit", Text),
+    Column("arm_share", Double),
     Index("requests_completion_id", "completion_id"),
     Index("requests_started", "started"),
     Index("requests_ref", "ref"),
@@ -78,7 +80,8 @@ requests = Table(
 )
 """`target` and `replica` are those of the last attempt; `decision` is as `gateway.store.decisions`
 writes it. A decision is found through its request, whose id differs from it in the prefix only.
-`shadow_of` is the request that this one is a copy of: no client saw its answer."""
+`shadow_of` is the request that this one is a copy of: no client saw its answer. `unit` is a hash of
+what the arm of an experiment sticks to, and `arm_share` the chance that it had."""
 
 attempts = Table(
     "attempts",
@@ -242,6 +245,18 @@ evidence = Table(
 )
 """How many of `n` answers were right where a target was tried on known cases; `source` is such as
 `eval:support/20261125-081500`."""
+
+experiment_states = Table(
+    "experiment_states",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("experiment", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("saved", Double, nullable=False),
+    Index("experiment_states_experiment", "experiment"),
+)
+"""What has become of experiments, as revisions; the last of each is the truth. `state` is JSON."""
 
 meta = Table(
     "meta",

@@ -7,6 +7,10 @@ import pytest
 from gateway.types import Asked, Experiment
 from tests.config.trees import GENERAL, loaded, problems
 
+METRICS = """\
+metrics: {accepted: {type: boolean, from: feedback, right_when: true, within: 48 h}}
+right: accepted
+"""
 GOOD = """\
 experiments:
   mini-vs-ours:
@@ -23,7 +27,9 @@ FILE = "routes/general.yaml"
 
 
 def test_an_experiment_is_read_as_it_is_written(tmp_path: Path) -> None:
-    found = loaded(tmp_path, {FILE: GENERAL + GOOD}).snapshot.routes["general"].experiments
+    found = (
+        loaded(tmp_path, {FILE: GENERAL + METRICS + GOOD}).snapshot.routes["general"].experiments
+    )
 
     assert found == (
         Experiment(
@@ -57,11 +63,12 @@ def test_an_experiment_is_read_as_it_is_written(tmp_path: Path) -> None:
         ("header:x-team", "team", "stick_to", "nothing that an arm can stick to"),
         ("20 %", "20 %\n    shares: {lora: 30 %, commercial: 60 %}", "shares", "90 % together"),
         ("20 %", "20 %\n    shares: {lora: 100 %}", "shares", "must have each arm"),
+        ("metric: accepted", "metric: acepted", "question.metric", "unknown metric `acepted`"),
         ("20 %", "20 %\n    winner: loser", "winner", "no arm `loser`"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, old: str, new: str, key: str, said: str) -> None:
-    (found,) = problems(tmp_path, {FILE: GENERAL + GOOD.replace(old, new, 1)})
+    (found,) = problems(tmp_path, {FILE: GENERAL + METRICS + GOOD.replace(old, new, 1)})
 
     assert found.key == f"experiments.mini-vs-ours.{key}"
     assert said in found.message
@@ -71,12 +78,12 @@ def test_what_is_wrong_is_told(tmp_path: Path, old: str, new: str, key: str, sai
 def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
     more = GOOD.partition("\n")[2].replace("20 %", "90 %").replace("header:x-team", "key")
     second = more.replace("mini-vs-ours", "second")
-    found = problems(tmp_path, {FILE: GENERAL + GOOD + second})
+    found = problems(tmp_path, {FILE: GENERAL + METRICS + GOOD + second})
 
     assert [each.key for each in found] == ["experiments", "experiments.second.stick_to"]
     assert "110 % of the route's traffic together" in found[0].message
-    again = GENERAL.replace("name: general", "name: other\nmatch: named") + GOOD
-    found = problems(tmp_path, {FILE: GENERAL + GOOD, "routes/other.yaml": again})
+    again = GENERAL.replace("name: general", "name: other\nmatch: named") + METRICS + GOOD
+    found = problems(tmp_path, {FILE: GENERAL + METRICS + GOOD, "routes/other.yaml": again})
     assert [each.message for each in found] == [
         "there is an experiment `mini-vs-ours` already, in routes/general.yaml"
     ]
@@ -84,14 +91,14 @@ def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
 
 def test_data_that_must_stay_inside_is_given_to_no_arm_outside(tmp_path: Path) -> None:
     inside = GENERAL.replace("openai/mini", "local/qwen+contracts") + "data: internal\n"
-    (found,) = problems(tmp_path, {FILE: inside + GOOD})
+    (found,) = problems(tmp_path, {FILE: inside + METRICS + GOOD})
 
     assert found.key == "experiments.mini-vs-ours.arms.commercial"
     assert "not self-hosted" in found.message
 
 
 def test_arms_that_wait_for_each_other_are_told_of(tmp_path: Path) -> None:
-    ours = GENERAL + GOOD.replace("openai/mini", "local/qwen")
+    ours = GENERAL + METRICS + GOOD.replace("openai/mini", "local/qwen")
     (found,) = problems(tmp_path, {FILE: ours})
 
     assert found.severity == "warning"

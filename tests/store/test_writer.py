@@ -72,6 +72,8 @@ def test_every_column_has_its_value(store: Store) -> None:
         "overhead_s": 0.0003,
         "text": "a clause",
         "answer": "plainly",
+        "unit": None,
+        "arm_share": None,
         **more,
     }
 

@@ -1,0 +1,149 @@
+"""What an experiment's requests have come to so far: gathered row by row, in order."""
+
+from array import array
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.experiments.bandit import Rewards
+from gateway.experiments.stats import Floats
+
+SLOTS_OPEN = 2
+"""Slots of time whose outcomes are still waited for."""
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """One logged request of an experiment. `failed` says that its arm did not answer it well;
+    `counts` is false for what says nothing of the arm: refused, or the client went away."""
+
+    seq: int
+    started: float
+    arm: str
+    unit: str
+    failed: bool
+    counts: bool
+    cost: float
+    first_token_s: float | None
+    total_s: float
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """One outcome of a request: `score` in 0..1; `reward` is its net value in dollars."""
+
+    seq: int
+    arm: str
+    unit: str
+    share: float
+    score: float
+    reward: float = 0.0
+
+
+class Arm:
+    """One arm's requests."""
+
+    def __init__(self) -> None:
+        self.requests = self.counted = self.failed = self.late = self.scored = 0
+        self.cost = self.score = 0.0
+        self.first_s, self.whole_s = array("d"), array("d")
+        self.units: set[str] = set()
+        self.rewards = Rewards()
+
+
+class Progress:
+    """All of it. What is added twice counts once: rows have numbers that grow."""
+
+    def __init__(
+        self, arms: Iterable[str], *, late_s: float | None = None, slots: bool = False
+    ) -> None:
+        """First tokens after `late_s` seconds are counted as late. Units are `slots` of time, or
+        else users, conversations and the like."""
+        self.arms = {arm: Arm() for arm in arms}
+        self.request_seq = self.score_seq = 0
+        self.first_at = self.last_at = 0.0
+        self._late_s = late_s
+        self._slots = slots
+        self._open: dict[str, _Slot] = {}
+        self._known: set[str] = set()
+        self._who: list[str] = []
+        self._scores, self._shares = array("d"), array("d")
+
+    def ended(self, rows: Iterable[Ended]) -> None:
+        """More requests, in the order of their numbers."""
+        for row in rows:
+            arm = self.arms.get(row.arm)
+            if row.seq <= self.request_seq or arm is None:
+                continue
+            self.request_seq = row.seq
+            self.first_at = min(self.first_at or row.started, row.started)
+            self.last_at = max(self.last_at, row.started)
+            arm.requests += 1
+            arm.units.add(row.unit)
+            arm.cost += row.cost
+            if not row.counts:
+                continue
+            arm.counted += 1
+            arm.failed += row.failed
+            if row.failed:
+                continue
+            arm.whole_s.append(row.total_s)
+            if row.first_token_s is not None:
+                arm.first_s.append(row.first_token_s)
+                arm.late += self._late_s is not None and row.first_token_s > self._late_s
+
+    def scored(self, rows: Iterable[Scored]) -> None:
+        """More outcomes. A unit counts once, by its first: one user's many are no evidence of many
+        users. A slot of time counts by its mean, when two later ones have begun."""
+        for row in rows:
+            arm = self.arms.get(row.arm)
+            if row.seq <= self.score_seq or arm is None:
+                continue
+            self.score_seq = row.seq
+            arm.rewards = arm.rewards.with_(row.reward)
+            if self._slots:
+                self._in_slot(row)
+            elif row.unit not in self._known:
+                self._known.add(row.unit)
+                self._observed(row.arm, row.score, row.share)
+
+    def _in_slot(self, row: Scored) -> None:
+        if row.unit in self._known:
+            return
+        slot = self._open.setdefault(row.unit, _Slot(row.arm, row.share))
+        slot.n += 1
+        slot.total += row.score
+        while len(self._open) > SLOTS_OPEN:
+            name = next(iter(self._open))
+            closed = self._open.pop(name)
+            self._known.add(name)
+            self._observed(closed.arm, closed.total / closed.n, closed.share)
+
+    def _observed(self, arm: str, score: float, share: float) -> None:
+        self._who.append(arm)
+        self._scores.append(score)
+        self._shares.append(share)
+        self.arms[arm].scored += 1
+        self.arms[arm].score += score
+
+    @property
+    def cost(self) -> float:
+        """Dollars, of all arms."""
+        return sum(arm.cost for arm in self.arms.values())
+
+    def pair(
+        self, arm: str, other: str, fixed: float | None
+    ) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Of the units of two arms, in order: who is in the first; scores; and the first's
+        probability among the two. That is `fixed`, or, of two arms alone, what was logged."""
+        who, shares = np.array(self._who, dtype=object), np.array(self._shares)
+        mine = np.asarray(who == arm, dtype=np.bool_)
+        both = mine | np.asarray(who == other, dtype=np.bool_)
+        logged = np.where(mine, shares, 1.0 - shares)
+        chances = logged if fixed is None else np.full(len(shares), fixed)
+        return mine[both], np.array(self._scores)[both], chances[both]
+
+
+class _Slot:
+    def __init__(self, arm: str, share: float) -> None:
+        self.arm, self.share, self.n, self.total = arm, share, 0, 0.0
