@@ -93,7 +93,7 @@ def redis() -> Iterator[RealServer]:
     """A Redis that keeps nothing on disk; `url` is `redis://127.0.0.1:PORT`."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        command = [_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+        command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", folder]
         server = RealServer(command, f"redis://127.0.0.1:{port}", lambda: _answers(port, b"PING"))
         server.start()
@@ -116,12 +116,12 @@ def postgres() -> Iterator[RealServer]:
     before = before if root else []
     try:
         where = ["-D", str(folder / "data")]
-        made = [_program("initdb"), *where, "-U", "switchboard", "-A", "trust", "--no-sync"]
+        made = [program("initdb"), *where, "-U", "switchboard", "-A", "trust", "--no-sync"]
         subprocess.run([*before, *made], check=True, capture_output=True)
-        command = [_program("postgres"), *where, "-p", str(port), "-k", str(folder)]
+        command = [program("postgres"), *where, "-p", str(port), "-k", str(folder)]
         command += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60"]
         url = f"postgresql://switchboard@127.0.0.1:{port}"
-        ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        ready = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
         server = RealServer(
             [*before, *command],
             f"{url}/switchboard",
@@ -129,7 +129,7 @@ def postgres() -> Iterator[RealServer]:
         )
         server.start()
         try:
-            psql = [_program("psql"), "-qX", f"{url}/postgres", "-c", "CREATE DATABASE switchboard"]
+            psql = [program("psql"), "-qX", f"{url}/postgres", "-c", "CREATE DATABASE switchboard"]
             subprocess.run(psql, check=True, capture_output=True)
             yield server
         finally:
@@ -138,7 +138,8 @@ def postgres() -> Iterator[RealServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where a program of theirs is."""
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), PLACES)))
     if found is None:
         raise RuntimeError(f"{name} is missing; `make test` installs it")

@@ -6,6 +6,7 @@ however fast the hash, and a slow one would cost each request milliseconds.
 """
 
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from gateway.store.schema import keys, meta
 from gateway.store.store import Store, StoreError, fields
 from gateway.types import Caller, Quota, Role
+
+log = logging.getLogger("switchboard.store")
 
 PREFIX = "sb-"
 SHOWN = len(PREFIX) + 4
@@ -162,13 +165,19 @@ class Keyring:
     def refresh(self) -> bool:
         """Reads the keys again if any was changed; whether so.
 
-        `empty` is true only while there never was a key: to revoke the last one opens nothing.
+        `empty` is true only while there never was a key: to revoke the last one opens nothing. No
+        key is ever taken out of a store, so one that had some and has none now has been lost and
+        made anew: until it has any, those that were known last open what they did.
         """
         with self._store.read() as connection:
             version = _version(connection)
             if version == self._version:
                 return False
             rows = connection.execute(select(keys).order_by(keys.c.created)).all()
+        if not rows and not self.empty:
+            self._version = version
+            log.error("the store has lost its keys: those known last are valid until it has any")
+            return False
         self._callers = dict(_entry(row) for row in rows if row.revoked is None)
         self.empty = not rows
         self._version = version

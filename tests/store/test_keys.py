@@ -6,7 +6,7 @@ import pytest
 from gateway.store.keys import Keyring, Keys
 from gateway.store.store import Store, StoreError
 from gateway.types import Caller
-from tests.store.world import AT
+from tests.store.world import AT, emptied
 
 
 class Now:
@@ -99,6 +99,22 @@ def test_a_revoked_key_opens_nothing_and_leaves_no_open_door(keys: Keys, ring: K
     assert ring.refresh()
     assert ring.lookup(made.secret.encode()) is None
     assert not ring.empty
+
+
+def test_a_store_that_has_lost_its_keys_opens_no_door(
+    store: Store, keys: Keys, ring: Keyring
+) -> None:
+    before = keys.create("app").secret.encode()
+    ring.refresh()
+    emptied(store)
+    assert not ring.refresh()
+    assert not ring.empty
+    assert ring.lookup(before) is not None
+
+    after = keys.create("app").secret.encode()
+    assert ring.refresh()
+    assert ring.lookup(before) is None
+    assert ring.lookup(after) is not None
 
 
 def test_a_new_store_has_no_keys(ring: Keyring) -> None:

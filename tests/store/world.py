@@ -30,10 +30,14 @@ def url(folder: Path) -> str:
 
 
 def emptied(store: Store) -> None:
-    """A PostgreSQL store as it is when new."""
-    tables = ", ".join(name for name in metadata.tables if name != "meta")
+    """A store as it is when new."""
+    tables = [name for name in metadata.tables if name != "meta"]
     with store.change() as connection:
-        connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY")
+        if store.engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY")
+        else:
+            for table in tables:
+                connection.exec_driver_sql(f"DELETE FROM {table}")
         connection.exec_driver_sql("UPDATE meta SET value = 0")
 
 
