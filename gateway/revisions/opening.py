@@ -19,6 +19,9 @@ from gateway.store.revisions import Revision, Revisions
 from gateway.store.store import Store, StoreError
 from gateway.types import Server, Snapshot
 
+MOST_TRIED = 20
+"""Contents before the last that are tried at most."""
+
 
 class Home(msgspec.Struct, frozen=True):
     """Where a process finds its files: their directory, what variables stand for, which
@@ -32,12 +35,17 @@ class Home(msgspec.Struct, frozen=True):
 
 class Opening(msgspec.Struct, frozen=True):
     """What is served first. `compiled` is the hash of the snapshot as it was compiled here: it
-    differs from the revision's where variables or paths are others than they were then."""
+    differs from the revision's where variables or paths are others than they were then.
+
+    `problem` says why the store's last revision, of the number `last`, is not the one.
+    """
 
     revision: Revision
     snapshot: Snapshot
     compiled: str
     said: tuple[str, ...] = ()
+    problem: str | None = None
+    last: int = 0
 
 
 Chosen = Literal["files", "last"]
@@ -112,13 +120,17 @@ def _opened(
         assert wrong is not None
         if last is None:
             raise wrong
-        return _last(home, last, f"the files are wrong, revision {last.seq} is served:\n{wrong}")
+        opening = _last(home, book, last)
+        seq = opening.revision.seq
+        return _saying(opening, f"the files are wrong, revision {seq} is served:\n{wrong}")
     hash, texts = files.snapshot.hash, dict(files.texts)
     same = last is not None and last.same_as(hash, texts)
     left = book.was_left(hash, texts)
     if chosen(known=last is not None, same=same, watch=home.watch, left=left) == "last":
         assert last is not None
-        return _last(home, last, *_drift(last, same=same, left=left, watch=home.watch))
+        opening = _last(home, book, last)
+        drift = _drift(opening.revision, same=same, left=left, watch=home.watch)
+        return _saying(opening, *drift)
     said = tuple(f"warning: {warning}" for warning in files.warnings)
     if last is not None:
         said += (f"the files have changed since revision {last.seq}: they are served",)
@@ -136,14 +148,46 @@ def _opened(
     return Opening(revision, snapshot, hash, said)
 
 
-def _last(home: Home, last: Revision, *said: str) -> Opening:
+def _saying(opening: Opening, *said: str) -> Opening:
+    return msgspec.structs.replace(opening, said=(*opening.said, *said))
+
+
+def _last(home: Home, book: Revisions, last: Revision) -> Opening:
+    """The last revision, or the one before it that can be served here. Raises ConfigError."""
     try:
-        loaded = load_texts(last.files, home.directory, home.env, last.environment)
+        return _of(home, last)
     except ConfigError as error:
-        raise ConfigError([*error.problems, _not_served(last)]) from None
-    snapshot = msgspec.structs.replace(loaded.snapshot, hash=last.hash)
+        wrong = error
+    for each in _earlier(book, last):
+        try:
+            opening = _of(home, each)
+        except ConfigError:
+            continue
+        problem = (
+            f"revision {last.seq} by {last.author}, the store's last, cannot be served here: "
+            f"revision {each.seq} is served instead, until another comes by `switchboard apply` or "
+            f"`switchboard rollback`:\n{wrong}"
+        )
+        return msgspec.structs.replace(opening, problem=problem, last=last.seq)
+    raise ConfigError([*wrong.problems, _not_served(last)])
+
+
+def _earlier(book: Revisions, last: Revision) -> list[Revision]:
+    """The contents that ran before, the newest first. What was left by a rollback is none."""
+    contents = {last.hash}
+    found: list[Revision] = []
+    for each in book.list(1000):
+        if each.rolled_back is None and each.hash not in contents and len(found) < MOST_TRIED:
+            contents.add(each.hash)
+            found.append(each)
+    return found
+
+
+def _of(home: Home, revision: Revision) -> Opening:
+    loaded = load_texts(revision.files, home.directory, home.env, revision.environment)
+    snapshot = msgspec.structs.replace(loaded.snapshot, hash=revision.hash)
     warnings = tuple(f"warning: {warning}" for warning in loaded.warnings)
-    return Opening(last, snapshot, loaded.snapshot.hash, (*warnings, *said))
+    return Opening(revision, snapshot, loaded.snapshot.hash, warnings)
 
 
 def _not_served(last: Revision) -> Problem:
@@ -151,7 +195,7 @@ def _not_served(last: Revision) -> Problem:
         f"revision {last.seq}",
         0,
         "",
-        f"the store's last revision, by {last.author}, cannot be served here",
+        f"the store's last revision, by {last.author}, cannot be served here, and none before it",
         "mend what it needs, or go on with `switchboard apply` or `switchboard rollback`",
     )
 

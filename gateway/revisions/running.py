@@ -70,6 +70,9 @@ class Running:
         self._seen = self.seq
         self._snapshot = opening.snapshot if opening is not None else None
         self._changing = asyncio.Lock()
+        if opening is not None and opening.problem is not None:
+            self._seen = opening.last
+            self.wrong(opening.problem)
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -80,6 +83,11 @@ class Running:
     def seq(self) -> int:
         """The number of the revision that is served; 0 before the first."""
         return self.revision.seq if self.revision is not None else 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is the store's last as far as is known: not where that cannot be served."""
+        return self._seen == self.seq
 
     def told(self) -> dict[str, object]:
         """What `/ready` says of it."""
@@ -149,11 +157,11 @@ class Running:
     ) -> Served:
         """Serves these files from now on, as a revision; the one that runs if it has them already.
 
-        Raises ConfigError, and Moved when `after` is not the one that runs. Either way what ran
-        before serves on.
+        Raises ConfigError, and Moved when `after` is not the one that runs, nor the last that is
+        known here. Either way what ran before serves on.
         """
         async with self._changing:
-            if after is not None and after != self.seq:
+            if after is not None and after not in (self.seq, self._seen):
                 raise Moved(f"revision {self.seq} has come since revision {after}")
             try:
                 loaded = await self._compile(files, environment)
@@ -162,7 +170,7 @@ class Running:
                 raise
             hash, texts = loaded.snapshot.hash, dict(loaded.texts)
             running = self.revision
-            if running is not None and running.same_as(hash, texts):
+            if running is not None and self.is_last and running.same_as(hash, texts):
                 self.problem = None
                 return Served(running)
 
@@ -176,7 +184,7 @@ class Running:
                     note=note,
                     environment=environment,
                     guard=guard,
-                    after=self.seq if running is not None else None,
+                    after=self._seen if running is not None else None,
                 )
 
             return await self._take(loaded, hash, save)
@@ -197,11 +205,11 @@ class Running:
         Moved; what ran serves on then.
         """
         async with self._changing:
-            if of is not None and of != self.seq:
-                raise Moved(f"revision {self.seq} has come since revision {of}")
+            if of is not None and not of == self.seq == self._seen:
+                raise Moved(f"revision {self._seen} has come since revision {of}")
             target = await asyncio.to_thread(gone_back_to, self.book, to, steps)
             loaded = await self._compile(target.files, target.environment)
-            after = self.seq
+            after = self._seen
 
             def save() -> Revision:
                 return self.book.go_back(

@@ -295,6 +295,53 @@ async def test_a_last_revision_that_cannot_be_served_says_what_helps(home: Path)
         open_home(Home(home), store_url(home))
 
 
+async def test_a_last_revision_that_cannot_be_served_does_not_stop_a_start(home: Path) -> None:
+    """As if an older version had written it, and this one did not know a key of it any more."""
+    key = admin_key(home)
+    async with inside(home, key) as (client, _, _):
+        for name in ("legal", "tax"):
+            add_route(home, name)
+            assert (await client.post("/admin/revisions", json=texts(home))).is_success
+        assert (await client.post("/admin/rollback", json={})).is_success  # leaves tax
+    store = Store.open(store_url(home))
+    files = dict(revisions(home)[0].files)
+    files["gateway.yaml"] += "no_key_of_today: 1\n"
+    Revisions(store).save("0" * 64, files, "the version before", 5e9)
+    store.close()
+
+    async with inside(home, key) as (client, url, _):
+        detail = await ready(url, key)
+        metrics = (await client.get("/metrics")).text
+        assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
+        assert detail["revision"]["seq"] == 4
+        assert (
+            "revision 5 by the version before, the store's last, cannot"
+            in (detail["configuration_error"])
+        )
+        assert "no_key_of_today" in detail["configuration_error"]
+        assert "switchboard_config_errors_total 1.0" in metrics
+        # To go back is possible, and to go on, too: both are a revision after the wrong one.
+        back = await client.post("/admin/rollback", json={})
+        assert back.is_success, back.text
+        assert back.json()["seq"] == 6
+        detail = await ready(url, key)
+    assert detail["configuration_error"] is None
+    assert [each.rolled_back is None for each in revisions(home)[:2]] == [True, False]
+
+
+async def test_what_is_served_for_a_wrong_last_one_can_be_applied_over_it(home: Path) -> None:
+    key = admin_key(home)
+    async with inside(home, key):
+        pass
+    store = Store.open(store_url(home))
+    Revisions(store).save("0" * 64, {"gateway.yaml": "no: key\n"}, "the version before", 5e9)
+    store.close()
+    async with inside(home, key) as (client, _, _):
+        answer = await client.post("/admin/revisions", json=texts(home))
+        assert answer.is_success, answer.text
+        assert answer.json()["seq"] == 3
+
+
 async def test_secrets_are_kept_as_they_are_written(home: Path) -> None:
     text = (home / "gateway.yaml").read_text().replace("sk-provider", "${PROVIDER_KEY}")
     (home / "gateway.yaml").write_text(text)
