@@ -47,6 +47,7 @@ from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
+from gateway.qualities import QualityWatch, Shift
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.revisions.guarding import Guarding
@@ -56,6 +57,7 @@ from gateway.revisions.winning import NotWritten, with_winner
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
 from gateway.store.audit import ITSELF, AuditBook
+from gateway.store.evidence import EvidenceBook
 from gateway.store.experiments import ExperimentBook
 from gateway.store.feedback import Answered, FeedbackBook
 from gateway.store.hosting import HostingBook
@@ -169,6 +171,15 @@ class Gateway:
         self.entrances = Entrances(self.live, time.perf_counter, workers)
         self.pressure = Pressure()
         self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
+        self.qualities = QualityWatch(
+            FeedbackBook(store),
+            EvidenceBook(store),
+            lambda: self._snapshot,
+            changed=lambda: self.planes.redress(),
+            leads=self.leads,
+            tell=self._quality_changed,
+            now=time.time,
+        )
         self.planes = Planes(
             self.live,
             self.fleet,
@@ -176,6 +187,7 @@ class Gateway:
             self.traffic,
             self.standings,
             self.resilience,
+            qualities=lambda: self.qualities.known,
             serve=self._serve,
             cache=cache,
             litellm_python=litellm_python,
@@ -201,6 +213,7 @@ class Gateway:
             rng=np.random.default_rng(),
         )
         self.metrics.configuration = self._configuration
+        self.metrics.shifts = self.qualities.shifts
         self.pipeline: Pipeline
         self.asgi: DataPlane
 
@@ -305,6 +318,7 @@ class Gateway:
             self.traffic.run(),
             self.standings.run(),
             self.watching.run(),
+            self.qualities.run(),
             self.planes.follow_names(),
             self.planes.look_for_encoder(),
             self._follow_keys(),
@@ -464,6 +478,10 @@ class Gateway:
     def leads(self) -> bool:
         """Whether this worker does what only one of all shall do."""
         return self._together is None or self._together.lead.mine
+
+    def _quality_changed(self, shift: Shift) -> None:
+        event = {"event": "quality.changed", **msgspec.structs.asdict(shift)}
+        self.alerts.tell(event)
 
     def _audited(self, *entry: Any, **more: Any) -> None:
         """In a thread: something was commanded, and is in the store by now."""

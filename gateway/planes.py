@@ -33,6 +33,7 @@ from gateway.experiments.standings import Standings
 from gateway.journey import Plane
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
+from gateway.policy.table import Qualities
 from gateway.policy.weights import weighed
 from gateway.resilience.ways import Resilience
 from gateway.traffic import Traffic
@@ -91,11 +92,14 @@ class Planes:
         standings: Standings,
         resilience: Resilience,
         *,
+        qualities: Callable[[], Qualities],
         serve: Callable[[Plane], None],
         cache: Path | None,
         litellm_python: str,
     ) -> None:
-        """`serve` is given each plane that is to serve from now on; `cache` keeps fits."""
+        """`serve` is given each plane that is to serve from now on; `cache` keeps fits;
+        `qualities` are what is known of targets now."""
+        self._qualities = qualities
         self._live = live
         self._fleet = fleet
         self._gpus = gpus
@@ -144,11 +148,12 @@ class Planes:
 
     def redress(self) -> None:
         """Serves adapters as they are now (other versions, or ones that have come to be there), and
-        weights."""
+        weights, and what is known of qualities."""
         basis, before = self._basis, self._plane
         if basis is None:
             return
         snapshot = weighed(self._fleet.dress(basis.served), self._traffic.weights)
+        snapshot = msgspec.structs.replace(snapshot, qualities=self._qualities())
         backends = self._backends(basis.served)
         lanes = all_lanes(snapshot.routes, self._standings.known)
         if before is None:

@@ -552,9 +552,20 @@ class Weight(msgspec.Struct, frozen=True):
     since: float = 0.0
 
 
+class Quality(msgspec.Struct, frozen=True):
+    """What is known of P(right) of a target on a route: its mean, what that is worth in
+    observations (`seen` of them other than declared), and the interval that has 95 % of it."""
+
+    mean: float
+    n: float
+    seen: float
+    low: float
+    high: float
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """One immutable compiled configuration; `hash` is of its content, `weights` by subject are not
-    part of it."""
+    """One immutable compiled configuration; `hash` is of its content, `weights` by subject and
+    `qualities` by route and target are not part of it."""
 
     hash: str
     server: Server
@@ -567,6 +578,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     adapters: tuple[Adapter, ...] = ()
     quotas: Quotas = Quotas()
     weights: Mapping[str, Weight] = {}
+    qualities: Mapping[tuple[str, str], Quality] = {}
 
 
 # ---------------------------------------------------------------- one request

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from gateway.cli.explain import render, to_json
-from gateway.cli.opening import StoreOption, fail, opened, snapshot_of
+from gateway.cli.opening import StoreOption, fail, opened, snapshot_of, store_of
 from gateway.errors import SwitchboardError
 from gateway.types import Caller, Decision, Endpoint, Recognition, Snapshot
 
@@ -40,13 +41,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show every candidate with quality, cost, seconds, net value and verdict.
 
-        A text is recognised and decided on as the files say, with their prices and priors; an id
-        shows what was decided.
+        A text is recognised and decided on as the files say, with their prices and priors, and with
+        what the store knows of qualities; an id shows what was decided.
         """
         snapshot = snapshot_of(config)
         if AN_ID.match(what):
             decision, recognition = _kept(what, store, config)
         else:
+            snapshot = _known(snapshot, store, config)
             try:
                 decision, recognition = asyncio.run(_decided(snapshot, what, route))
             except SwitchboardError as error:
@@ -83,6 +85,25 @@ def register(app: typer.Typer) -> None:
             print(msgspec.json.encode(said).decode())
         else:
             print(words)
+
+
+def _known(snapshot: Snapshot, store: str | None, config: Path) -> Snapshot:
+    """With what is known of qualities, where there is a store."""
+    from gateway.qualities import with_qualities
+    from gateway.store.evidence import EvidenceBook
+    from gateway.store.feedback import FeedbackBook
+    from gateway.store.store import Store
+
+    url = store or store_of(config)
+    if not any(route.right for route in snapshot.routes.values()):
+        return snapshot
+    try:
+        if Store.standing(url).at is None:
+            return snapshot
+    except SwitchboardError as error:
+        fail(str(error))
+    with opened(url, config) as found:
+        return with_qualities(snapshot, FeedbackBook(found), EvidenceBook(found), time.time())
 
 
 def _missing(kind: str, name: str, known: list[str]) -> NoReturn:

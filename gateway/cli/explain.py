@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from gateway.policy.words import explained, number, verdicts
+from gateway.policy.words import explained, known_qualities, number, verdicts
 from gateway.types import Choice, Decision, Recognition, Snapshot
 
 CHOSEN = "bold green"
@@ -54,6 +54,7 @@ def to_json(
     return {
         "recognition": None if recognition is None else msgspec.to_builtins(recognition),
         "decision": msgspec.to_builtins(explained(decision, snapshot)),
+        "qualities": known_qualities(decision.route, snapshot),
     }
 
 
@@ -161,6 +162,8 @@ class _Figures:
         self._total = _decimals((choice.total_s for choice in choices), most=3)
         route = snapshot.routes.get(decision.route)
         self._candidates = () if route is None else route.candidates
+        self._route = decision.route
+        self._known = snapshot.qualities
 
     def blank(self) -> list[str]:
         """The figures of what was never looked at."""
@@ -178,7 +181,12 @@ class _Figures:
         ]
 
     def _quality(self, choice: Choice) -> str:
-        """P(right) with its standard error, sqrt(q (1 - q) / n) of n observations."""
+        """P(right) with its standard error, sqrt(q (1 - q) / n) of n observations; the n of what
+        was seen."""
+        known = self._known.get((self._route, choice.target))
+        if known is not None:
+            error = math.sqrt(known.mean * (1 - known.mean) / max(known.n, 1.0))
+            return f"{known.mean:.2f} ±{error:.2f} n {known.n:.0f}"
         if not 0 <= choice.candidate < len(self._candidates):
             return f"{choice.quality:.2f}"
         observations = max(self._candidates[choice.candidate].quality_n, 1.0)

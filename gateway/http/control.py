@@ -17,7 +17,7 @@ from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
 from gateway.journey import decision_id
 from gateway.pipeline import Pipeline
-from gateway.policy.words import explained
+from gateway.policy.words import explained, known_qualities
 from gateway.types import Caller, Endpoint, Snapshot
 
 log = logging.getLogger("switchboard")
@@ -83,6 +83,7 @@ def control_plane(
                 "id": decision_id(asked.id),
                 "recognition": msgspec.to_builtins(recognition),
                 "decision": msgspec.to_builtins(explained(decision, snapshot)),
+                "qualities": known_qualities(decision.route, snapshot),
             }
         )
 

@@ -72,7 +72,8 @@ class Series:
 class Metrics(Collector):
     """Counts what happened, in a registry of its own: two gateways can share a process.
 
-    `configuration` says which revision is served, by number and hash, and how many were refused.
+    `configuration` says which revision is served, by number and hash, and how many were refused;
+    `shifts` how often a target's quality has changed on a route.
     """
 
     def __init__(self, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
@@ -80,6 +81,7 @@ class Metrics(Collector):
         self.lost = 0
         self._gauges = gauges
         self.configuration: Callable[[], tuple[int, str, int]] = lambda: (0, "", 0)
+        self.shifts: Mapping[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._said: dict[tuple[str, str], int] = {}
         self._series: dict[tuple[str, str], Series] = {}
@@ -183,6 +185,13 @@ class Metrics(Collector):
         )
         for (route, metric), count in list(self._said.items()):
             said.add_metric([route, metric], count)
+        shifted = CounterMetricFamily(
+            "switchboard_quality_changed",
+            "Times that a target's share of right answers has surely changed on a route.",
+            labels=["route", "target"],
+        )
+        for (route, target), count in list(self.shifts.items()):
+            shifted.add_metric([route, target], count)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
         now = [
@@ -201,5 +210,6 @@ class Metrics(Collector):
             lost,
             refused,
             said,
+            shifted,
             *now,
         ]

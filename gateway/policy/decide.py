@@ -208,9 +208,10 @@ def _terms(snapshot: Snapshot) -> dict[str, tuple[Terms, Terms]]:
 
 
 def _candidates(route: Route, snapshot: Snapshot, before: Candidates | None) -> Candidates:
-    if before is not None and before.of(route, snapshot.targets, snapshot.weights):
+    known = (snapshot.targets, snapshot.weights, snapshot.qualities)
+    if before is not None and before.of(route, *known):
         return before
-    return Candidates(route, snapshot.targets, snapshot.weights)
+    return Candidates(route, *known)
 
 
 def _score(

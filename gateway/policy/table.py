@@ -5,7 +5,10 @@ from typing import TypeAlias
 
 from gateway.policy.live import Estimate, Output, Replica
 from gateway.policy.weights import Weights, drained, held_back, held_replicas, open_replicas
-from gateway.types import Candidate, Policy, Route, RuledOut, Target
+from gateway.types import Candidate, Policy, Quality, Route, RuledOut, Target
+
+Qualities: TypeAlias = Mapping[tuple[str, str], Quality]
+"""What is known of P(right), by route and target."""
 
 TENANT = "{key.tenant}"
 TOOLS, VISION, AUDIO, JSON_SCHEMA, MEDIA = 1, 2, 4, 8, 16
@@ -45,6 +48,7 @@ class Row:
     def __init__(
         self, route: str, target: Target, candidate: int, quality: float, weights: Weights
     ) -> None:
+        """`quality` is P(right) as it is known."""
         self.held = held_back(target, weights)
         self.held_replicas = held_replicas(target, weights)
         can = target.capabilities
@@ -93,11 +97,14 @@ class Tenants:
         index: int,
         targets: Mapping[str, Target],
         weights: Weights,
+        qualities: Qualities,
     ) -> None:
         before, _, after = candidate.target.partition(TENANT)
         self._pattern = candidate.target
         self._rows = {
-            tenant: row_or_not(route, target, index, candidate.quality, weights)
+            tenant: row_or_not(
+                route, target, index, _known(route, target, candidate, qualities), weights
+            )
             for name, target in targets.items()
             if (tenant := _between(name, before, after)) is not None
         }
@@ -121,14 +128,23 @@ class Tenants:
 class Candidates:
     """A route's candidates; `rows` is None when one of them depends on the caller."""
 
-    __slots__ = ("_meant", "_parts", "_weights", "route", "rows")
+    __slots__ = ("_known", "_meant", "_parts", "_weights", "route", "rows")
 
-    def __init__(self, route: Route, targets: Mapping[str, Target], weights: Weights) -> None:
+    def __init__(
+        self,
+        route: Route,
+        targets: Mapping[str, Target],
+        weights: Weights,
+        qualities: Qualities | None = None,
+    ) -> None:
+        """`qualities` are what is known beyond what is declared, by route and target."""
+        qualities = qualities or {}
         self.route = route
         self._meant = _meant(route, targets)
         self._weights = weights
+        self._known = _of_route(route, qualities)
         self._parts = tuple(
-            _part(route.name, candidate, index, targets, weights)
+            _part(route.name, candidate, index, targets, weights, qualities)
             for index, candidate in enumerate(route.candidates)
         )
         rows = tuple(part for part in self._parts if isinstance(part, Row))
@@ -142,9 +158,16 @@ class Candidates:
             for part in self._parts
         )
 
-    def of(self, route: Route, targets: Mapping[str, Target], weights: Weights) -> bool:
+    def of(
+        self,
+        route: Route,
+        targets: Mapping[str, Target],
+        weights: Weights,
+        qualities: Qualities,
+    ) -> bool:
         """Whether these are the candidates of `route` among `targets` too."""
         same = self.route == route and self._weights == weights
+        same = same and self._known == _of_route(route, qualities)
         return same and self._meant == _meant(route, targets)
 
     def resolve(self, tenant: str | None) -> tuple[list[Row], list[RuledOut]]:
@@ -227,13 +250,25 @@ def _part(
     index: int,
     targets: Mapping[str, Target],
     weights: Weights,
+    qualities: Qualities,
 ) -> Row | Tenants | RuledOut:
     if TENANT in candidate.target:
-        return Tenants(route, candidate, index, targets, weights)
+        return Tenants(route, candidate, index, targets, weights, qualities)
     target = targets.get(candidate.target)
     if target is None:
         return RuledOut(candidate.target, "fact", "no such target is declared")
-    return row_or_not(route, target, index, candidate.quality, weights)
+    quality = _known(route, target, candidate, qualities)
+    return row_or_not(route, target, index, quality, weights)
+
+
+def _known(route: str, target: Target, candidate: Candidate, qualities: Qualities) -> float:
+    """P(right) of a candidate: what was seen of it, or what is declared."""
+    known = qualities.get((route, target.name))
+    return candidate.quality if known is None else known.mean
+
+
+def _of_route(route: Route, qualities: Qualities) -> dict[str, float]:
+    return {target: known.mean for (name, target), known in qualities.items() if name == route.name}
 
 
 def _meant(route: Route, targets: Mapping[str, Target]) -> list[Target | None]:

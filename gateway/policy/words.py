@@ -322,3 +322,12 @@ def explained(decision: Decision, snapshot: Snapshot) -> Decision:
         for choice, verdict in zip(decision.ranked, said, strict=True)
     )
     return msgspec.structs.replace(decision, ranked=ranked)
+
+
+def known_qualities(route: str, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+    """What is known of P(right) on a route beyond what is declared, by target."""
+    return {
+        target: msgspec.structs.asdict(known)
+        for (name, target), known in snapshot.qualities.items()
+        if name == route
+    }

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import delete, insert, select, tuple_
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.store.schema import evidence
-from gateway.store.store import Store, StoreError
+from gateway.store.store import Store
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -42,9 +41,6 @@ class EvidenceBook:
 
     def read(self) -> list[Evidence]:
         """All of it, the oldest first."""
-        try:
-            with self._store.read() as connection:
-                rows = connection.execute(select(evidence).order_by(evidence.c.at)).all()
-        except SQLAlchemyError as error:
-            raise StoreError(f"evidence cannot be read: {error}") from error
+        with self._store.read() as connection:
+            rows = connection.execute(select(evidence).order_by(evidence.c.at)).all()
         return [Evidence(*row) for row in rows]

@@ -4,16 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, insert, or_, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    case,
+    cast,
+    delete,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+)
 
 from gateway.store.rows import whole_text
 from gateway.store.schema import feedback, requests
-from gateway.store.store import Store, StoreError
-from gateway.types import Caller
+from gateway.store.store import Store
+from gateway.types import Caller, Metric
 
 EPISODE = 1000
 """Requests of one episode that one outcome is told of at most."""
+
+
+AGES = 200
+"""Steps of age that what was said is summed up by."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -42,6 +56,16 @@ class Answered(msgspec.Struct, frozen=True):
     ended: float
 
 
+class Heard(msgspec.Struct, frozen=True):
+    """What was said of `n` answers of a target some `age_s` seconds ago; `total` sums it up."""
+
+    target: str
+    age_s: float
+    n: int
+    right: int
+    total: float
+
+
 class FeedbackBook:
     """The store's feedback. Every call raises StoreError where the store is away."""
 
@@ -64,11 +88,8 @@ class FeedbackBook:
             .order_by(c.seq.desc())
             .limit(EPISODE if by == "episode" else 1)
         )
-        try:
-            with self._store.read() as connection:
-                rows = connection.execute(query).all()
-        except SQLAlchemyError as error:
-            raise StoreError(f"requests cannot be read: {error}") from error
+        with self._store.read() as connection:
+            rows = connection.execute(query).all()
         return [Answered(row.id, row.route, row.target, row.started + row.total_s) for row in rows]
 
     def say(self, said: Sequence[Said]) -> None:
@@ -80,6 +101,55 @@ class FeedbackBook:
             )
             connection.execute(insert(feedback), rows)
 
+    def version(self) -> int:
+        """Another whenever something is said."""
+        with self._store.read() as connection:
+            return int(connection.scalar(select(func.max(feedback.c.seq))) or 0)
+
+    def tallies(self, route: str, metric: Metric, now: float, oldest_s: float) -> list[Heard]:
+        """What a route's metric has said of each target since `oldest_s` ago, by age."""
+        c, of = feedback.c, requests.c
+        step = oldest_s / AGES
+        age = cast((now - c.at) / step, Integer)
+        query = (
+            select(
+                func.coalesce(of.target, "").label("target"),
+                age.label("age"),
+                func.count().label("n"),
+                func.sum(case((_is_right(metric), 1), else_=0)).label("right"),
+                func.sum(c.value).label("total"),
+            )
+            .select_from(feedback.join(requests, of.id == c.request_id))
+            .where(of.route == route, c.metric == metric.name, c.at >= now - oldest_s)
+            .where(*_in_time(metric))
+            .group_by(of.target, age)
+        )
+        with self._store.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Heard(row.target, row.age * step, int(row.n), int(row.right or 0), float(row.total))
+            for row in rows
+        ]
+
+    def outcomes(
+        self, route: str, metric: Metric, limit: int
+    ) -> dict[str, list[tuple[float, bool]]]:
+        """By target, when the last `limit` of a route's answers were spoken of, and whether they
+        were right; the oldest first."""
+        c, of = feedback.c, requests.c
+        query = (
+            select(func.coalesce(of.target, ""), c.at, case((_is_right(metric), 1), else_=0))
+            .select_from(feedback.join(requests, of.id == c.request_id))
+            .where(of.route == route, c.metric == metric.name, *_in_time(metric))
+            .order_by(c.seq.desc())
+            .limit(limit)
+        )
+        found: dict[str, list[tuple[float, bool]]] = {}
+        with self._store.read() as connection:
+            for target, at, right in connection.execute(query).all()[::-1]:
+                found.setdefault(target, []).append((at, bool(right)))
+        return found
+
     def of(self, request_id: str) -> list[dict[str, Any]]:
         """What was said of a request, the oldest first."""
         names = ("metric", "value", "comment", "correction", "key", "at")
@@ -88,11 +158,30 @@ class FeedbackBook:
             .where(feedback.c.request_id == request_id)
             .order_by(feedback.c.seq)
         )
-        try:
-            with self._store.read() as connection:
-                return [dict(row._mapping) for row in connection.execute(query)]
-        except SQLAlchemyError as error:
-            raise StoreError(f"feedback cannot be read: {error}") from error
+        with self._store.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def _is_right(metric: Metric) -> ColumnElement[bool]:
+    value, bound = feedback.c.value, metric.bound
+    match metric.comparison:
+        case ">=":
+            return value >= bound
+        case ">":
+            return value > bound
+        case "<=":
+            return value <= bound
+        case "<":
+            return value < bound
+        case "=":
+            return value == bound
+    return false()
+
+
+def _in_time(metric: Metric) -> list[ColumnElement[bool]]:
+    if metric.within_s is None:
+        return []
+    return [feedback.c.at - requests.c.started - requests.c.total_s <= metric.within_s]
 
 
 def _own(caller: Caller) -> list[ColumnElement[bool]]:

@@ -1,6 +1,7 @@
 """What is said of answers: whose, of which, and what is kept of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ import httpx
 import msgspec
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import build
 from gateway.standin.standin import StandIn
-from gateway.store.feedback import FeedbackBook
+from gateway.store.evidence import Evidence, EvidenceBook
+from gateway.store.feedback import FeedbackBook, Said
 from gateway.store.keys import Keys
 from gateway.types import Metric, Snapshot
 from tests.gateway.support import Served, route, serving, snapshot, target
 
 ACCEPTED = Metric("accepted", "boolean", comparison="=", bound=1.0, within_s=3600.0)
 JUDGED = Metric("judged", "score", "judge", ">=", 4.0)
+
+
+CHAT = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @pytest.fixture
@@ -39,8 +46,7 @@ async def said(served: Served, *, key: str | None = None, **body: Any) -> httpx.
 
 
 async def asked(served: Served, **headers: str) -> httpx.Response:
-    body = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
-    answer = await served.client.post("/v1/chat/completions", json=body, headers=headers)
+    answer = await served.client.post("/v1/chat/completions", json=CHAT, headers=headers)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -182,3 +188,108 @@ async def test_the_sdk_says_it(provider: StandIn, tmp_path: Path) -> None:
         assert row["value"] == 5.0
         page = (await served.client.get("/metrics")).text
     assert 'switchboard_feedback_total{metric="judged",route="support"} 1.0' in page
+
+
+async def test_what_is_said_moves_requests_to_who_is_right(tmp_path: Path) -> None:
+    """And `explain` shows what is known; what evals have found counts as well."""
+    async with StandIn() as one, StandIn() as other:
+        targets = [target("a/declared-best", one.url), target("b/really-best", other.url)]
+        support = msgspec.structs.replace(
+            route("support", "a/declared-best", "b/really-best"),
+            metrics=(ACCEPTED,),
+            right="accepted",
+        )
+        async with serving(snapshot(targets, [support]), tmp_path) as served:
+            gateway = served.gateway
+            before = await served.client.post("/v1/route", json=CHAT)
+            assert before.json()["decision"]["ranked"][0]["target"] == "a/declared-best"
+            assert before.json()["qualities"] == {}
+            for _ in range(40):
+                answer = await asked(served)
+                name = answer.headers["x-request-id"]
+                await said(served, request=name, metric="accepted", value=False)
+            found = Evidence(
+                "support", "b/really-best", "accepted", "eval:x/1", 100, 98, time.time()
+            )
+            EvidenceBook(gateway.store).add([found])
+            assert await gateway.qualities.look()
+            assert not await gateway.qualities.look()  # nothing new
+            after = (await served.client.post("/v1/route", json=CHAT)).json()
+            assert after["decision"]["ranked"][0]["target"] == "b/really-best"
+            known = after["qualities"]["b/really-best"]
+            assert known["seen"] == pytest.approx(100, abs=0.01)
+            assert known["low"] < known["mean"] < known["high"]
+            assert after["qualities"]["a/declared-best"]["mean"] < 0.5
+
+
+async def test_a_target_that_becomes_worse_without_a_word_is_told_of(
+    provider: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(configured(provider), tmp_path) as served:
+        gateway, book = served.gateway, FeedbackBook(served.gateway.store)
+        name = (await asked(served)).headers["x-request-id"]
+        await kept_row(served, name)
+        # Many things said of one request, each by another key.
+        values = [True] * 120 + [turn % 3 == 0 for turn in range(60)]
+        now = time.time()
+        book.say(
+            [
+                Said(name, "accepted", float(value), None, None, f"key_{turn}", now + turn / 1000)
+                for turn, value in enumerate(values)
+            ]
+        )
+        await gateway.qualities.look()
+        page = (await served.client.get("/metrics")).text
+    (warning,) = [each for each in caplog.messages if "on the route support is worse" in each]
+    assert "100.0 % were" in warning
+    assert 'switchboard_quality_changed_total{route="support",target="openai/mini"} 1.0' in page
+
+
+async def kept_row(served: Served, name: str) -> None:
+    await asyncio.to_thread(served.gateway.writer.flush)
+    assert served.gateway.reader.find(name) is not None
+
+
+async def test_the_command_shows_what_is_known(provider: StandIn, tmp_path: Path) -> None:
+    files = {
+        "gateway.yaml": f"""
+default_route: support
+store: sqlite:///{tmp_path}/switchboard.db
+backends:
+  openai:
+    kind: openai
+    url: {provider.url}/v1
+    models: {{mini: {{id: mini, price: {{input: 1 usd/Mtok, output: 2 usd/Mtok}}}}}}
+""",
+        "routes/support.yaml": """
+name: support
+value: 0.01 usd
+candidates: [{target: openai/mini, quality: 0.9}]
+policy: quality
+metrics: {accepted: {}, judged: {type: score, from: judge}}
+right: accepted
+""",
+        "policies/quality.yaml": "name: quality\n",
+    }
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    async with serving(configured(provider), tmp_path) as served:
+        name = (await asked(served)).headers["x-request-id"]
+        await said(served, request=name, metric="accepted", value=True)
+        await said(served, request=name, metric="judged", value=4.5)
+    done = await ran("quality", "--config", str(tmp_path), "--json")
+    (row,) = msgspec.json.decode(done)["rows"]
+    assert (row["target"], row["heard"], row["tried"]) == ("openai/mini", 1.0, 0.0)
+    assert row["quality"]["mean"] == pytest.approx(19 / 21, abs=1e-4)
+    assert row["metrics"]["judged"] == {"n": 1.0, "mean": 4.5}
+    assert "judged 4.50 of 1" in await ran("quality", "--config", str(tmp_path))
+    shown = await ran("explain", "hello", "--config", str(tmp_path), "--json")
+    assert msgspec.json.decode(shown)["qualities"]["openai/mini"]["seen"] > 0.99
+
+
+async def ran(*command: str) -> str:
+    """What a command prints."""
+    done = await asyncio.to_thread(CliRunner().invoke, build(), list(command))
+    assert done.exit_code == 0, done.output
+    return done.output
