@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.app import Gateway
 from gateway.http.pressure import Pressure
+from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.store.keys import Keys
 from gateway.store.store import Store
@@ -212,6 +213,19 @@ async def serving(
     await gateway.start()
     async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
         async with serving_client(gateway, port, token) as served:
+            yield served
+    await gateway.stop()
+
+
+@asynccontextmanager
+async def serving_home(home: Path, key: str | None = None) -> AsyncIterator[Served]:
+    """The gateway of the files in `home`, with revisions; the store is there too."""
+    where = Home(home, {})
+    store, opening = open_home(where, f"sqlite:///{home}/switchboard.db")
+    gateway = Gateway(opening.snapshot, store, home=where, opening=opening)
+    await gateway.start()
+    async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:
+        async with serving_client(gateway, port, key) as served:
             yield served
     await gateway.stop()
 

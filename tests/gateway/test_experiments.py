@@ -5,7 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.experiments.watching import Watching
-from gateway.revisions.opening import Home, open_home
-from gateway.serving import listening
 from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.audit import AuditBook
 from gateway.store.experiments import ExperimentBook
 from gateway.store.keys import Keys
+from gateway.store.store import Store
 from gateway.types import Experiment, Snapshot
 from tests.cli.running import Ran, switchboard
-from tests.gateway.support import Served, route, serving, serving_client, snapshot, target
+from tests.gateway.support import Served, route, serving, serving_home, snapshot, target
 
 EVEN = {"old": 0.5, "new": 0.5}
 ARMS = {"old": "one/big", "new": "two/big"}
@@ -141,16 +140,11 @@ async def at_home(
     (home / "gateway.yaml").write_text(GATEWAY.format(one=first.url, two=second.url))
     (home / "routes/general.yaml").write_text(text)
     (home / "policies/plain.yaml").write_text("name: plain\n")
-    where = Home(home, {})
-    store, opening = open_home(where, f"sqlite:///{home}/switchboard.db")
-    gateway = Gateway(opening.snapshot, store, home=where, opening=opening)
-    key = Keys(store).create("ops", role="operate").secret
-    await gateway.start()
-    await gateway.watching.look()
-    async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:
-        async with serving_client(gateway, port, key) as served:
-            yield served
-    await gateway.stop()
+    with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
+        key = Keys(store).create("ops", role="operate").secret
+    async with serving_home(home, key) as served:
+        await served.gateway.watching.look()
+        yield served
 
 
 async def ask(served: Served, count: int, right: dict[str, float], start: int = 0) -> None:
