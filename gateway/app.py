@@ -1,6 +1,7 @@
 """The composition root: builds every part, hands each its slice, and owns start and stop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -51,6 +52,7 @@ from gateway.qualities import QualityWatch, Shift
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.revisions.guarding import Guarding
+from gateway.revisions.known import Known, KnownFile
 from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.revisions.winning import NotWritten, with_winner
@@ -84,6 +86,9 @@ KEYS_EVERY_S = 0.5
 
 FLUSH_S = 2.0
 """How long what was spent is waited for that is being written."""
+
+KNOWN_EVERY_S = 0.5
+"""How soon what is new in the store is kept for a start without it."""
 
 HOURS_EVERY_S = 30.0
 """How often what replicas did is written to the store."""
@@ -214,13 +219,16 @@ class Gateway:
         )
         self.metrics.configuration = self._configuration
         self.metrics.shifts = self.qualities.shifts
+        self._known = None if home is None else KnownFile(home.cache, store.name)
+        if opening is not None and opening.known is not None:
+            self._know(opening.known)
         self.pipeline: Pipeline
         self.asgi: DataPlane
 
     async def start(self) -> None:
         """Builds the first plane and starts what goes on beside serving."""
         self._loop = asyncio.get_running_loop()
-        self.keyring.refresh()
+        self._first_keys()
         self.writer.start()
         if self.coordinator is not None:
             await self.coordinator.start()
@@ -279,6 +287,8 @@ class Gateway:
         await self.fleet.stop()
         await self.gpus.stop()
         await self.keep_hours()
+        with contextlib.suppress(OSError):
+            await self.keep_known()
         await self.planes.stop()
         await self.alerts.stop()
         await self._http.aclose()
@@ -331,6 +341,7 @@ class Gateway:
                 self.running.follow_store(),
                 self.running.follow_files(),
                 self.guarding.run(),
+                self._keep_known(),
             )
         self._tending = [asyncio.create_task(work) for work in beside]
         for task in self._tending:
@@ -350,6 +361,7 @@ class Gateway:
         return {
             "ready": True,
             "snapshot": self._snapshot.hash,
+            "store_away": self.store_away(),
             "workers": [] if self._link is None else msgspec.to_builtins(self._link.siblings),
             "coordinator": None
             if self.coordinator is None
@@ -367,6 +379,12 @@ class Gateway:
             "shedding": self.pressure.share,
             "breakers": self.resilience.breakers.shown(time.perf_counter()),
         }
+
+    def store_away(self) -> str | None:
+        """What it means that the store is away; None while it is there."""
+        if self.store.behind:
+            return "since the start: what is served is what was known of it last"
+        return "rows wait, and commands are refused" if self.writer.away else None
 
     async def _flushed(self) -> None:
         await asyncio.to_thread(self.writer.flush)
@@ -451,6 +469,46 @@ class Gateway:
                 self._hosting.put_back(hours)
                 log.warning("replicas' hours are kept for later: %s", error)
 
+    def _know(self, known: Known) -> None:
+        """Begins with what was known last of a store that is away."""
+        self.keyring.know(known.keys)
+        self.traffic.know(known.weights)
+        self.fleet.know(known.adapters)
+        self.standings.know(known.experiments)
+
+    def _first_keys(self) -> None:
+        try:
+            self.keyring.refresh()
+        except StoreError:
+            if not self.store.behind:
+                raise
+
+    async def _keep_known(self) -> None:
+        """Keeps what the next start would have to know if the store were away, as it changes."""
+        away = Complaint(log, "what is known of the store could not be kept")
+        while True:
+            try:
+                await self.keep_known()
+                away.over()
+            except OSError as error:
+                away.about(error)
+            await asyncio.sleep(KNOWN_EVERY_S)
+
+    async def keep_known(self) -> None:
+        """Keeps it now. Raises OSError."""
+        file, revision = self._known, self.running.revision
+        if file is None or revision is None:
+            return
+        known = Known(
+            self.store.name,
+            revision,
+            self.keyring.told(),
+            dict(self.traffic.weights),
+            dict(self.fleet.states),
+            dict(self.standings.known),
+        )
+        await asyncio.to_thread(file.keep, known)
+
     async def _follow_keys(self) -> None:
         """While the store is away the keys are those that were known last."""
         away = Complaint(log, "keys stay as they are")
@@ -524,6 +582,7 @@ class Gateway:
         return {
             "switchboard_log_waiting": self.writer.waiting,
             "switchboard_log_spooled_bytes": self.writer.spooled,
+            "switchboard_store_away": float(self.store_away() is not None),
             "switchboard_breakers_open": len(self.resilience.breakers.shown(time.perf_counter())),
         }
 

@@ -27,7 +27,7 @@ from gateway.classify.declared import declared_classifier, learns_from
 from gateway.classify.recognise import Recogniser
 from gateway.classify.standing import StandingClassifier
 from gateway.config.sharing import shared
-from gateway.errors import UpstreamError
+from gateway.errors import SwitchboardError, UpstreamError
 from gateway.experiments.assignment import all_lanes
 from gateway.experiments.standings import Standings
 from gateway.journey import Plane
@@ -52,6 +52,8 @@ ENCODER_EVERY_S = 1.0
 
 NAMES_EVERY_S = 5.0
 """How often the addresses behind `dns://` replicas are asked for."""
+
+AS_KNOWN = "what became of adapters, traffic and experiments is taken as it was known"
 
 WARM_S = 0.5
 """How long a swap waits for first connections to what is new in it. They are no condition: what
@@ -254,10 +256,10 @@ class Planes:
             await self._fleet.follow()
             await self._traffic.follow()
             await self._standings.follow()
+        except SwitchboardError as error:
+            log.warning("%s: %s", AS_KNOWN, error)
         except Exception:
-            log.exception(
-                "what became of adapters, traffic and experiments is taken as it was known"
-            )
+            log.exception(AS_KNOWN)
 
     # ------------------------------------------------------------ in one turn
 

@@ -11,7 +11,7 @@ import uvicorn
 from gateway.app import Gateway
 from gateway.errors import ConfigError
 from gateway.http.protocol import limited
-from gateway.revisions.opening import Home, open_home
+from gateway.revisions.opening import Home, Opening, open_home
 from gateway.store.keys import Keyring
 from gateway.store.store import Store
 from gateway.types import Server, Snapshot
@@ -58,13 +58,13 @@ async def run(
     count = limits.workers if workers is None else workers
     if link is None and count > 1:
         with contextlib.closing(store):
-            supervisor = _supervisor(opening.snapshot, store, count, listen, command, home.env, say)
+            supervisor = _supervisor(opening, store, count, listen, command, home.env, say)
         await supervisor.run()
         return
     gateway = Gateway(
         opening.snapshot,
         store,
-        cache=home.directory / ".switchboard",
+        cache=home.cache,
         litellm_python=_litellm_python(home.directory, home.env),
         agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
         home=home,
@@ -98,7 +98,7 @@ async def run(
 
 
 def _supervisor(
-    snapshot: Snapshot,
+    opening: Opening,
     store: Store,
     count: int,
     listen: str | None,
@@ -107,11 +107,15 @@ def _supervisor(
     say: Callable[[str], None],
 ) -> Supervisor:
     """The workers, not begun yet. Raises ConfigError for what several would need."""
+    snapshot = opening.snapshot
     problems = list(lacking(snapshot, store.name, count))
     if problems:
         raise ConfigError(problems)
     keyring = Keyring(store)
-    keyring.refresh()
+    if opening.known is not None:
+        keyring.know(opening.known.keys)
+    else:
+        keyring.refresh()
     host, port = _address(listen, snapshot.server)
     host = safe_host(host, keyring.empty, say)
     return Supervisor(command, count, host, port, env=env, say=say)

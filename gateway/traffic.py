@@ -42,6 +42,10 @@ class Traffic:
         self._version = -1
         self._writing = asyncio.Lock()
 
+    def know(self, weights: Weights) -> None:
+        """What was known before, until the store can be read."""
+        self.weights = dict(weights)
+
     async def follow(self) -> bool:
         """Reads the weights again if anybody changed any; whether so."""
         async with self._writing:

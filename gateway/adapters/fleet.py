@@ -7,7 +7,7 @@ version that they began with.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -525,6 +525,15 @@ class Fleet:
             self._tell_keepers()
             self._changed()
         log.info("%s: %s, by %s", target, change, author)
+
+    @property
+    def states(self) -> Mapping[str, AdapterState]:
+        """What commands have made of adapters, by target."""
+        return self._states
+
+    def know(self, states: Mapping[str, AdapterState]) -> None:
+        """What was known before, until the store can be read."""
+        self._states = dict(states)
 
     async def follow(self) -> bool:
         """Reads the states again if anybody changed any; whether so."""

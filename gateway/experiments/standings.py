@@ -44,6 +44,10 @@ class Standings:
         self._version = -1
         self._reading = asyncio.Lock()
 
+    def know(self, known: Mapping[str, Standing]) -> None:
+        """What was known before, until the store can be read."""
+        self.known = known
+
     async def follow(self) -> bool:
         """Reads them again if anybody changed any; whether so."""
         async with self._reading:

@@ -25,6 +25,7 @@ OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 GAUGES = {
     "switchboard_log_waiting": "Rows that are neither in the store nor on disk yet.",
     "switchboard_log_spooled_bytes": "What waits on disk for the store, all workers' together.",
+    "switchboard_store_away": "Whether the store is away: rows wait, and commands are refused.",
     "switchboard_breakers_open": "Breakers that keep requests from a target at a replica.",
 }
 PLACE = ("switchboard_route", "switchboard_target")

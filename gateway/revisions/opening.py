@@ -15,8 +15,9 @@ import msgspec
 from gateway.config.load import Loaded, load, load_texts
 from gateway.config.written import written
 from gateway.errors import ConfigError, Problem
+from gateway.revisions.known import Known, KnownFile
 from gateway.store.revisions import Revision, Revisions
-from gateway.store.store import Store, StoreError
+from gateway.store.store import Store, StoreAway, StoreError
 from gateway.types import Server, Snapshot
 
 MOST_TRIED = 20
@@ -32,12 +33,18 @@ class Home(msgspec.Struct, frozen=True):
     environment: str | None = None
     watch: bool = False
 
+    @property
+    def cache(self) -> Path:
+        """Where the gateway keeps what is its own."""
+        return self.directory / ".switchboard"
+
 
 class Opening(msgspec.Struct, frozen=True):
     """What is served first. `compiled` is the hash of the snapshot as it was compiled here: it
     differs from the revision's where variables or paths are others than they were then.
 
-    `problem` says why the store's last revision, of the number `last`, is not the one.
+    `problem` says why the store's last revision, of the number `last`, is not the one. `known` is
+    what was known last of a store that is away.
     """
 
     revision: Revision
@@ -46,6 +53,7 @@ class Opening(msgspec.Struct, frozen=True):
     said: tuple[str, ...] = ()
     problem: str | None = None
     last: int = 0
+    known: Known | None = None
 
 
 Chosen = Literal["files", "last"]
@@ -71,14 +79,19 @@ def open_home(
 ) -> tuple[Store, Opening]:
     """The store, and what is served first; `patience_s` is as for `Store.open`.
 
-    Raises ConfigError, StoreError.
+    While a store is away, what was known last of it is served, if anything was. Raises ConfigError,
+    StoreError.
     """
     files, wrong = _read(home)
-    if files is not None:
-        store = Store.open(store_url or files.snapshot.server.store, patience_s=patience_s)
-    else:
-        assert wrong is not None
-        store = _known_store(store_url or _written_store(home), wrong, patience_s)
+    try:
+        if files is not None:
+            store = Store.open(store_url or files.snapshot.server.store, patience_s=patience_s)
+        else:
+            assert wrong is not None
+            store = _known_store(store_url or _written_store(home), wrong, patience_s)
+    except StoreAway as error:
+        written = files.snapshot.server.store if files is not None else _written_store(home)
+        return _without_store(home, store_url or written, error, patience_s)
     try:
         return store, _opened(home, Revisions(store), files, wrong, now())
     except BaseException:
@@ -97,8 +110,32 @@ def _known_store(url: str, wrong: ConfigError, patience_s: float | None) -> Stor
     """The store of files that are wrong: without one there is nothing else to serve."""
     try:
         return Store.open(url, new=False, patience_s=patience_s)
+    except StoreAway:
+        raise
     except StoreError:
         raise wrong from None
+
+
+def _without_store(
+    home: Home, url: str, away: StoreAway, patience_s: float | None
+) -> tuple[Store, Opening]:
+    """A store that is opened later, and what was known last of it.
+
+    Raises ConfigError, StoreAway.
+    """
+    file = KnownFile(home.cache, Store.named(url))
+    known = file.read()
+    if known is None:
+        raise StoreAway(f"{away}; nothing of it is known here yet, so nothing can be served")
+    opening = _of(home, known.revision)
+    seq = known.revision.seq
+    said = (
+        f"warning: {away}",
+        f"warning: revision {seq}, which was known last, is served by {file.path} until the store "
+        "is back; keys, drains and adapters are as they were known then",
+    )
+    store = Store.open(url, patience_s=patience_s, later=True)
+    return store, msgspec.structs.replace(_saying(opening, *said), known=known)
 
 
 def _written_store(home: Home) -> str:

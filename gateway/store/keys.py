@@ -47,6 +47,14 @@ class Key(msgspec.Struct, frozen=True):
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
+class Opens(msgspec.Struct, frozen=True):
+    """What a key that is valid opens: its digest in hex, whose it is, and until when."""
+
+    digest: str
+    caller: Caller
+    expires: float | None = None
+
+
 class NewKey(msgspec.Struct, frozen=True):
     """A key just made, the only time that `secret` can be seen."""
 
@@ -148,6 +156,7 @@ class Keyring:
         self._now = now
         self._version = -1
         self._callers: dict[bytes, tuple[bytes, Caller, float | None]] = {}
+        self._told: tuple[object, tuple[Opens, ...]] | None = None
         self.empty = True
 
     def __repr__(self) -> str:
@@ -156,6 +165,24 @@ class Keyring:
     def callers(self) -> Iterable[Caller]:
         """Whoever has a valid key."""
         return [caller for _, caller, _ in self._callers.values()]
+
+    def told(self) -> tuple[Opens, ...] | None:
+        """The valid keys, to be known again; None where there never was one."""
+        if self.empty:
+            return None
+        callers = self._callers
+        if self._told is None or self._told[0] is not callers:
+            told = tuple(Opens(d.hex(), caller, until) for d, caller, until in callers.values())
+            self._told = callers, told
+        return self._told[1]
+
+    def know(self, opens: Iterable[Opens] | None) -> None:
+        """What was told before, until the store can be read."""
+        if opens is None:
+            return
+        digests = [(bytes.fromhex(each.digest), each) for each in opens]
+        self._callers = {d: (d, each.caller, each.expires) for d, each in digests}
+        self.empty = False
 
     def version(self) -> int:
         """The store's counter of changes of keys."""

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,21 +64,35 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """An open store. One per process; its parts are the writer, the reader, keys and revisions."""
+    """An open store. One per process; its parts are the writer, the reader, keys and revisions.
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    One that is `behind` was away when it was to be opened: it is brought up to date before
+    anything is read or changed in it.
+    """
+
+    def __init__(self, engine: Engine, name: str, *, behind: bool = False) -> None:
         self.engine = engine
         self.name = name
+        self.behind = behind
+        self._opening = threading.Lock()
+        self._away = f"the store {name} has not answered since the start"
 
     @classmethod
     def open(
-        cls, url: str, *, busy_s: float = 5.0, new: bool = True, patience_s: float | None = None
+        cls,
+        url: str,
+        *,
+        busy_s: float = 5.0,
+        new: bool = True,
+        patience_s: float | None = None,
+        later: bool = False,
     ) -> "Store":
         """Opens `sqlite:///FILE` or `postgresql://…`, and makes or migrates its tables.
 
         `busy_s` is how long SQLite waits for another process's write, `patience_s` how long
         PostgreSQL may take to answer one statement before the connection is given up. Without
-        `new` a file that is not there is an error, and is not made. Raises StoreError.
+        `new` a file that is not there is an error, and is not made. With `later` its tables are not
+        looked at before it is used. Raises StoreError.
         """
         parsed = _checked(url)
         name = parsed.render_as_string(hide_password=True)
@@ -85,8 +100,14 @@ class Store:
             raise StoreError(f"there is no store {name} (yet, or not from this directory)")
         with _opening(name):
             engine = _engine(parsed, name, busy_s, patience_s)
-            _bring_up_to_date(engine, name)
-        return cls(engine, name)
+            if not later:
+                _bring_up_to_date(engine, name)
+        return cls(engine, name, behind=later)
+
+    @staticmethod
+    def named(url: str) -> str:
+        """The store's name: its URL without a password. Raises StoreError for no store's URL."""
+        return _checked(url).render_as_string(hide_password=True)
 
     @staticmethod
     def standing(url: str) -> Standing:
@@ -115,6 +136,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection to read with; StoreAway where the database does not answer."""
+        self._catch_up()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -124,11 +146,29 @@ class Store:
     @contextmanager
     def change(self) -> Iterator[Connection]:
         """A transaction; StoreError where the database does not take it."""
+        self._catch_up()
         try:
             with self.engine.begin() as connection:
                 yield connection
         except (DBAPIError, NoConnectionFree) as error:
             raise StoreError(f"cannot write to the store {self.name}: {_cause(error)}") from error
+
+    def _catch_up(self) -> None:
+        """Opens what was away. Only one thread tries: the others need not wait with it."""
+        if not self.behind:
+            return
+        if not self._opening.acquire(blocking=False):
+            raise StoreAway(self._away)
+        try:
+            if self.behind:
+                with _opening(self.name):
+                    _bring_up_to_date(self.engine, self.name)
+                self.behind = False
+        except StoreError as error:
+            self._away = str(error)
+            raise
+        finally:
+            self._opening.release()
 
 
 def _cause(error: Exception) -> object:
