@@ -19,6 +19,7 @@ from gateway.cli import (
     records,
     revisions,
     serve,
+    shadows,
     traffic,
     up,
 )
@@ -46,6 +47,7 @@ def build() -> typer.Typer:
         adapters,
         traffic,
         experiments,
+        shadows,
     )
     for group in (*running, agent, plan, keys, audit, migrate, bench):
         group.register(app)

@@ -952,6 +952,28 @@ class MetricPart(Part):
     )
 
 
+class ShadowPart(Part):
+    """A copy of a share of the answered requests, for a target whose answers nobody gets."""
+
+    target: TargetName = Field(
+        description="Who answers the copies; it need not be a candidate of the route.",
+        examples=["local/qwen+contracts"],
+    )
+    traffic: Share = Field(
+        description="What share of the answered requests is copied.", examples=["5 %"]
+    )
+    budget: Money = Field(
+        description="The most that copies may cost in a day of UTC; it is no part of any other"
+        " budget.",
+        examples=["5 usd"],
+    )
+    concurrent: Whole = Field(
+        default=2,
+        description="The most that are asked at a time; what comes beyond is not copied.",
+        examples=[2],
+    )
+
+
 class RouteFile(Part):
     """`routes/*.yaml`: a kind of work, how to recognise it, who could do it."""
 
@@ -992,6 +1014,11 @@ class RouteFile(Part):
         default=None,
         description="Limits and budgets of the route, whoever asks.",
         examples=[{"requests": "6000/min", "budget": {"day": "50 usd"}}],
+    )
+    shadow: ShadowPart | None = Field(
+        default=None,
+        description="A target that answers copies of requests, to be looked at later.",
+        examples=[{"target": "local/qwen+contracts", "traffic": "5 %", "budget": "5 usd"}],
     )
     experiments: dict[Name, ExperimentPart] = Field(
         default={},
