@@ -10,6 +10,7 @@ from gateway.cli import (
     config,
     decisions,
     differences,
+    evals,
     experiments,
     keys,
     limits,
@@ -49,7 +50,7 @@ def build() -> typer.Typer:
         experiments,
         shadows,
     )
-    for group in (*running, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, evals, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 
