@@ -316,6 +316,7 @@ async def test_how_long_it_would_take_is_told_before_it_is_begun(
             served, tmp_path, "experiment", "plan", "old-vs-new", "--json", "--effect", "20"
         )
         told = await command(served, tmp_path, "experiment", "plan", "old-vs-new", "--effect", "20")
+        log = await command(served, tmp_path, "log", "--limit", "20")
 
     assert nothing.code == 1
     assert "--rate" in nothing.err
@@ -323,3 +324,4 @@ async def test_how_long_it_would_take_is_told_before_it_is_begun(
     assert made["sizes"]["fixed"] < made["sizes"]["most"] < 5 * made["sizes"]["fixed"]
     assert made["days"] == pytest.approx(made["sizes"]["most"] / made["a_day"])
     assert "four of five" in told.out
+    assert "general, old-vs-new: new" in log.out
