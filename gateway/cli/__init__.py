@@ -10,7 +10,6 @@ from gateway.cli import (
     config,
     decisions,
     differences,
-    evals,
     experiments,
     keys,
     limits,
@@ -18,9 +17,9 @@ from gateway.cli import (
     plan,
     quality,
     records,
+    replay,
     revisions,
     serve,
-    shadows,
     traffic,
     up,
 )
@@ -40,6 +39,7 @@ def build() -> typer.Typer:
         up,
         config,
         differences,
+        replay,
         revisions,
         decisions,
         records,
@@ -48,9 +48,8 @@ def build() -> typer.Typer:
         adapters,
         traffic,
         experiments,
-        shadows,
     )
-    for group in (*running, evals, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 

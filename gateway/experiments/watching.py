@@ -16,15 +16,7 @@ from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.experiments.assignment import declaration
 from gateway.experiments.bandit import weights
-from gateway.experiments.findings import (
-    answer_words,
-    answered,
-    breach,
-    ended,
-    guards,
-    lopsided,
-    unlike,
-)
+from gateway.experiments.findings import answer_words, answered, breach, ended, guards
 from gateway.experiments.progress import Ended, Progress, Scored
 from gateway.experiments.standings import Standings
 from gateway.types import Experiment, Route, Snapshot, Standing
@@ -190,35 +182,22 @@ class Watching:
         if why := breach(guards(experiment, progress)):
             await self._end(experiment, standing, "stopped", why, guarded=True)
             return
-        if why := unlike(experiment, progress):
-            await self._end(experiment, standing, "stopped", why)
-            return
-        answer = None
-        if progress.news():
-            answer = await asyncio.to_thread(answered, experiment, progress)
+        answer = await asyncio.to_thread(answered, experiment, progress)
         if answer is not None:
-            doubt = lopsided(experiment, progress)
-            await self._answer(route, experiment, standing, answer, doubt)
+            await self._answer(route, experiment, standing, answer)
         elif why := ended(experiment, progress, standing.since, self._now()):
             await self._end(experiment, standing, "stopped", why)
         elif experiment.bandit:
             await self._share(experiment, standing, progress)
 
     async def _answer(
-        self,
-        route: Route,
-        experiment: Experiment,
-        standing: Standing,
-        answer: bool,
-        doubt: str | None,
+        self, route: Route, experiment: Experiment, standing: Standing, answer: bool
     ) -> None:
         why = answer_words(experiment, answer)
         asked = experiment.asked
         assert asked is not None
         standing = msgspec.structs.replace(standing, answer=answer)
-        if experiment.promote and doubt is not None:
-            why = f"{why}; nothing is promoted: {doubt}"
-        if not experiment.promote or doubt is not None:
+        if not experiment.promote:
             await self._end(experiment, standing, "answered", why)
             return
         winner = asked.arm if answer else asked.than

@@ -10,6 +10,7 @@ from gateway.errors import ConfigError, Problem
 from gateway.policy.live import Live
 from gateway.revisions.diff import Change, Written, differences
 from gateway.revisions.traffic import Asked, Traffic, retold
+from gateway.revisions.tried import reachable
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revision
 from gateway.types import Needs, Snapshot
@@ -110,17 +111,4 @@ def _traffic(
         if row["draw"] is not None
     ]
     undecided = len(rows) - len(asked)
-    return retold(
-        asked, _reachable(old), _reachable(new), live, requests=count, undecided=undecided
-    )
-
-
-def _reachable(snapshot: Snapshot) -> Snapshot:
-    """litellm's process is the replica of its backends: there is none where nothing runs."""
-    targets = {
-        name: target
-        if target.replicas or snapshot.backends[target.backend].kind != "litellm"
-        else msgspec.structs.replace(target, replicas=("litellm",))
-        for name, target in snapshot.targets.items()
-    }
-    return msgspec.structs.replace(snapshot, targets=targets)
+    return retold(asked, reachable(old), reachable(new), live, requests=count, undecided=undecided)

@@ -91,7 +91,7 @@ def retold(
         left_out["were refused before a target was chosen"] = undecided
     for each in asked:
         sample += 1
-        first, second = _question(each, old, old), _question(each, old, new)
+        first, second = question_again(each, old, old), question_again(each, old, new)
         if isinstance(first, str) or isinstance(second, str):
             left_out[first if isinstance(first, str) else str(second)] += 1
             continue
@@ -126,7 +126,7 @@ def _front(decision: Decision) -> Choice | None:
     return decision.ranked[0] if decision.ranked else None
 
 
-def _question(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
+def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
     """The request as `snapshot` would have it decided, or why that cannot be told."""
     caller = Caller(tenant=asked.tenant)
     model = snapshot.aliases.get(asked.model, asked.model)
