@@ -66,7 +66,7 @@ schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written
 
 lock: $(VENV)/.ready ## the dependencies locked anew, with hashes
 	@for extra in "gateway" "dev"; do \
-	  $(BIN)/uv pip compile -q pyproject.toml --extra embedding --extra postgres --extra redis --extra sources \
+	  $(BIN)/uv pip compile -q pyproject.toml --extra embedding --extra evals --extra postgres --extra redis --extra sources \
 	    $$( [ $$extra = dev ] && echo --extra dev ) --generate-hashes --universal \
 	    --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
 	    -o requirements/$$extra.lock; done

@@ -56,6 +56,7 @@ from gateway.revisions.known import Known, KnownFile
 from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.revisions.winning import NotWritten, with_winner
+from gateway.shadows import Shadows
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
 from gateway.store.audit import ITSELF, AuditBook
@@ -66,6 +67,7 @@ from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revision, Revisions
+from gateway.store.shadows import ShadowBook
 from gateway.store.spending import SpendingBook
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
@@ -173,6 +175,12 @@ class Gateway:
             changed=lambda: self.planes.redress(),
             needed=lambda: bool(declared(self._snapshot)),
         )
+        self._shadow_book = ShadowBook(store)
+        self.shadows = Shadows(
+            lambda journey, target: self.pipeline.copy(journey, target),
+            self._spent_on_copies,
+            now=time.time,
+        )
         self.entrances = Entrances(self.live, time.perf_counter, workers)
         self.pressure = Pressure()
         self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
@@ -249,6 +257,7 @@ class Gateway:
             maker=self._maker,
             limiter=self.limiter,
             breakers=self.resilience.breakers,
+            ended=self.shadows.saw,
         )
         control = control_plane(
             self.pipeline,
@@ -284,6 +293,7 @@ class Gateway:
         for task in self._tending:
             task.cancel()
         await asyncio.gather(*self._tending, return_exceptions=True)
+        await self.shadows.stop()
         await self.fleet.stop()
         await self.gpus.stop()
         await self.keep_hours()
@@ -617,8 +627,12 @@ class Gateway:
             self._spending.claim_alert, account, period, starts, share, now
         )
 
+    async def _spent_on_copies(self, route: str, since: float) -> float:
+        return await asyncio.to_thread(self._shadow_book.spent, route, since)
+
     def _keep(self, record: Record) -> None:
-        self.metrics.saw(record)
+        if record.shadow_of is None:
+            self.metrics.saw(record)
         if not self.writer.put(record):
             self.metrics.lost += 1
 

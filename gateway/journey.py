@@ -27,6 +27,7 @@ from gateway.types import (
     Recognition,
     Record,
     Request,
+    Shadow,
     Snapshot,
     Target,
     Usage,
@@ -39,7 +40,7 @@ NO_USAGE = Usage()
 
 class Plane(msgspec.Struct, frozen=True):
     """One snapshot and what was built from it; `ways` open replies, by policy; `lanes` are the
-    routes' experiments as they stand."""
+    routes' experiments as they stand, `shadows` those of routes that have one."""
 
     snapshot: Snapshot
     recogniser: Recogniser
@@ -47,6 +48,7 @@ class Plane(msgspec.Struct, frozen=True):
     backends: Mapping[str, Backend]
     ways: Mapping[str, Opener]
     lanes: Mapping[str, Lanes] = {}
+    shadows: Mapping[str, Shadow] = {}
 
 
 class Outlet(Protocol):
@@ -119,6 +121,7 @@ class Journey:
         "queued_s",
         "recognition",
         "request",
+        "shadow_of",
         "so_far",
         "status",
         "upstream_s",
@@ -149,6 +152,7 @@ class Journey:
         self.hold: Hold | None = None
         self.ask: Ask[Opened] | None = None
         self.so_far = ("", 0)
+        self.shadow_of: str | None = None
 
 
 class Opened(msgspec.Struct):
@@ -251,6 +255,7 @@ def record(journey: Journey, total_s: float) -> Record:
         messages=_messages(request) if keeps_text(journey) else None,
         experiment=trial.experiment if trial is not None else None,
         arm=trial.arm if trial is not None else None,
+        shadow_of=journey.shadow_of,
     )
 
 

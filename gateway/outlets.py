@@ -1,7 +1,7 @@
 """Where a stream's pieces pass on their way to the client."""
 
-from gateway.errors import MalformedEvent, UpstreamError
-from gateway.journey import Outlet
+from gateway.errors import ApiError, MalformedEvent, UpstreamError
+from gateway.journey import Headers, Outlet
 from gateway.metering.usage import StreamWatch
 from gateway.resilience.carry import Disguise
 from gateway.transport.base import Reply
@@ -54,3 +54,28 @@ async def pumped(reply: Reply, watch: StreamWatch, outlet: Outlet) -> None:
     except UpstreamError:
         if not watch.finished or watch.errored:
             raise
+
+
+class Nobody:
+    """The client's side of a request that no client waits for."""
+
+    opened = False
+
+    def plain(self, status: int, headers: Headers, body: bytes) -> None:
+        """Nobody gets it."""
+
+    def open(self, status: int, headers: Headers) -> None:
+        """Nobody gets it."""
+        self.opened = True
+
+    def write(self, body: bytes) -> bool:
+        return True
+
+    async def drain(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def fail(self, error: ApiError) -> None:
+        """The row says what went wrong."""

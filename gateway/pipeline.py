@@ -46,7 +46,7 @@ from gateway.journey import (
 )
 from gateway.metering.prices import cost
 from gateway.metering.usage import StreamWatch, estimated_output
-from gateway.outlets import Disguised, pumped
+from gateway.outlets import Disguised, Nobody, pumped
 from gateway.policy.gates import sort_of
 from gateway.policy.live import Live
 from gateway.refusals import (
@@ -71,6 +71,7 @@ from gateway.resilience.hedge import SOONER
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
     Attempt,
+    Caller,
     Candidate,
     Choice,
     Decision,
@@ -83,6 +84,9 @@ from gateway.types import (
     Snapshot,
     Usage,
 )
+
+SHADOW = Caller(name="shadow")
+"""Who asks for what nobody waits for."""
 
 CLIENT_GONE = 499
 """nginx's status for a request whose client went away before there was an answer."""
@@ -104,9 +108,11 @@ class Pipeline:
         maker: Callable[[str], Awaitable[str | None]],
         limiter: Limiter,
         breakers: Breakers,
+        ended: Callable[[Journey], None],
     ) -> None:
         """`keep` takes each finished record; `maker` tells which target made a completion;
-        `limiter` lets requests in; `breakers` are told what fails."""
+        `limiter` lets requests in; `breakers` are told what fails; `ended` sees each journey
+        at its end, where a route has a shadow."""
         self.plane = plane
         self.live = live
         self._limiter = limiter
@@ -117,6 +123,7 @@ class Pipeline:
         self._now = now
         self._draw = draw
         self._maker = maker
+        self._at_end = ended
 
     # ------------------------------------------------------------ the way
 
@@ -149,6 +156,41 @@ class Pipeline:
             self._keep(record(journey, self._clock() - journey.began))
             # It holds the journey, too: cut here, neither waits for the collector of cycles.
             journey.ask = None
+            if journey.plane.shadows:
+                self._at_end(journey)
+
+    async def copy(self, of: Journey, target: str) -> float:
+        """Has `target` answer an answered request once more, for nobody; its cost in dollars.
+
+        Nothing of it counts as the caller's. Where facts rule the target out nothing is asked.
+        """
+        request, plane = of.request, self.plane
+        assert of.decision is not None
+        request = msgspec.structs.replace(
+            request, id=f"{request.id}-shadow", caller=SHADOW, within_s=None, ref=None, episode=None
+        )
+        journey = Journey(request, plane, self._now(), self._clock())
+        journey.shadow_of, journey.recognition = of.request.id, of.recognition
+        route, policy = of.decision.route, of.decision.policy
+        if route not in plane.snapshot.routes or policy not in plane.snapshot.policies:
+            return 0.0
+        question = Question(route, policy, request.needs, SHADOW, target, stream=request.stream)
+        self.live.advance(journey.began)
+        journey.decision = plane.decider.decide(question, self.live, of.decision.draw)
+        if not journey.decision.ranked:
+            return 0.0
+        try:
+            opened = await self._dispatch(journey)
+            try:
+                await self._relay(journey, opened, Nobody())
+            finally:
+                self._give_back(opened)
+        except ApiError as error:
+            journey.status, journey.error, journey.outcome = error.status, error.message, "error"
+        finally:
+            self._keep(record(journey, self._clock() - journey.began))
+            journey.ask = None
+        return journey.cost
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
         """What would be decided for this request; nothing is sent, kept or remembered."""
@@ -328,6 +370,10 @@ class Pipeline:
     async def _in_line(self, journey: Journey, entrance: Entrance, choice: Choice) -> None:
         """Waits for a place at a replica. Raises AttemptFailed where there is no sense in that."""
         decision, ask, now = journey.decision, journey.ask, self._clock()
+        if journey.shadow_of is not None:
+            assert ask is not None
+            full = QueueFull(f"{choice.target}: a copy does not wait in line", 0.0)
+            raise ask.failed(choice, failure_of(choice.target, full))
         assert decision is not None
         assert ask is not None
         route = journey.plane.snapshot.routes[decision.route]

@@ -36,6 +36,7 @@ from gateway.policy.live import Live
 from gateway.policy.table import Qualities
 from gateway.policy.weights import weighed
 from gateway.resilience.ways import Resilience
+from gateway.shadows import shadows_of
 from gateway.traffic import Traffic
 from gateway.transport.base import Origin, Transport
 from gateway.transport.lean import LeanTransport
@@ -170,7 +171,9 @@ class Planes:
             decider = Decider(snapshot, before.decider)
         same_ways = before is not None and before.snapshot.policies is snapshot.policies
         ways = before.ways if before and same_ways else self._resilience.ways(snapshot.policies)
-        self._plane = Plane(snapshot, basis.recogniser, decider, backends, ways, lanes)
+        self._plane = Plane(
+            snapshot, basis.recogniser, decider, backends, ways, lanes, shadows_of(snapshot)
+        )
         self._serve(self._plane)
 
     async def follow_names(self) -> None:

@@ -65,7 +65,7 @@ async def run(
         opening.snapshot,
         store,
         cache=home.cache,
-        litellm_python=_litellm_python(home.directory, home.env),
+        litellm_python=litellm_python(home.directory, home.env),
         agent_key=home.env.get("SWITCHBOARD_AGENT_KEY") or None,
         home=home,
         opening=opening,
@@ -143,7 +143,7 @@ def _uvicorn(gateway: Gateway, host: str, port: int, limits: Server) -> uvicorn.
     )
 
 
-def _litellm_python(directory: Path, env: Mapping[str, str]) -> str:
+def litellm_python(directory: Path, env: Mapping[str, str]) -> str:
     """The Python that has litellm: as told, or of an environment beside the configuration."""
     beside = directory / ".litellm" / "bin" / "python"
     told = env.get("SWITCHBOARD_LITELLM_PYTHON")

@@ -237,6 +237,16 @@ class Experiment(msgspec.Struct, frozen=True):
         return self.asked.than if self.asked is not None else next(iter(self.arms))
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """A share of a route's answered requests is copied to `target`, whose answers nobody gets: for
+    so many dollars in a day of UTC, and so many of them at a time."""
+
+    target: str
+    share: float
+    day_usd: float
+    concurrent: int = 2
+
+
 class Standing(msgspec.Struct, frozen=True):
     """What has become of an experiment. `shares` are those that a bandit has come to.
 
@@ -305,6 +315,7 @@ class Route(msgspec.Struct, frozen=True):
     priority: Priority = "normal"
     quota: Quota | None = None
     experiments: tuple[Experiment, ...] = ()
+    shadow: Shadow | None = None
     metrics: tuple[Metric, ...] = ()
     right: str | None = None
     half_life_s: float = 30 * 86_400.0

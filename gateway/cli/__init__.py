@@ -10,6 +10,7 @@ from gateway.cli import (
     config,
     decisions,
     differences,
+    evals,
     experiments,
     keys,
     limits,
@@ -20,6 +21,7 @@ from gateway.cli import (
     replay,
     revisions,
     serve,
+    shadows,
     traffic,
     up,
 )
@@ -48,8 +50,9 @@ def build() -> typer.Typer:
         adapters,
         traffic,
         experiments,
+        shadows,
     )
-    for group in (*running, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, evals, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from gateway.cli.explain import render, to_json
 from gateway.cli.opening import StoreOption, fail, opened, snapshot_of, store_of
@@ -42,7 +43,8 @@ def register(app: typer.Typer) -> None:
         """Show every candidate with quality, cost, seconds, net value and verdict.
 
         A text is recognised and decided on as the files say, with their prices and priors, and with
-        what the store knows of qualities; an id shows what was decided.
+        what the store knows of qualities and of what commands drained or weighed; an id shows what
+        was decided.
         """
         snapshot = snapshot_of(config)
         if AN_ID.match(what):
@@ -88,21 +90,26 @@ def register(app: typer.Typer) -> None:
 
 
 def _known(snapshot: Snapshot, store: str | None, config: Path) -> Snapshot:
-    """With what is known of qualities, where there is a store."""
+    """With what is known of drains, shares and qualities, where there is a store."""
+    from gateway.policy.weights import weighed
     from gateway.qualities import with_qualities
     from gateway.store.evidence import EvidenceBook
     from gateway.store.feedback import FeedbackBook
     from gateway.store.store import Store
+    from gateway.store.weights import WeightBook
 
     url = store or store_of(config)
-    if not any(route.right for route in snapshot.routes.values()):
-        return snapshot
     try:
         if Store.standing(url).at is None:
             return snapshot
     except SwitchboardError as error:
-        fail(str(error))
+        said = f"warning: drains, shares and what was learned of qualities are left out: {error}"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(escape(said), style="yellow")
+        return snapshot
     with opened(url, config) as found:
+        snapshot = weighed(snapshot, WeightBook(found).current())
+        if not any(route.right for route in snapshot.routes.values()):
+            return snapshot
         return with_qualities(snapshot, FeedbackBook(found), EvidenceBook(found), time.time())
 
 

@@ -231,7 +231,7 @@ def log_row(row: dict[str, Any]) -> list[Cell]:
         Cell(local(row["started"]), ASIDE),
         Cell(str(row["status"]), colour, figure=True),
         Cell(row["outcome"], colour),
-        Cell(row["route"] or "–"),
+        Cell(_part(row)),
         Cell(row["target"] or "–"),
         Cell(row["key_name"], ASIDE),
         Cell(f"{about}{row['input_tokens']:,}", figure=True),
@@ -264,6 +264,12 @@ def _print_json(batches: Iterable[list[dict[str, Any]]]) -> None:
     for rows in batches:
         for row in rows:
             print(msgspec.json.encode(row).decode(), flush=True)
+
+
+def _part(row: dict[str, Any]) -> str:
+    """The route, with the arm of an experiment that the request was in."""
+    route = row["route"] or "–"
+    return route if row["arm"] is None else f"{route}, {row['experiment']}: {row['arm']}"
 
 
 def _print_lines(out: Console, batches: Iterable[list[dict[str, Any]]]) -> None:

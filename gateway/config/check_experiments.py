@@ -19,7 +19,10 @@ def check_experiments(
     """What is wrong with them, and warnings. `declared` are the names of all targets."""
     yield from _twice(routes)
     for sheet in routes:
-        if sheet.model is None or not sheet.model.experiments:
+        if sheet.model is None:
+            continue
+        yield from _shadow(sheet, sheet.model, declared, targets)
+        if not sheet.model.experiments:
             continue
         yield from _together(sheet, sheet.model)
         for name, part in sheet.model.experiments.items():
@@ -33,6 +36,27 @@ def check_experiments(
                 said = "says nothing of what is right, so nobody knows what an arm is worth"
                 yield sheet.problem((*at, "mode"), said, "give the route `metrics` and `right`")
             yield from _ending(sheet, at, part)
+
+
+def _shadow(
+    sheet: Sheet[RouteFile],
+    route: RouteFile,
+    declared: Sequence[str],
+    targets: Mapping[str, Target],
+) -> Iterator[Problem]:
+    if route.shadow is None:
+        return
+    name, path = route.shadow.target, ("shadow", "target")
+    target = targets.get(name)
+    if TENANT in name or name not in declared:
+        mend = did_you_mean(name, declared, "declare it first")
+        yield sheet.problem(path, f"unknown target `{name}`", mend)
+    elif route.data == "internal" and target is not None and not target.internal:
+        yield sheet.problem(
+            path,
+            f"`{name}` is not self-hosted, and the route's data is internal",
+            "name another, or write `data: any` if the data may leave",
+        )
 
 
 def _twice(routes: Routes) -> Iterator[Problem]:

@@ -54,6 +54,7 @@ from gateway.types import (
     Route,
     Serve,
     Server,
+    Shadow,
     Shaping,
     Snapshot,
     Target,
@@ -431,6 +432,11 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         keep=file.keep,
         priority=file.priority,
         quota=quota(file.limits),
+        shadow=None
+        if file.shadow is None
+        else Shadow(
+            file.shadow.target, file.shadow.traffic, file.shadow.budget, file.shadow.concurrent
+        ),
         experiments=tuple(experiment(name, part) for name, part in file.experiments.items()),
         metrics=tuple(metric(name, part) for name, part in file.metrics.items()),
         right=file.right,

@@ -1,28 +1,142 @@
-"""A suite asked of one model at one server that speaks OpenAI's API."""
+"""One question to one model, at a server that speaks OpenAI's API: a gateway, or a vLLM.
+
+A gateway is asked for a stream, so that the first token's time is known, and then for its own
+record of the request: what it cost is what its log says.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import httpx
 import msgspec
 
 from gateway.errors import SwitchboardError
+from gateway.evals.scoring import of_text
 from gateway.evals.suites import Case, Suite
 
 AT_ONCE = 8
 TIMEOUT_S = 120.0
+LOOKS, LOOK_S = 5, 0.5
+"""How often a gateway is asked for a record that is not written yet, and how far apart."""
+
+Message = Mapping[str, str]
 
 
 class AskFailed(SwitchboardError):
     """A case got no answer; the text says of what model, and why."""
 
 
-class _Message(msgspec.Struct):
+class Reply(msgspec.Struct, frozen=True):
+    """An answer with its figures, or why there is none. Seconds, dollars; `model` is who answered
+    by its own word, with the version or digest that it names."""
+
+    text: str
+    model: str = ""
+    error: str | None = None
+    cost_usd: float = 0.0
+    first_token_s: float | None = None
+    total_s: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Asker:
+    """Asks targets through a gateway at `url`, without `/v1`. `headers` hold the key."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, headers: Mapping[str, str]) -> None:
+        self._client = client
+        self._url = url
+        self._headers = dict(headers)
+
+    async def ask(self, body: Mapping[str, Any]) -> Reply:
+        """The answer to a chat completion's body; a failure is a reply with its reason."""
+        text, model, id, error = [], "", None, None
+        try:
+            async with self._client.stream(
+                "POST",
+                f"{self._url}/v1/chat/completions",
+                json={**body, "stream": True},
+                headers=self._headers,
+                timeout=TIMEOUT_S,
+            ) as answer:
+                id = answer.headers.get("x-switchboard-decision")
+                if not answer.is_success:
+                    await answer.aread()
+                    return Reply("", error=f"{answer.status_code} {_message(answer.text)}")
+                async for line in answer.aiter_lines():
+                    piece, model, error = _event(line, model)
+                    text.append(piece)
+                    if error is not None:
+                        break
+        except httpx.HTTPError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        record = await self._record(id)
+        return Reply(
+            "".join(text),
+            model,
+            error,
+            record.get("cost_usd", 0.0),
+            record.get("first_token_s"),
+            record.get("total_s"),
+            record.get("input_tokens", 0),
+            record.get("output_tokens", 0),
+        )
+
+    async def _record(self, id: str | None) -> dict[str, Any]:
+        """The gateway's own row of the request; nothing where it keeps none for this key."""
+        for _ in range(LOOKS if id is not None else 0):
+            try:
+                answer = await self._client.get(
+                    f"{self._url}/v1/decisions/{id}", headers=self._headers, timeout=TIMEOUT_S
+                )
+            except httpx.HTTPError:
+                return {}
+            if answer.is_success:
+                found: dict[str, Any] = answer.json()
+                return found
+            await asyncio.sleep(LOOK_S)
+        return {}
+
+
+def _event(line: str, model: str) -> tuple[str, str, str | None]:
+    """What one line of a stream says: text, who speaks, and an error."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return "", model, None
+    try:
+        event = json.loads(line[5:])
+    except ValueError as error:
+        return "", model, f"an event that is no JSON: {error}"
+    if "error" in event:
+        return "", model, str(event["error"].get("message", event["error"]))
+    choices = event.get("choices") or [{}]
+    piece = (choices[0].get("delta") or {}).get("content") or ""
+    return piece, event.get("model") or model, None
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:300]
+
+
+def messages_of(system: str | None, prompt: str) -> Sequence[Message]:
+    """A system prompt, if there is one, and the question."""
+    asked = [{"role": "user", "content": prompt}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
+
+
+# ---------------------------------------------------------------- a vLLM, by itself
+
+
+class _Said(msgspec.Struct):
     content: str | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Message
+    message: _Said
 
 
 class _Answer(msgspec.Struct):
@@ -45,13 +159,17 @@ async def share_right(
 
     `url` is the API's base, with `/v1`; `done` is called after each case. Raises AskFailed.
     """
+    scorer = suite.scorer
+    score = of_text(scorer.part, suite.folder)
+    if score is None:
+        raise AskFailed(f"suite {suite.name}: a scorer by {scorer.part.kind} is for `eval run`")
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(case: Case) -> bool:
         async with limit:
             said = await _asked(client, url, model, suite, case, headers)
         done()
-        return suite.is_right(case, said)
+        return scorer.is_right(score(said, case.expected))
 
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(one(case)) for case in suite.cases]
@@ -66,12 +184,9 @@ async def _asked(
     case: Case,
     headers: Mapping[str, str],
 ) -> str:
-    messages = [{"role": "user", "content": case.prompt}]
-    if suite.system is not None:
-        messages.insert(0, {"role": "system", "content": suite.system})
     body = {
         "model": model,
-        "messages": messages,
+        "messages": messages_of(suite.system, case.prompt),
         "max_tokens": suite.max_tokens,
         "temperature": 0,
     }

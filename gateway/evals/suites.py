@@ -1,55 +1,87 @@
-"""Suites: cases with known answers, from a YAML file and its data, and when an answer is right."""
+"""Suites: cases with known answers, who is asked and how it is scored, from a YAML file and its
+data."""
 
 import csv
+import random
 import re
-import string
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from gateway.config import yaml
-from gateway.config.models import SuiteFile
+from gateway.config.models import AskedPart, ScorerPart, SuiteFile
 from gateway.config.problems import validated
+from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem
+from gateway.types import Comparison
 
-Score = Literal["exact", "normalised", "contains", "regex"]
+_FIELD = re.compile(r"\{(\w+)\}")
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One question and the answer that is right."""
+    """One question, from the fields of a row, and the answer that is right."""
 
+    id: str
+    fields: Mapping[str, str]
     prompt: str
     expected: str
 
 
+class Scorer(msgspec.Struct, frozen=True):
+    """A scorer as declared. An answer is right where its score compares with `bound` so."""
+
+    name: str
+    part: ScorerPart
+    comparison: Comparison = "="
+    bound: float = 1.0
+
+    def is_right(self, score: float) -> bool:
+        """Whether an answer of this score is right."""
+        return {
+            "=": abs(score - self.bound) < 1e-9,
+            ">=": score >= self.bound,
+            ">": score > self.bound,
+            "<=": score <= self.bound,
+            "<": score < self.bound,
+        }[self.comparison]
+
+
+class To(msgspec.Struct, frozen=True):
+    """A target that is asked, and what is its own of how."""
+
+    target: str
+    system: str | None = None
+    prompt: str | None = None
+
+
 class Suite(msgspec.Struct, frozen=True):
-    """Cases that are asked alike."""
+    """Cases that are asked alike. Files that scorers name are looked for in `folder`.
+
+    The hashes are SHA-256 in hex, of the file and of its data.
+    """
 
     name: str
     cases: tuple[Case, ...]
+    scorers: tuple[Scorer, ...]
+    right: str
+    folder: Path
     system: str | None = None
     max_tokens: int = 64
-    score: Score = "exact"
+    temperature: float = 0.0
+    repetitions: int = 1
+    seed: int = 0
+    route: str | None = None
+    targets: tuple[To, ...] = ()
+    hash: str = ""
+    data_hash: str = ""
 
-    def is_right(self, case: Case, said: str) -> bool:
-        """Whether an answer is the one that was wanted."""
-        match self.score:
-            case "exact":
-                return said.strip() == case.expected.strip()
-            case "normalised":
-                return normalised(said) == normalised(case.expected)
-            case "contains":
-                return case.expected in said
-            case "regex":
-                return re.fullmatch(case.expected, said.strip(), re.DOTALL) is not None
-
-
-def normalised(text: str) -> str:
-    """Without case, punctuation and more than one space in a row."""
-    words = text.casefold().translate(str.maketrans("", "", string.punctuation)).split()
-    return " ".join(words)
+    @property
+    def scorer(self) -> Scorer:
+        """The one that says whether an answer is right."""
+        return next(each for each in self.scorers if each.name == self.right)
 
 
 def read(path: Path, env: Mapping[str, str]) -> Suite:
@@ -63,21 +95,103 @@ def read(path: Path, env: Mapping[str, str]) -> Suite:
     if document is not None:
         file, wrong = validated(SuiteFile, document)
         problems = [*problems, *wrong]
+        if file is not None:
+            problems += _unfit(file, document)
     if file is None or document is None or problems:
         raise ConfigError(problems)
     data = path.parent / file.data
-    cases = []
-    for line, row in _rows(data):
-        case = _case(file, row)
-        if isinstance(case, str):
-            problems.append(Problem(str(data), line, "", case))
-        else:
-            cases.append(case)
+    cases, problems = _cases(file, data)
     if not cases and not problems:
         problems.append(Problem(str(data), 0, "", "has no cases", "write one on each line"))
     if problems:
         raise ConfigError(problems)
-    return Suite(file.name, tuple(cases), file.system, file.max_tokens, file.score)
+    scorers = _scorers(file)
+    return Suite(
+        name=file.name,
+        cases=_chosen(cases, file),
+        scorers=scorers,
+        right=file.right or scorers[0].name,
+        folder=path.parent,
+        system=file.system,
+        max_tokens=file.max_tokens,
+        temperature=file.temperature,
+        repetitions=file.repetitions,
+        seed=file.seed,
+        route=file.route,
+        targets=tuple(_to(each) for each in file.targets),
+        hash=sha256(text.encode()).hexdigest(),
+        data_hash=sha256(data.read_bytes()).hexdigest(),
+    )
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """A template with the fields of a case put in, in one pass: braces in those stay as they are.
+
+    Raises KeyError for a field that the case does not have.
+    """
+    return _FIELD.sub(lambda found: fields[found[1]], template)
+
+
+_NEEDS = {"schema": "schema", "judge": "target", "code": "run", "python": "function"}
+"""What a kind of scorer cannot do without."""
+
+
+def _unfit(file: SuiteFile, document: yaml.Document) -> Iterator[Problem]:
+    def problem(path: yaml.Path, message: str, mend: str) -> Problem:
+        return Problem(document.file, document.line(path), yaml.dotted(path), message, mend)
+
+    for name, part in file.scorers.items():
+        needed = _NEEDS.get(part.kind)
+        has = part.schema_file if needed == "schema" else getattr(part, needed or "kind")
+        if not has:
+            mend = f"write `{needed}`"
+            yield problem(("scorers", name), f"a scorer by {part.kind} needs `{needed}`", mend)
+        if isinstance(part.right_when, bool):
+            path = ("scorers", name, "right_when")
+            yield problem(path, "a score is a number", "write a comparison, as `>= 0.8`")
+    if file.right is not None and file.right not in (list(file.scorers) or [file.score]):
+        mend = did_you_mean(file.right, list(file.scorers), "declare it under `scorers`")
+        yield problem(("right",), f"unknown scorer `{file.right}`", mend)
+
+
+def _scorers(file: SuiteFile) -> tuple[Scorer, ...]:
+    if not file.scorers:
+        return (Scorer(file.score, ScorerPart(kind=file.score)),)
+    return tuple(
+        Scorer(name, part, *part.right_when)
+        if isinstance(part.right_when, tuple)
+        else Scorer(name, part)
+        for name, part in file.scorers.items()
+    )
+
+
+def _to(part: str | AskedPart) -> To:
+    return To(part) if isinstance(part, str) else To(part.target, part.system, part.prompt)
+
+
+def _chosen(cases: list[Case], file: SuiteFile) -> tuple[Case, ...]:
+    """As many as are asked for, in the order of the file."""
+    if file.cases is None or file.cases >= len(cases):
+        return tuple(cases)
+    chosen = sorted(random.Random(file.seed).sample(range(len(cases)), file.cases))
+    return tuple(cases[place] for place in chosen)
+
+
+def _cases(file: SuiteFile, data: Path) -> tuple[list[Case], list[Problem]]:
+    cases: list[Case] = []
+    problems: list[Problem] = []
+    patterns = any(each.part.kind == "regex" for each in _scorers(file))
+    templates = [file.prompt, file.expected]
+    templates += [
+        each.prompt for each in file.targets if isinstance(each, AskedPart) and each.prompt
+    ]
+    for line, row in _rows(data):
+        case = _case(file, templates, row, line, patterns)
+        if isinstance(case, str):
+            problems.append(Problem(str(data), line, "", case))
+        else:
+            cases.append(case)
+    return cases, problems
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -99,22 +213,28 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from error
 
 
-def _case(file: SuiteFile, row: Any) -> Case | str:
+def _case(file: SuiteFile, templates: list[str], row: Any, line: int, patterns: bool) -> Case | str:
     """A case, or what is wrong with its row."""
     if isinstance(row, str):
         return row
-    if not isinstance(row, dict) or "expected" not in row:
-        return "needs the fields of the prompt and `expected`"
-    expected = str(row["expected"])
-    if file.score == "regex":
+    if not isinstance(row, dict):
+        return 'needs fields: `{"input": …, "expected": …}`'
+    fields = {str(name): _text(value) for name, value in row.items()}
+    for template in templates:
+        for name in _FIELD.findall(template):
+            if name not in fields:
+                who = "the expected answer" if template == file.expected else "the prompt"
+                return f"has no field `{name}`, which {who} wants"
+    expected = filled(file.expected, fields)
+    if patterns:
         try:
             re.compile(expected)
         except re.error as error:
             return f"`expected` is no pattern: {error}"
-    wanted = re.findall(r"\{(\w+)\}", file.prompt)
-    missing = [name for name in wanted if name not in row]
-    if missing:
-        return f"has no field `{missing[0]}`, which the prompt wants"
-    # One pass, so that braces in what is put in stay what they are.
-    prompt = re.sub(r"\{(\w+)\}", lambda found: str(row[found[1]]), file.prompt)
-    return Case(prompt, expected)
+    return Case(fields.get("id", str(line)), fields, filled(file.prompt, fields), expected)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()

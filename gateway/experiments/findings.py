@@ -22,6 +22,14 @@ MONTH_S = 30 * 86400.0
 LEAST_S = 3600.0
 """Of an experiment that is not that old nobody can tell what a month would bring."""
 P95_SHARE = 0.05
+UNLIKE = (
+    "units did not come to the arms in the declared shares, so the arms' requests are not alike "
+    "and nothing follows from their difference"
+)
+LOPSIDED = (
+    "one arm's units have an outcome more often than the other's: who answers differs, and with it "
+    "may the difference"
+)
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -112,11 +120,7 @@ def found(
     shares = (standing.shares if standing is not None else None) or experiment.shares
     seen = tuple(_arm(experiment, arm, shares[arm], progress) for arm in experiment.arms)
     answer, at, course = _answered(experiment, progress, looks)
-    fixed = not experiment.bandit and experiment.slot_s is None
-    units = {each.arm: each.units for each in seen}
-    scored = {each.arm: each.scored for each in seen}
-    ratio = ratio_p(units, experiment.shares) if fixed else None
-    response = ratio_p(scored, experiment.shares) if fixed else None
+    ratio, response = _ratios(experiment, progress)
     comparable = not shared or experiment.slot_s is not None
     return Findings(
         experiment=experiment.name,
@@ -174,6 +178,28 @@ def breach(told: Sequence[Guard]) -> str | None:
             seen, limit = f"{guard.seen:.3g} s", f"{guard.limit:.3g} s"
             return f"arm {guard.arm} has its first token within {seen} (95 %; allowed: {limit})"
     return None
+
+
+def unlike(experiment: Experiment, progress: Progress) -> str | None:
+    """Why nothing follows from the arms' difference, if units did not come in their shares."""
+    ratio, _ = _ratios(experiment, progress)
+    return UNLIKE if ratio is not None and ratio < SRM_ALPHA else None
+
+
+def lopsided(experiment: Experiment, progress: Progress) -> str | None:
+    """Why the difference may be that of who answers, if one arm's units do so more often."""
+    _, response = _ratios(experiment, progress)
+    return LOPSIDED if response is not None and response < SRM_ALPHA else None
+
+
+def _ratios(experiment: Experiment, progress: Progress) -> tuple[float | None, float | None]:
+    """How sure it is that units, and those with an outcome, came in other shares: p-values that
+    hold at any time; None where shares move, or whole slots are units."""
+    if experiment.bandit or experiment.slot_s is not None:
+        return None, None
+    units = {arm: len(seen.units) for arm, seen in progress.arms.items()}
+    scored = {arm: seen.scored for arm, seen in progress.arms.items()}
+    return ratio_p(units, experiment.shares), ratio_p(scored, experiment.shares)
 
 
 def ended(experiment: Experiment, progress: Progress, since: float, now: float) -> str | None:
@@ -302,15 +328,9 @@ def _saved(experiment: Experiment, progress: Progress) -> float | None:
 def _warnings(ratio: float | None, response: float | None, comparable: bool) -> Sequence[str]:
     told = []
     if ratio is not None and ratio < SRM_ALPHA:
-        told.append(
-            "units did not come to the arms in the declared shares, so the arms' requests are not "
-            "alike and nothing follows from their difference"
-        )
+        told.append(UNLIKE)
     elif response is not None and response < SRM_ALPHA:
-        told.append(
-            "one arm's units have an outcome more often than the other's: who answers differs, and "
-            "with it may the difference"
-        )
+        told.append(LOPSIDED)
     if not comparable:
         told.append(
             "arms share replicas, so each waits for the other: their times are not comparable "

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gateway.experiments.bandit import Rewards
 from gateway.experiments.stats import Floats
 
+NEWS = 1.01
 SLOTS_OPEN = 2
 """Slots of time whose outcomes are still waited for."""
 
@@ -65,6 +66,7 @@ class Progress:
         self._late_s = late_s
         self._slots = slots
         self._open: dict[str, _Slot] = {}
+        self._read = 0
         self._known: set[str] = set()
         self._who: list[str] = []
         self._scores, self._shares = array("d"), array("d")
@@ -125,6 +127,14 @@ class Progress:
         self._shares.append(share)
         self.arms[arm].scored += 1
         self.arms[arm].score += score
+
+    def news(self) -> bool:
+        """Whether so many outcomes have come since this was last true that it is worth reading all
+        of them again: a hundredth."""
+        if len(self._scores) <= NEWS * self._read:
+            return False
+        self._read = len(self._scores)
+        return True
 
     @property
     def cost(self) -> float:

@@ -16,7 +16,15 @@ from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.experiments.assignment import declaration
 from gateway.experiments.bandit import weights
-from gateway.experiments.findings import answer_words, answered, breach, ended, guards
+from gateway.experiments.findings import (
+    answer_words,
+    answered,
+    breach,
+    ended,
+    guards,
+    lopsided,
+    unlike,
+)
 from gateway.experiments.progress import Ended, Progress, Scored
 from gateway.experiments.standings import Standings
 from gateway.types import Experiment, Route, Snapshot, Standing
@@ -182,22 +190,35 @@ class Watching:
         if why := breach(guards(experiment, progress)):
             await self._end(experiment, standing, "stopped", why, guarded=True)
             return
-        answer = await asyncio.to_thread(answered, experiment, progress)
+        if why := unlike(experiment, progress):
+            await self._end(experiment, standing, "stopped", why)
+            return
+        answer = None
+        if progress.news():
+            answer = await asyncio.to_thread(answered, experiment, progress)
         if answer is not None:
-            await self._answer(route, experiment, standing, answer)
+            doubt = lopsided(experiment, progress)
+            await self._answer(route, experiment, standing, answer, doubt)
         elif why := ended(experiment, progress, standing.since, self._now()):
             await self._end(experiment, standing, "stopped", why)
         elif experiment.bandit:
             await self._share(experiment, standing, progress)
 
     async def _answer(
-        self, route: Route, experiment: Experiment, standing: Standing, answer: bool
+        self,
+        route: Route,
+        experiment: Experiment,
+        standing: Standing,
+        answer: bool,
+        doubt: str | None,
     ) -> None:
         why = answer_words(experiment, answer)
         asked = experiment.asked
         assert asked is not None
         standing = msgspec.structs.replace(standing, answer=answer)
-        if not experiment.promote:
+        if experiment.promote and doubt is not None:
+            why = f"{why}; nothing is promoted: {doubt}"
+        if not experiment.promote or doubt is not None:
             await self._end(experiment, standing, "answered", why)
             return
         winner = asked.arm if answer else asked.than

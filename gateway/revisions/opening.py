@@ -5,6 +5,7 @@ them alone (`--watch`); in both cases they become a revision by that. A content 
 rollback is not taken from the files again until it changes.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from gateway.config.load import Loaded, load, load_texts
+from gateway.config.overlay import GATEWAY
 from gateway.config.written import written
 from gateway.errors import ConfigError, Problem
 from gateway.revisions.known import Known, KnownFile
@@ -93,7 +95,9 @@ def open_home(
         written = files.snapshot.server.store if files is not None else _written_store(home)
         return _without_store(home, store_url or written, error, patience_s)
     try:
-        return store, _opened(home, Revisions(store), files, wrong, now())
+        book = Revisions(store)
+        _at_home(home, book, files, store.name)
+        return store, _opened(home, book, files, wrong, now())
     except BaseException:
         store.close()
         raise
@@ -149,6 +153,38 @@ def _written_store(home: Home) -> str:
     return url if isinstance(url, str) else Server().store
 
 
+def _at_home(home: Home, book: Revisions, files: Loaded | None, store: str) -> None:
+    """Refuses files whose store, by default one in the working directory, is another directory's.
+
+    Only of a store that is a file: another one has many hosts, each with its own paths. Raises
+    ConfigError.
+    """
+    if not store.startswith("sqlite"):
+        return
+    here, homes = str(home.directory.resolve()), book.homes()
+    if here in homes:
+        return
+    last = book.latest()
+    if last is not None and files is not None:
+        others = [each for each in sorted(homes) if (Path(each) / GATEWAY).exists()]
+        if others and not last.same_as(files.snapshot.hash, dict(files.texts)):
+            raise ConfigError([_of_another(store, others[0], last)])
+    with contextlib.suppress(StoreError):  # it can be read, at least
+        book.add_home(here)
+
+
+def _of_another(store: str, other: str, last: Revision) -> Problem:
+    return Problem(
+        GATEWAY,
+        0,
+        "store",
+        f"the store {store} is that of another configuration, in {other}: its revision {last.seq}, "
+        f"by {last.author}, would be served in the place of these files",
+        "give this one a store of its own, as by `store: sqlite:///OTHER.db` or `--store`; if its "
+        "files are to take the other's place, `switchboard apply` them first",
+    )
+
+
 def _opened(
     home: Home, book: Revisions, files: Loaded | None, wrong: ConfigError | None, now: float
 ) -> Opening:
@@ -167,7 +203,7 @@ def _opened(
         assert last is not None
         opening = _last(home, book, last)
         drift = _drift(opening.revision, same=same, left=left, watch=home.watch)
-        return _saying(opening, *drift)
+        return _saying(opening, *drift, *_environments(opening.revision, home, same=same))
     said = tuple(f"warning: {warning}" for warning in files.warnings)
     if last is not None:
         said += (f"the files have changed since revision {last.seq}: they are served",)
@@ -234,6 +270,16 @@ def _not_served(last: Revision) -> Problem:
         "",
         f"the store's last revision, by {last.author}, cannot be served here, and none before it",
         "mend what it needs, or go on with `switchboard apply` or `switchboard rollback`",
+    )
+
+
+def _environments(last: Revision, home: Home, *, same: bool) -> tuple[str, ...]:
+    if same or last.environment == home.environment:
+        return ()
+    its, ours = (f"'{each}'" if each else "none" for each in (last.environment, home.environment))
+    return (
+        f"warning: revision {last.seq} is of another environment ({its}, here: {ours}): give each "
+        "environment a `store:` of its own in its overlay",
     )
 
 

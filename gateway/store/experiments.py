@@ -102,7 +102,7 @@ class ExperimentBook:
     def logged(self, experiment: Experiment, route: Route, since: float, until: float) -> Logged:
         """What the log says of a route's traffic from `since` on, for a plan."""
         r, f = requests.c, feedback.c
-        mine = (r.route == route.name, r.started >= since)
+        mine = (r.route == route.name, r.started >= since, r.shadow_of.is_(None))
         metric = metric_of(experiment, route)
         with self._store.read() as connection:
             count, keys, first = connection.execute(

@@ -10,6 +10,7 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
+    and_,
     case,
     func,
     or_,
@@ -110,7 +111,7 @@ class Reader:
             "route", "policy", "recognised_by", "recognised_detail", "model", "tenant", "needs",
             "cost_usd", "decision",
         )  # fmt: skip
-        recent = c.started >= since
+        recent = and_(c.started >= since, c.shadow_of.is_(None))
         with self._store.read() as connection:
             count = int(connection.scalar(select(func.count()).where(recent)) or 0)
             every = -(-count // limit) if limit else 1
@@ -133,7 +134,7 @@ class Reader:
         """Route, outcome, seconds to the first token and in all of the latest `limit` requests that
         began in that time; with a `snapshot` of those that it decided, or nothing did."""
         c = requests.c
-        asked = [c.started >= since]
+        asked = [c.started >= since, c.shadow_of.is_(None)]
         if until is not None:
             asked.append(c.started < until)
         if snapshot is not None:

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from gateway.errors import SwitchboardError
-from gateway.store.schema import revisions
+from gateway.store.schema import meta, revisions
 from gateway.store.store import Store
 
 Kind = Literal["start", "apply", "watch", "rollback", "guard", "experiment"]
@@ -200,6 +200,17 @@ class Revisions:
         with self._store.read() as connection:
             return tuple(_revision(row) for row in connection.execute(query))
 
+    def homes(self) -> set[str]:
+        """The directories whose files have been served from this store, as far as was noted."""
+        query = select(meta.c.name).where(meta.c.name.startswith(_HOME, autoescape=True))
+        with self._store.read() as connection:
+            return {name.removeprefix(_HOME) for name in connection.scalars(query)}
+
+    def add_home(self, directory: str) -> None:
+        """Notes one more of them."""
+        with self._store.change() as connection:
+            connection.execute(insert(meta).values(name=_HOME + directory, value=1))
+
     @contextmanager
     def _alone(self) -> Iterator[Connection]:
         """A transaction beside which no other one adds a revision."""
@@ -230,6 +241,8 @@ def before(revisions: Sequence[Revision], steps: int = 1) -> Revision | None:
                 return each
     return None
 
+
+_HOME = "home:"
 
 _LAST = select(revisions).order_by(revisions.c.seq.desc()).limit(1)
 

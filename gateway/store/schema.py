@@ -264,4 +264,5 @@ meta = Table(
     Column("name", Text, primary_key=True),
     Column("value", Integer, nullable=False),
 )
-"""Counters: `keys` grows with every change of a key."""
+"""Counters: `keys` grows with every change of a key. And `home:DIRECTORY` for each whose files have
+been served from this store, where it is a file."""

@@ -38,7 +38,7 @@ class SpendingBook:
         query = (
             select(*columns, in_day.label("in_day"), in_month.label("in_month"))
             .where(requests.c.started >= month - LONGEST_S, ended >= month, ended < until)
-            .where(requests.c.cost_usd > 0)
+            .where(requests.c.cost_usd > 0, requests.c.shadow_of.is_(None))
             .group_by(*columns)
         )
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.store.store import Store
+from gateway.store.weights import WeightBook
 from tests.classify.servers import embeddings, vectors
 from tests.cli.running import Ran, switchboard
 from tests.config.trees import BALANCED, ENV, FILES, GATEWAY, write
@@ -48,6 +49,24 @@ def test_a_text_is_decided_on(home: Path) -> None:
     assert lines[2].startswith("choice  local/qwen+contracts at http://127.0.0.1:8100: ")
     assert candidates(ran) == ["local/qwen+contracts", "local/qwen"]
     assert ran.err == ""
+
+
+def test_what_was_drained_is_left_out_and_told(kept: Path) -> None:
+    store = Store.open(url(kept))
+    WeightBook(store).save("local/qwen+contracts", 0.0, "it answers in Latin", "ops")
+    store.close()
+    ran = switchboard("explain", CLAUSE, home=kept)
+    assert ran.code == 0
+    assert ran.out.splitlines()[2].startswith("choice  local/qwen at http://127.0.0.1:8100: ")
+    assert "drained by ops: it answers in Latin" in " ".join(ran.out.split())
+
+
+def test_without_the_store_a_text_is_decided_on_as_the_files_say(home: Path) -> None:
+    away = "postgresql://nobody@127.0.0.1:9/none"
+    ran = switchboard("explain", CLAUSE, "--store", away, home=home)
+    assert ran.code == 0
+    assert "choice  local/qwen+contracts" in ran.out
+    assert "drains, shares and what was learned of qualities are left out" in ran.err
 
 
 def test_nothing_is_kept_or_written(home: Path) -> None:

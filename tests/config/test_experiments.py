@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.types import Asked, Experiment
+from gateway.types import Asked, Experiment, Shadow
 from tests.config.trees import GENERAL, loaded, problems
 
 METRICS = """\
@@ -107,3 +107,15 @@ def test_arms_that_wait_for_each_other_are_told_of(tmp_path: Path) -> None:
     assert problems(tmp_path, {FILE: switched}) == []
     (one,) = loaded(tmp_path, {FILE: switched}).snapshot.routes["general"].experiments
     assert one.slot_s == 600.0
+
+
+def test_a_shadow_is_some_target_and_inside_where_data_is(tmp_path: Path) -> None:
+    shadow = "shadow: {target: openai/mini, traffic: 5 %, budget: 5 usd}\n"
+    found = loaded(tmp_path, {FILE: GENERAL + shadow}).snapshot.routes["general"].shadow
+    assert found == Shadow("openai/mini", 0.05, 5.0)
+
+    (unknown,) = problems(tmp_path, {FILE: GENERAL + shadow.replace("mini", "minni")})
+    assert (unknown.key, unknown.message) == ("shadow.target", "unknown target `openai/minni`")
+    inside = GENERAL.replace("openai/mini", "local/qwen+contracts") + "data: internal\n"
+    (outside,) = problems(tmp_path, {FILE: inside + shadow})
+    assert "not self-hosted" in outside.message

@@ -1,12 +1,16 @@
 """Suites: read with every mistake named, and scored."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from demo import suites, tasks
 from gateway.cli.mixing import MOST, Tried, TryFailed, grid, with_front
+from gateway.config.models import ScorerPart
 from gateway.errors import ConfigError
-from gateway.evals.suites import Case, Score, Suite, read
+from gateway.evals.scoring import of_text
+from gateway.evals.suites import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,15 +31,17 @@ def test_a_suite_is_read_with_its_cases(tmp_path: Path) -> None:
         '{"input": 7, "expected": 8}\n',
     )
     suite = read(path, {})
-    assert suite.cases == (Case("Queue of: It {broke}.", "Repair"), Case("Queue of: 7", "8"))
-    assert (suite.name, suite.score, suite.max_tokens) == ("desk", "normalised", 64)
+    asked = [(case.id, case.prompt, case.expected) for case in suite.cases]
+    assert asked == [("1", "Queue of: It {broke}.", "Repair"), ("3", "Queue of: 7", "8")]
+    assert (suite.name, suite.right, suite.max_tokens) == ("desk", "normalised", 64)
 
 
 def test_comma_separated_values_are_read_as_well(tmp_path: Path) -> None:
     path = written(
         tmp_path, "name: desk\ndata: cases.csv\n", cases_csv='input,expected\n"a, b",c\n'
     )
-    assert read(path, {}).cases == (Case("a, b", "c"),)
+    (case,) = read(path, {}).cases
+    assert (case.prompt, case.expected) == ("a, b", "c")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,7 @@ def test_comma_separated_values_are_read_as_well(tmp_path: Path) -> None:
         ("name: desk\n", "", "suite.yaml:1: data: is missing"),
         ("name: desk\ndata: no.jsonl\n", "", "no.jsonl: cannot be read"),
         ("name: desk\ndata: cases.jsonl\n", "", "cases.jsonl: has no cases"),
-        ("name: desk\ndata: cases.jsonl\n", "{}\n", "cases.jsonl:1: needs the fields"),
+        ("name: desk\ndata: cases.jsonl\n", "7\n", "cases.jsonl:1: needs fields"),
         ("name: desk\ndata: cases.jsonl\n", '\n{"a"\n', "cases.jsonl:2: is not JSON"),
         (
             'name: desk\ndata: cases.jsonl\nprompt: "{question}"\n',
@@ -76,17 +82,32 @@ def test_each_mistake_is_said_with_its_place(
         ("regex", r"\d+ (EUR|USD)", "12 EUR", "12 EUR or so"),
     ],
 )
-def test_when_an_answer_is_right(score: Score, expected: str, right: str, wrong: str) -> None:
-    suite = Suite("s", (), score=score)
-    assert suite.is_right(Case("?", expected), right)
-    assert not suite.is_right(Case("?", expected), wrong)
+def test_when_an_answer_is_right(score: Any, expected: str, right: str, wrong: str) -> None:
+    scored = of_text(ScorerPart(kind=score), ROOT)
+    assert scored is not None
+    assert (scored(right, expected), scored(wrong, expected)) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["support", "brand"])
-def test_the_suites_of_this_tree_are_right(name: str) -> None:
-    suite = read(ROOT / "evals" / f"{name}.yaml", {})
-    assert suite.name == name
-    assert len(suite.cases) == 50
+SUITES = sorted((ROOT / "evals").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_the_suites_of_this_tree_are_right(path: Path) -> None:
+    suite = read(path, {})
+    assert suite.name == suite.route == path.stem
+    assert suite.cases
+
+
+def test_every_route_of_the_demo_has_a_suite() -> None:
+    assert {path.stem for path in (ROOT / "routes").glob("*.yaml")} == {p.stem for p in SUITES}
+
+
+def test_nothing_of_the_suites_was_trained_on() -> None:
+    for task in tasks.TASKS:
+        prompts = [case.prompt for case in read(ROOT / f"evals/{task}.yaml", {}).cases]
+        assert len(set(prompts)) == len(prompts) == 100
+        assert {tasks.split_of(prompt) for prompt in prompts} == {"test"}
+        assert prompts == [example.prompt for example in suites.cases(task)]
 
 
 # ---------------------------------------------------------------- a grid of weights

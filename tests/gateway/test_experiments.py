@@ -24,6 +24,7 @@ from gateway.store.store import Store
 from gateway.types import Experiment, Snapshot
 from tests.cli.running import Ran, switchboard
 from tests.gateway.support import Served, route, serving, serving_home, snapshot, target
+from tests.limits.test_alerts import until, webhook
 
 EVEN = {"old": 0.5, "new": 0.5}
 ARMS = {"old": "one/big", "new": "two/big"}
@@ -128,16 +129,18 @@ experiments:
     when_answered: promote
 """
 
+ALERTS = "limits: {alerts: {at: [80 %%], webhook: %s, secret: hush}}\n"
+
 
 @asynccontextmanager
 async def at_home(
-    home: Path, servers: tuple[StandIn, StandIn], text: str = ROUTE
+    home: Path, servers: tuple[StandIn, StandIn], text: str = ROUTE, more: str = ""
 ) -> AsyncIterator[Served]:
     """A gateway that serves files, with an operator's key."""
     first, second = servers
     for folder in ("routes", "policies"):
         (home / folder).mkdir(exist_ok=True)
-    (home / "gateway.yaml").write_text(GATEWAY.format(one=first.url, two=second.url))
+    (home / "gateway.yaml").write_text(GATEWAY.format(one=first.url, two=second.url) + more)
     (home / "routes/general.yaml").write_text(text)
     (home / "policies/plain.yaml").write_text("name: plain\n")
     with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
@@ -238,7 +241,7 @@ async def test_an_arm_that_fails_is_stopped_by_its_guard_and_the_control_answers
 ) -> None:
     _, second = servers
     second.fault = Fault(kind=FaultKind.STATUS, status=500)
-    async with at_home(tmp_path, servers) as served:
+    async with webhook() as hook, at_home(tmp_path, servers, ROUTE, ALERTS % hook.url) as served:
         answers = [await served.chat(user=f"{n}", model="general") for n in range(24)]
         await asyncio.to_thread(served.gateway.writer.flush)
         await served.gateway.watching.look()
@@ -246,7 +249,15 @@ async def test_an_arm_that_fails_is_stopped_by_its_guard_and_the_control_answers
         asked = len(second.seen)
         later = [await served.chat(user=f"{n}", model="general") for n in range(24)]
         row = await served.decision(later[0])
+        await until(lambda: hook.heard)
 
+    told = json.loads(hook.heard[0][1])
+    assert (told["event"], told["experiment"], told["guarded"], told["why"]) == (
+        "experiment.stopped",
+        "old-vs-new",
+        True,
+        standing.why,
+    )
     assert {answer.status_code for answer in answers} == {200}
     assert (standing.state, standing.guarded) == ("stopped", True)
     assert standing.why.startswith("arm new failed 100 % of its requests (allowed: 2 %)")
@@ -305,6 +316,7 @@ async def test_how_long_it_would_take_is_told_before_it_is_begun(
             served, tmp_path, "experiment", "plan", "old-vs-new", "--json", "--effect", "20"
         )
         told = await command(served, tmp_path, "experiment", "plan", "old-vs-new", "--effect", "20")
+        log = await command(served, tmp_path, "log", "--limit", "20")
 
     assert nothing.code == 1
     assert "--rate" in nothing.err
@@ -312,3 +324,4 @@ async def test_how_long_it_would_take_is_told_before_it_is_begun(
     assert made["sizes"]["fixed"] < made["sizes"]["most"] < 5 * made["sizes"]["fixed"]
     assert made["days"] == pytest.approx(made["sizes"]["most"] / made["a_day"])
     assert "four of five" in told.out
+    assert "general, old-vs-new: new" in log.out

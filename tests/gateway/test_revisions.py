@@ -266,6 +266,48 @@ async def test_a_restart_serves_the_last_revision_and_tells_the_drift(home: Path
         assert (await ready(url))["drift"] is None
 
 
+async def test_another_directory_is_not_served_from_this_ones_store(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As where both are served from one working directory, with the default store there."""
+    async with inside(home):
+        pass
+    other = tmp_path_factory.mktemp("other")
+    write(other, "http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigError) as refused:
+        open_home(Home(other), store_url(home))
+    assert f"another configuration, in {home}" in str(refused.value)
+    assert "a store of its own" in str(refused.value)
+    # The same files elsewhere are no other configuration, and neither is one that was applied.
+    store = Store.open(store_url(home))
+    files = {str(path.relative_to(other)): path.read_text() for path in other.rglob("*.yaml")}
+    Revisions(store).save("2" * 64, files, "ops", 5e9)
+    store.close()
+    store, opening = open_home(Home(other), store_url(home))
+    store.close()
+    assert opening.revision.seq == 2
+
+
+async def test_a_moved_directory_is_no_other(home: Path) -> None:
+    url = store_url(home)
+    async with inside(home):
+        pass
+    moved = await asyncio.to_thread(home.rename, home.with_name("moved"))
+    add_route(moved, "legal")
+    store, opening = open_home(Home(moved), url.replace(str(home), str(moved)))
+    store.close()
+    assert opening.revision.seq == 1
+
+
+async def test_an_environment_that_finds_anothers_revision_says_so(home: Path) -> None:
+    async with inside(home):
+        pass
+    (home / "gateway.prod.yaml").write_text("aliases: {other: auto}\n")
+    store, opening = open_home(Home(home, environment="prod"), store_url(home))
+    store.close()
+    assert "of another environment (none, here: 'prod')" in "\n".join(opening.said)
+
+
 async def test_where_none_runs_it_is_for_the_next_start(home: Path) -> None:
     ran = await quickly(home, "apply", url="http://127.0.0.1:9")
     assert ran.code == 0, ran.err

@@ -1,6 +1,6 @@
 """One real experiment: two versions of an adapter, the better one found and promoted.
 
-The first version is the demo's support adapter at two fifths of its strength, as an early state of
+The first version is the demo's support adapter at four fifths of its strength, as an early state of
 its training would be; the second is the whole of it. What the gateway is told of each answer is
 whether it was the queue that the house wants.
 """
@@ -32,7 +32,7 @@ backends:
         adapters:
           support: {{source: support}}
           desk:
-            versions: {{v1: {{mix: {{support: 0.4}}}}, v2: support}}
+            versions: {{v1: {{mix: {{support: 0.8}}}}, v2: support}}
 """
 GENERAL = """
 name: general
@@ -53,7 +53,7 @@ experiments:
   desk-v2:
     arms: {v1: local/tiny+desk@v1, v2: local/tiny+desk@v2}
     traffic: 100 %
-    stick_to: conversation
+    stick_to: user
     question: {arm: v2, metric: right, better_than: v1}
     guards: {errors: 2 %}
     when_answered: promote
@@ -84,7 +84,7 @@ async def test_of_two_versions_the_better_is_found_and_promoted(
     limit = asyncio.Semaphore(8)
 
     async def one(served: Served, n: int) -> str:
-        """Asks as a conversation of its own, and says whether the answer was right."""
+        """Asks as a user of its own, and says whether the answer was right."""
         example = examples[n]
         async with limit:
             answer = await served.chat(

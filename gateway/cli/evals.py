@@ -1,0 +1,416 @@
+"""`switchboard eval`: suites asked of targets, offline."""
+
+import asyncio
+import contextlib
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gateway.cli.admin import GatewayOption, base_of, readiness
+from gateway.cli.opening import (
+    ConfigOption,
+    StoreOption,
+    fail,
+    opened,
+    snapshot_of,
+    tell_problems,
+)
+from gateway.cli.records import ASIDE, Cell, Lines
+from gateway.errors import ConfigError, SwitchboardError
+from gateway.types import Snapshot
+
+if TYPE_CHECKING:
+    from gateway.evals.running import Runner
+    from gateway.evals.runs import Asked, Result, Run
+    from gateway.evals.suites import Suite, To
+
+HEAD = ("target", "right", "answers", "errors", "usd each", "first s", "whole s")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `eval`."""
+    evals = typer.Typer(help="Ask suites of targets, and compare them.", no_args_is_help=True)
+    app.add_typer(evals, name="eval")
+
+    @evals.command("run")
+    def run(
+        suite: Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")],
+        targets: Annotated[
+            str | None,
+            typer.Option(metavar="A,B", help="These targets instead of the suite's."),
+        ] = None,
+        repetitions: Annotated[
+            int | None, typer.Option(min=1, metavar="N", help="Instead of the suite's.")
+        ] = None,
+        limit_usd: Annotated[
+            float | None,
+            typer.Option(min=0, metavar="USD", help="Stop before more than that is spent."),
+        ] = None,
+        at_once: Annotated[
+            int, typer.Option(min=1, max=256, metavar="N", help="Questions at once.")
+        ] = 8,
+        feed: Annotated[
+            bool, typer.Option("--feed", help="Let its results bear on the route's decisions.")
+        ] = False,
+        note: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the run.")] = "",
+        gateway: GatewayOption = None,
+        key: Annotated[
+            str | None,
+            typer.Option(
+                "--key",
+                envvar="SWITCHBOARD_KEY",
+                metavar="KEY",
+                help="A key that may name targets.",
+                show_envvar=True,
+            ),
+        ] = None,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    ) -> None:
+        """Ask a suite of its targets and score the answers.
+
+        Targets are asked through the running gateway; where none answers, one is started for the
+        run. Answers are kept: a run that was interrupted goes on where it was, and nothing is asked
+        twice. Exits with 2 where the run is not complete.
+        """
+        from gateway.evals.runs import HOME
+        from gateway.evals.runs import as_json as told
+
+        read_suite, snapshot = _suite(suite), snapshot_of(config)
+        chosen = _targets(read_suite, targets, snapshot)
+        out = Console(stderr=True, highlight=False)
+        try:
+            done, results = asyncio.run(
+                _run(
+                    _repeated(read_suite, repetitions),
+                    suite,
+                    chosen,
+                    snapshot,
+                    home=config / HOME,
+                    base=base_of(gateway, config),
+                    named=gateway is not None,
+                    key=key,
+                    limit_usd=limit_usd,
+                    at_once=at_once,
+                    note=note,
+                    config=config,
+                    out=out,
+                )
+            )
+        except SwitchboardError as error:
+            fail(str(error))
+        if feed:
+            _feed(done, results, snapshot, store, config, out)
+        if as_json:
+            import msgspec
+
+            print(msgspec.json.encode({**told(done), "rows": summed(results)}).decode())
+        else:
+            _print(done, results, config / HOME)
+        if not done.complete:
+            raise typer.Exit(2)
+
+    @evals.command("feed")
+    def feed_run(
+        run: Annotated[str, typer.Argument(metavar="RUN", help="SUITE, SUITE/RUN or a directory.")],
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
+    ) -> None:
+        """Let a run's results bear on the decisions of its route."""
+        from gateway.evals.runs import HOME, found, read
+
+        try:
+            done, results = read(found(config / HOME, run))
+        except SwitchboardError as error:
+            fail(str(error))
+        _feed(done, results, snapshot_of(config), store, config, Console(stderr=True))
+
+
+def _suite(path: Path) -> "Suite":
+    from gateway.evals.suites import read
+
+    try:
+        return read(path, os.environ)
+    except ConfigError as error:
+        tell_problems(error.problems)
+
+
+def _repeated(suite: "Suite", repetitions: int | None) -> "Suite":
+    import msgspec
+
+    if repetitions is None:
+        return suite
+    return msgspec.structs.replace(suite, repetitions=repetitions)
+
+
+def _targets(suite: "Suite", named: str | None, snapshot: Snapshot) -> "list[To]":
+    """Who is asked: those named, else the suite's, else the candidates of its route."""
+    from gateway.evals.suites import To
+
+    if suite.route is not None and suite.route not in snapshot.routes:
+        fail(f"suite {suite.name}: there is no route '{suite.route}'")
+    own = {each.target: each for each in suite.targets}
+    if named is not None:
+        return [own.get(name, To(name)) for name in named.split(",")]
+    if own:
+        return list(own.values())
+    if suite.route is None:
+        fail(f"suite {suite.name} names neither targets nor a route; use --targets")
+    return [To(each.target) for each in snapshot.routes[suite.route].candidates]
+
+
+async def _run(
+    suite: "Suite",
+    file: Path,
+    targets: "list[To]",
+    snapshot: Snapshot,
+    *,
+    home: Path,
+    base: str,
+    named: bool,
+    key: str | None,
+    limit_usd: float | None,
+    at_once: int,
+    note: str,
+    config: Path,
+    out: Console,
+) -> "tuple[Run, list[Result]]":
+    import httpx
+
+    from gateway.evals import runs
+    from gateway.evals.asking import Asker
+    from gateway.evals.running import Cache, Runner
+
+    route = snapshot.routes[suite.route] if suite.route is not None else None
+    started = time.time()
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[spent]}"),
+        console=out,
+        disable=not out.is_terminal,
+    )
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        _gateway(base, snapshot, config, out, named=named) as url,
+    ):
+        with bars:
+            bar = bars.add_task(suite.name, spent="")
+            runner = Runner(
+                suite,
+                targets,
+                snapshot.targets,
+                Asker(client, url, headers),
+                Cache(home / "cache"),
+                limit_usd=limit_usd,
+                at_once=at_once,
+                encoder=_encoder(snapshot, suite),
+                internal=route is not None and route.internal,
+                told=lambda: bars.update(
+                    bar,
+                    completed=runner.progress.done,
+                    spent=f"${runner.progress.spent:.4f}",
+                ),
+            )
+            bars.update(bar, total=runner.count)
+            asked, results = await runner.run()
+    done = _told(runner, suite, file, snapshot, asked, started, note)
+    runs.write(home, done, results)
+    return done, results
+
+
+def _told(
+    runner: "Runner",
+    suite: "Suite",
+    file: Path,
+    snapshot: Snapshot,
+    asked: "list[Asked]",
+    started: float,
+    note: str,
+) -> "Run":
+    from gateway.evals.runs import Run
+
+    progress = runner.progress
+    return Run(
+        id=time.strftime("%Y%m%d-%H%M%S", time.gmtime(started))
+        + f"-{int(started * 1e3) % 1000:03}",
+        suite=suite.name,
+        route=suite.route,
+        suite_file=str(file),
+        suite_hash=suite.hash,
+        data_hash=suite.data_hash,
+        snapshot=snapshot.hash,
+        targets=tuple(asked),
+        scorers=tuple(each.name for each in suite.scorers),
+        right=suite.right,
+        cases=len(suite.cases),
+        repetitions=suite.repetitions,
+        seed=suite.seed,
+        started=started,
+        finished=time.time(),
+        complete=not progress.stopped and not progress.errors,
+        asked=progress.asked,
+        cached=progress.cached,
+        errors=progress.errors,
+        cost_usd=progress.cost_usd,
+        judge_usd=progress.judge_usd,
+        versions={"switchboard": version("switchboard"), "python": platform.python_version()},
+        note=note or (progress.stopped and f"stopped by {progress.stopped}"),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _gateway(
+    base: str, snapshot: Snapshot, config: Path, out: Console, *, named: bool
+) -> AsyncIterator[str]:
+    """The URL of the running gateway, or of one that is there for this run alone."""
+    import tempfile
+
+    if await asyncio.to_thread(readiness, base) is not None:
+        yield base
+        return
+    if named:
+        raise SwitchboardError(f"no gateway answers at {base}")
+    from gateway.app import Gateway
+    from gateway.serving import listening, litellm_python
+    from gateway.store.store import Store
+
+    out.print(f"no gateway answers at {base}: one is started for this run", style=ASIDE)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(f"sqlite:///{folder}/switchboard.db")
+        started = Gateway(
+            snapshot,
+            store,
+            cache=config / ".switchboard",
+            litellm_python=litellm_python(config, os.environ),
+        )
+        await started.start()
+        try:
+            async with listening(started, "127.0.0.1", 0, snapshot.server) as port:
+                await started.adapters_present()
+                yield f"http://127.0.0.1:{port}"
+        finally:
+            await started.stop()
+
+
+def _encoder(snapshot: Snapshot, suite: "Suite") -> Any:
+    if snapshot.server.encoder is None or all(
+        each.part.kind != "similarity" for each in suite.scorers
+    ):
+        return None
+    from gateway.classify.bert import BertEncoder
+
+    return BertEncoder(Path(snapshot.server.encoder))
+
+
+# ---------------------------------------------------------------- what was found
+
+
+def _feed(
+    run: "Run",
+    results: "list[Result]",
+    snapshot: Snapshot,
+    store: str | None,
+    config: Path,
+    out: Console,
+) -> None:
+    from gateway.evals.runs import named
+    from gateway.store.evidence import Evidence, EvidenceBook
+
+    route = snapshot.routes.get(run.route or "")
+    if route is None or route.right is None:
+        fail(
+            f"the suite {run.suite} names no route with a metric that makes answers right:"
+            " write `route` there, and `metrics` and `right` in the route"
+        )
+    if not run.complete:
+        fail(f"the run {named(run)} is not complete; ask it again before it is fed")
+    at = run.finished or run.started
+    source = f"eval:{run.suite}"
+    rows = [
+        Evidence(route.name, row["target"], route.right, source, row["n"], row["right"], at)
+        for row in summed(results)
+        if row["n"]
+    ]
+    with opened(store, config, new=True) as found:
+        EvidenceBook(found).add(rows)
+    told = ", ".join(f"{row.target} {row.right:.0f} of {row.n:.0f}" for row in rows)
+    out.print(f"fed to the route {route.name}: {told}", style=ASIDE)
+
+
+def summed(results: "Iterable[Result]") -> list[dict[str, Any]]:
+    """Each target's answers as a row; seconds are medians, `n` the answers that were scored."""
+    from statistics import median
+
+    rows: dict[str, list[Result]] = {}
+    for each in results:
+        rows.setdefault(each.target, []).append(each)
+    found = []
+    for target, answers in rows.items():
+        scored = [each for each in answers if each.right is not None]
+        first = [each.first_token_s for each in answers if each.first_token_s is not None]
+        whole = [each.total_s for each in answers if each.total_s is not None]
+        found.append(
+            {
+                "target": target,
+                "n": len(scored),
+                "right": sum(bool(each.right) for each in scored),
+                "answers": len(answers),
+                "errors": sum(each.error is not None for each in answers),
+                "cost_usd": sum(each.cost_usd for each in answers),
+                "judge_usd": sum(each.judge_usd for each in answers),
+                "first_token_s": median(first) if first else None,
+                "total_s": median(whole) if whole else None,
+            }
+        )
+    return found
+
+
+def _print(run: "Run", results: "list[Result]", home: Path) -> None:
+    from gateway.evals.runs import named
+
+    out = Console(soft_wrap=True, highlight=False)
+    Lines(out, HEAD).print([_cells(row) for row in summed(results)])
+    spent = f"${run.cost_usd:.6f}"
+    if run.judge_usd:
+        spent += f", judging ${run.judge_usd:.6f}"
+    out.print(
+        f"{named(run)}: {run.cases} cases, {run.asked} asked, {run.cached} kept from before,"
+        f" {spent}",
+        style=ASIDE,
+    )
+    if not run.complete:
+        why = run.note or f"{run.errors} answers failed"
+        out.print(f"not complete: {why}; run it again to go on", style="yellow")
+    for each in [each for each in results if each.error is not None][:3]:
+        out.print(f"  {each.target}, case {each.case}: {each.error}", style="red")
+
+
+def _cells(row: dict[str, Any]) -> list[Cell]:
+    share = f"{100 * row['right'] / row['n']:.1f} %" if row["n"] else "–"
+    each = row["cost_usd"] / row["answers"] if row["answers"] else 0.0
+    return [
+        Cell(row["target"]),
+        Cell(share, "bold", figure=True),
+        Cell(str(row["answers"]), figure=True),
+        Cell(str(row["errors"]), "red" if row["errors"] else ASIDE, figure=True),
+        Cell(f"{each:.7f}", figure=True),
+        Cell(_seconds(row["first_token_s"]), figure=True),
+        Cell(_seconds(row["total_s"]), figure=True),
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,238 @@
+"""`switchboard eval run`: real questions through a real gateway to stand-ins."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import build
+from gateway.evals import runs
+from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
+from gateway.standin.standin import StandIn
+from gateway.store.evidence import EvidenceBook
+from gateway.store.store import Store
+
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Peru": "Lima", "Japan": "Tokyo"}
+PRICE = "{input: 1 usd/Mtok, output: 1000 usd/Mtok}"
+
+SUITE = """
+name: capitals
+route: geography
+data: capitals.jsonl
+prompt: "The capital of {input}?"
+max_tokens: 8
+"""
+
+
+def knows(*countries: str) -> Behaviour:
+    """Answers rightly of these, and of all others as if it were France."""
+
+    def answer(asked: Asked) -> str:
+        country = asked.text.removeprefix("The capital of ").removesuffix("?")
+        return CAPITALS[country if country in countries else "France"]
+
+    return Behaviour(answer=answer)
+
+
+@pytest.fixture
+async def providers() -> AsyncIterator[tuple[StandIn, StandIn]]:
+    """One that knows all, and one that knows half."""
+    async with StandIn(knows(*CAPITALS)) as all_of_it, StandIn(knows("Italy")) as half:
+        yield all_of_it, half
+
+
+def tree(folder: Path, providers: tuple[StandIn, StandIn], suite: str = SUITE) -> Path:
+    """A configuration before both, and the suite's file."""
+    backends = "".join(
+        f"""
+  {name}:
+    kind: openai
+    url: {standin.url}
+    models: {{m: {{id: m, price: {PRICE}}}}}"""
+        for name, standin in zip(("good", "half"), providers, strict=True)
+    )
+    files = {
+        "gateway.yaml": f"""
+server: {{listen: 127.0.0.1:1}}
+store: sqlite:///{folder}/switchboard.db
+default_route: geography
+backends:{backends}
+""",
+        "routes/geography.yaml": """
+name: geography
+value: 0.01 usd
+candidates: [{target: good/m, quality: 0.5}, {target: half/m, quality: 0.5}]
+policy: plain
+metrics: {accepted: {}}
+right: accepted
+""",
+        "policies/plain.yaml": "name: plain\n",
+        "capitals.yaml": suite,
+        "capitals.jsonl": "".join(
+            msgspec.json.encode({"input": country, "expected": city}).decode() + "\n"
+            for country, city in CAPITALS.items()
+        ),
+    }
+    for path, text in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text)
+    return folder / "capitals.yaml"
+
+
+async def ran(folder: Path, *command: str, code: int = 0) -> str:
+    line = ["eval", *command, "--config", str(folder)]
+    done = await asyncio.to_thread(CliRunner().invoke, build(), line)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+async def run(folder: Path, *more: str, code: int = 0) -> dict[str, Any]:
+    out = await ran(folder, "run", str(folder / "capitals.yaml"), "--json", *more, code=code)
+    told: dict[str, Any] = msgspec.json.decode(out[out.index("{") :])
+    return told
+
+
+def asked(*standins: StandIn) -> int:
+    """Completions that were asked of them."""
+    seen = [each for standin in standins for each in standin.seen]
+    return sum(each.path.endswith("/chat/completions") for each in seen)
+
+
+async def test_targets_are_asked_scored_and_nothing_twice(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    first = await run(tmp_path)
+    assert [(row["target"], row["right"], row["n"]) for row in first["rows"]] == [
+        ("good/m", 4, 4),
+        ("half/m", 2, 4),
+    ]
+    assert (first["asked"], first["cached"], first["complete"]) == (8, 0, True)
+    count = asked(*providers)
+    again = await run(tmp_path)
+    assert (again["asked"], again["cached"]) == (0, 8)
+    assert asked(*providers) == count + 2  # who they are, once for each
+    assert again["rows"][0]["right"] == 4
+    folder = runs.found(tmp_path / runs.HOME, "capitals")
+    kept, results = runs.read(folder)
+    assert kept.id == again["id"]
+    order = [(each.case, each.target) for each in results]
+    assert order == [(str(n), target) for n in range(1, 5) for target in ("good/m", "half/m")]
+    assert results[0].output == "Paris"
+    assert results[0].first_token_s is not None
+    assert results[0].input_tokens > 0
+
+
+async def test_a_run_stops_before_the_limit_and_goes_on(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    limit = 0.0125  # each may cost $0.008 and a little, and does cost $0.001
+    part = await run(tmp_path, "--limit-usd", str(limit), "--at-once", "1", code=2)
+    assert not part["complete"]
+    assert 0 < part["asked"] < 8
+    assert part["cost_usd"] <= limit
+    assert "limit" in part["note"]
+    whole = await run(tmp_path)
+    assert whole["asked"] + whole["cached"] == 8
+    assert whole["cached"] == part["asked"]
+
+
+async def test_failures_are_no_wrong_answers(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    await run(tmp_path, "--targets", "good/m")
+    providers[1].fault = Fault(kind=FaultKind.STATUS, status=500)
+    out = await ran(tmp_path, "run", str(tmp_path / "capitals.yaml"), code=1)
+    assert "half/m does not answer: 502" in out
+
+
+async def test_results_feed_the_route(providers: tuple[StandIn, StandIn], tmp_path: Path) -> None:
+    tree(tmp_path, providers)
+    await run(tmp_path, "--feed")
+    await ran(tmp_path, "feed", "capitals")
+    store = Store.open(f"sqlite:///{tmp_path}/switchboard.db")
+    rows = {row.target: (row.n, row.right, row.source) for row in EvidenceBook(store).read()}
+    store.close()
+    assert rows == {
+        "good/m": (4.0, 4.0, "eval:capitals"),
+        "half/m": (4.0, 2.0, "eval:capitals"),
+    }
+
+
+JUDGED = """
+name: capitals
+data: capitals.jsonl
+prompt: "The capital of {input}?"
+max_tokens: 8
+targets: [half/m]
+scorers:
+  judged: {kind: judge, target: good/m, rubric: The right city., scale: 5, right_when: ">= 0.75"}
+  better: {kind: judge, target: good/m, against: expected}
+  same: {kind: normalised}
+"""
+
+
+async def test_a_model_judges_and_what_it_costs_is_apart(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    """The judge gives 5 for Paris and 1 for anything else, and prefers what comes first."""
+
+    def judging(asked: Asked) -> str:
+        if "<first>" in asked.text:
+            return "Better: first"
+        return "Mark: 5" if "<answer>\nParis" in asked.text else "Mark: 1"
+
+    async with StandIn(Behaviour(answer=judging)) as judge:
+        tree(tmp_path, (judge, providers[1]), JUDGED)
+        told = await run(tmp_path)
+    assert (told["rows"][0]["right"], told["rows"][0]["n"]) == (3, 4)
+    assert told["judge_usd"] > told["cost_usd"] > 0
+    _, results = runs.read(runs.found(tmp_path / runs.HOME, "capitals"))
+    assert [each.scores["judged"] for each in results] == [1.0, 0.0, 1.0, 1.0]
+    assert {each.scores["better"] for each in results} == {0.5}
+    assert [each.scores["same"] for each in results] == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        (SUITE + "targets: [good/x]\n", "there is no target `good/x`; there are: good/m, half/m"),
+        (SUITE.replace("geography", "geologie"), "there is no route 'geologie'"),
+        (SUITE + "scorers: {s: {kind: judge}}\n", "a scorer by judge needs `target`"),
+        (SUITE + "right: accuracy\n", "unknown scorer `accuracy`"),
+        (SUITE + "scorers: {s: {kind: similarity}}\n", "needs a sentence encoder"),
+        (SUITE + "scorers: {s: {kind: python, function: 'no:f'}}\n", "write `module:function`"),
+    ],
+)
+async def test_what_cannot_be_run_is_said(
+    providers: tuple[StandIn, StandIn], tmp_path: Path, suite: str, said: str
+) -> None:
+    path = tree(tmp_path, providers, suite)
+    out = await ran(tmp_path, "run", str(path), code=1)
+    assert said in " ".join(out.split())
+
+
+async def test_an_internal_routes_cases_are_asked_of_none_but_our_own(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    path = tree(tmp_path, providers)
+    config = (tmp_path / "gateway.yaml").read_text()
+    own = config.replace("default_route", "aliases: {x: auto}\ndefault_route").replace(
+        "  good:\n    kind: openai\n", "  good:\n    kind: vllm\n    replica_hour: 1 usd\n"
+    )
+    own = own.replace(f"url: {providers[0].url}", f"replicas: [{providers[0].origin}]", 1)
+    own = own.replace(f"models: {{m: {{id: m, price: {PRICE}}}}}", "models: {m: {id: m}}", 1)
+    (tmp_path / "gateway.yaml").write_text(own)
+    route = (tmp_path / "routes/geography.yaml").read_text()
+    route = route.replace(", {target: half/m, quality: 0.5}", "") + "data: internal\n"
+    (tmp_path / "routes/geography.yaml").write_text(route)
+    before = asked(*providers)
+    out = await ran(tmp_path, "run", str(path), "--targets", "good/m,half/m", code=1)
+    assert "`half/m` is not self-hosted, and the suite's route is internal" in " ".join(out.split())
+    assert asked(*providers) == before
