@@ -16,6 +16,7 @@ from benchmarks.quality import write
 from gateway.experiments.bandit import Rewards, weights
 from gateway.experiments.planning import answered_after, fixed_horizon, simulated
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
+from gateway.experiments.slots import FEWEST, half_width
 from gateway.experiments.stats import Contrasts, contrasts, intervals, refuted_at
 
 ALPHA = 0.05
@@ -217,6 +218,18 @@ def false_guards(runs: int, limit: float = 0.01, units: int = 5000) -> Rate:
     return Rate(told / runs, runs)
 
 
+def slots_alike(runs: int, slots: int = 300) -> Rate:
+    """How many runs' intervals of a ratio of times miss that it is 1, read after every slot."""
+    rng = np.random.default_rng(SEED + 9)
+    wrong = 0
+    for _ in range(runs):
+        treated = rng.random(slots) < 0.5
+        seen = contrasts(treated, rng.normal(0.5, 0.4, slots), np.full(slots, 0.5)).values
+        looks = (seen[:n] for n in range(FEWEST, slots + 1))
+        wrong += any(abs(each.mean()) > half_width(each, ALPHA) for each in looks)
+    return Rate(wrong / runs, runs)
+
+
 def page(runs: int, say: Callable[[str], None]) -> str:
     """All of it as Markdown."""
     lines = [
@@ -237,6 +250,7 @@ def page(runs: int, say: Callable[[str], None]) -> str:
         ("A/A, 90 %, under a bandit's weights (4,000 units)", adaptive_false_positives(0.9, runs)),
         ("sample ratio, right shares (at 0.1 %)", wrong_ratio(runs, 0.5)),
         ("guard of 1 % errors, just kept", false_guards(runs)),
+        ("switchback, 300 slots, equal times: says that they differ", slots_alike(runs)),
         ("for comparison: A/A by a z-test read all the time from unit 100 on", naive(0.9, runs)),
     ):
         lines.append(f"| {what} | {found} |")

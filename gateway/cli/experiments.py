@@ -286,6 +286,12 @@ def _print(seen: "Findings") -> None:
         out.print(f"{dollars(abs(seen.saved_a_month))} a month {what} if all went to the arm")
     if seen.ratio_p is not None:
         out.print(f"units came in the declared shares: p = {seen.ratio_p:.3g}", style=ASIDE)
+    for what, ratio in (("first token", seen.first_token_ratio), ("whole", seen.whole_ratio)):
+        if ratio is not None:
+            out.print(
+                f"{what}: {ratio.mean:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f}), by"
+                f" {ratio.slots} slots"
+            )
     for warning in seen.warnings:
         out.print(f"[yellow]{escape(warning)}[/yellow]")
 

@@ -6,13 +6,15 @@ then there is no answer. The interval is two-sided and for people to look at: at
 confidence, so it is a little wider than what the answer needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from gateway.experiments.progress import Progress
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
+from gateway.experiments.slots import Ratio, Slot
+from gateway.experiments.slots import ratio as slots_ratio
 from gateway.experiments.stats import contrasts, intervals, refuted_at
 from gateway.types import Asked, Experiment, Standing
 
@@ -81,8 +83,9 @@ class Look(msgspec.Struct, frozen=True):
 class Findings(msgspec.Struct, frozen=True):
     """All of it. `answer` is None while there is none; `at` the scored units that it took.
 
-    `ratio_p` is None where shares move. `saved_a_month` are the dollars of the route's traffic of
-    now, if all of it went to the question's arm and not the other.
+    The two ratios say how many times as long the question's arm takes as the other, by slots of
+    time. `ratio_p` is None where shares move. `saved_a_month` are the dollars of the route's
+    traffic of now, if all of it went to the question's arm and not the other.
     """
 
     experiment: str
@@ -104,6 +107,8 @@ class Findings(msgspec.Struct, frozen=True):
     times_comparable: bool
     saved_a_month: float | None
     warnings: tuple[str, ...]
+    first_token_ratio: Ratio | None = None
+    whole_ratio: Ratio | None = None
 
 
 def found(
@@ -142,6 +147,8 @@ def found(
         times_comparable=comparable,
         saved_a_month=_saved(experiment, progress),
         warnings=tuple(_warnings(ratio, response, comparable)),
+        first_token_ratio=_slower(experiment, progress.first_slots),
+        whole_ratio=_slower(experiment, progress.whole_slots),
     )
 
 
@@ -259,6 +266,16 @@ def _answered(
             for n, (low, high) in zip(points, ends, strict=True)
         )
     return (None, None, course) if first is None else (first[1], first[0], course)
+
+
+def _slower(experiment: Experiment, slots: Mapping[str, Slot]) -> Ratio | None:
+    """By the slots that are over; the last is not yet."""
+    other = experiment.control
+    asked = experiment.asked
+    arm = asked.arm if asked is not None else next(a for a in experiment.arms if a != other)
+    mine, others = experiment.shares[arm], experiment.shares[other]
+    fixed = None if experiment.bandit else mine / (mine + others)
+    return slots_ratio(list(slots.values())[:-1], arm, other, fixed, 1.0 - experiment.confidence)
 
 
 def _said(experiment: Experiment, answer: bool | None, course: Sequence[Look]) -> str:

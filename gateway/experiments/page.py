@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from gateway.experiments.findings import ArmSeen, Findings, Guard, Look, Times
+from gateway.experiments.slots import Ratio
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 260, 56, 36, 12
 
@@ -40,9 +41,11 @@ def page(found: Findings, null: float | None) -> str:
         '<p class="soft">The interval holds at every moment at once, so it may be read, and the '
         "experiment ended, whenever one likes. Each user, conversation or slot counts once.</p>",
         _arms(found.arms),
+        _ratio("first token", found.first_token_ratio),
+        _ratio("whole answer", found.whole_ratio),
         _guards(found.guards),
         f"<h2>Money</h2><p>So far {_dollars(found.cost)}.{_saved(found.saved_a_month)}</p>",
-        _ratio(found),
+        _shares(found),
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -137,7 +140,16 @@ def _guards(guards: tuple[Guard, ...]) -> str:
     return f"<h2>Guards</h2><table>{head}{''.join(rows)}</table>"
 
 
-def _ratio(found: Findings) -> str:
+def _ratio(what: str, ratio: Ratio | None) -> str:
+    if ratio is None:
+        return ""
+    return (
+        f"<p>The {what} takes {ratio.mean:.2f} times as long, between {ratio.low:.2f} and "
+        f"{ratio.high:.2f}, by {ratio.slots} slots of time.</p>"
+    )
+
+
+def _shares(found: Findings) -> str:
     if found.ratio_p is None:
         return '<p class="soft">The shares move, so they are not tested.</p>'
     return f'<p class="soft">Shares as declared: p = {found.ratio_p:.3g}.</p>'

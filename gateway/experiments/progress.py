@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.experiments.bandit import Rewards
+from gateway.experiments.slots import Slot
 from gateway.experiments.stats import Floats
 
 NEWS = 1.01
@@ -28,6 +29,7 @@ class Ended(msgspec.Struct, frozen=True):
     cost: float
     first_token_s: float | None
     total_s: float
+    share: float = 1.0
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -65,7 +67,9 @@ class Progress:
         self.first_at = self.last_at = 0.0
         self._late_s = late_s
         self._slots = slots
-        self._open: dict[str, _Slot] = {}
+        self.first_slots: dict[str, Slot] = {}
+        self.whole_slots: dict[str, Slot] = {}
+        self._open: dict[str, _Opened] = {}
         self._read = 0
         self._known: set[str] = set()
         self._who: list[str] = []
@@ -90,8 +94,12 @@ class Progress:
             if row.failed:
                 continue
             arm.whole_s.append(row.total_s)
+            if self._slots:
+                self._time(self.whole_slots, row, row.total_s)
             if row.first_token_s is not None:
                 arm.first_s.append(row.first_token_s)
+                if self._slots:
+                    self._time(self.first_slots, row, row.first_token_s)
                 arm.late += self._late_s is not None and row.first_token_s > self._late_s
 
     def scored(self, rows: Iterable[Scored]) -> None:
@@ -109,10 +117,13 @@ class Progress:
                 self._known.add(row.unit)
                 self._observed(row.arm, row.score, row.share)
 
+    def _time(self, slots: dict[str, Slot], row: Ended, seconds: float) -> None:
+        slots.setdefault(row.unit, Slot(row.arm, row.share)).add(seconds)
+
     def _in_slot(self, row: Scored) -> None:
         if row.unit in self._known:
             return
-        slot = self._open.setdefault(row.unit, _Slot(row.arm, row.share))
+        slot = self._open.setdefault(row.unit, _Opened(row.arm, row.share))
         slot.n += 1
         slot.total += row.score
         while len(self._open) > SLOTS_OPEN:
@@ -154,6 +165,6 @@ class Progress:
         return mine[both], np.array(self._scores)[both], chances[both]
 
 
-class _Slot:
+class _Opened:
     def __init__(self, arm: str, share: float) -> None:
         self.arm, self.share, self.n, self.total = arm, share, 0, 0.0

@@ -54,7 +54,7 @@ class ExperimentBook:
         c = requests.c
         query = (
             select(
-                c.seq, c.started, c.arm, c.unit, c.outcome, c.target, c.cost_usd,
+                c.seq, c.started, c.arm, c.unit, c.arm_share, c.outcome, c.target, c.cost_usd,
                 c.first_token_s, c.total_s,
             )
             .where(c.experiment == experiment.name, c.started >= since, c.seq > after)
@@ -143,6 +143,7 @@ def _ended(experiment: Experiment, row: Any) -> Ended:
         cost=row.cost_usd,
         first_token_s=row.first_token_s,
         total_s=row.total_s,
+        share=row.arm_share,
     )
 
 

@@ -184,3 +184,27 @@ def test_a_plan_counts_days_by_the_logged_traffic() -> None:
         planned(PLAIN, msgspec.structs.replace(logged, mean=None), None, None)
     with pytest.raises(ValueError, match="no question"):
         planned(msgspec.structs.replace(PLAIN, asked=None), logged, None, None)
+
+
+def test_times_of_whole_slots_are_compared_as_a_ratio() -> None:
+    rng = np.random.default_rng(12)
+    switched = msgspec.structs.replace(PLAIN, slot_s=60.0)
+    progress = Progress(switched.arms, slots=True)
+    seq = 0
+    for slot in range(120):
+        arm = "new" if rng.random() < 0.5 else "old"
+        for _ in range(5):
+            seq += 1
+            seconds = float(rng.lognormal(0.7 if arm == "new" else 0.0, 0.4))
+            row = Ended(
+                seq, 60.0 * slot, arm, f"s{slot}", failed=False, counts=True, cost=0.0,
+                first_token_s=None, total_s=seconds, share=0.5,
+            )  # fmt: skip
+            progress.ended([row])
+    seen = said(progress, switched)
+
+    assert seen.first_token_ratio is None
+    assert seen.whole_ratio is not None
+    assert seen.whole_ratio.slots == 119
+    assert 1.3 < seen.whole_ratio.low < 2.0 < seen.whole_ratio.high < 3.0
+    assert "times as long" in page(seen, None)

@@ -26,6 +26,10 @@ def test_just_at_the_margin_it_is_not_said_to_be_no_worse() -> None:
     assert _within(bench.at_the_margin(0.9, 0.05, RUNS, 2000), 0.05)
 
 
+def test_times_that_are_alike_are_not_told_apart_however_often_they_are_read() -> None:
+    assert _within(bench.slots_alike(100, 150), 0.05)
+
+
 def test_weights_that_follow_the_data_are_no_excuse() -> None:
     assert _within(bench.adaptive_false_positives(0.8, 60, 1000), 0.05)
 

@@ -77,7 +77,7 @@ def test_requests_of_an_experiment_are_read_once_and_in_order(store: Store) -> N
     first = book.ended(EXPERIMENT, AT, 0, 2)
     rest = book.ended(EXPERIMENT, AT, first[-1].seq, 10)
 
-    assert first[0] == Ended(1, AT + 1, "new", "unit 1", False, True, 0.002, 0.2, 1.1)
+    assert first[0] == Ended(1, AT + 1, "new", "unit 1", False, True, 0.002, 0.2, 1.1, 0.25)
     assert [(each.failed, each.counts) for each in [*first, *rest]] == [
         (False, True),
         (True, True),
