@@ -22,12 +22,14 @@ from gateway.cli.opening import (
     print_problems,
     tell_problems,
 )
+from gateway.cli.replay import sentences
 from gateway.errors import ConfigError, SwitchboardError
 from gateway.policy.words import dollars
 
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
     from gateway.revisions.diff import Change
+    from gateway.revisions.replay import Replay
     from gateway.revisions.report import Report
     from gateway.revisions.traffic import Traffic
 
@@ -159,9 +161,8 @@ def _print(out: Console, report: "Report") -> None:
         else:
             value = change.new or change.old
             out.print(f"[{colour}]{escape(f'{said}: {value}')}[/{colour}]{_later(change)}")
-    for line in (report.untold, *(told(report.traffic) if report.traffic is not None else ())):
-        if line:
-            out.print(escape(line))
+    for line in _about_traffic(report):
+        out.print(escape(line))
 
 
 def _against(report: "Report") -> str:
@@ -192,10 +193,32 @@ def markdown(report: "Report") -> Iterator[str]:
         yield (
             "| " + " | ".join(each.replace("|", "\\|").replace("\n", " ") for each in cells) + " |"
         )
-    lines = list(told(report.traffic)) if report.traffic is not None else [report.untold]
-    if any(lines):
+    lines = list(_about_traffic(report))
+    if lines:
         yield ""
         yield from (f"- {line}" for line in lines)
+
+
+def _about_traffic(report: "Report") -> Iterator[str]:
+    """What would become of the last day's requests: as expected, and by the log itself."""
+    if report.untold:
+        yield report.untold
+    if report.traffic is not None:
+        yield from told(report.traffic)
+    if report.replay is not None and report.replay.elsewhere:
+        yield from replayed(report.replay)
+
+
+def replayed(replay: "Replay") -> Iterator[str]:
+    """What the log says of the change."""
+    if not replay.figures["cost"].measured:
+        yield (
+            "The log cannot tell what that would bring: what would be chosen was hardly explored. "
+            "`switchboard replay --files` says what it takes."
+        )
+        return
+    yield f"By what was explored, from {replay.requests:,} of the requests:"
+    yield from sentences(replay)
 
 
 def told(traffic: "Traffic") -> Iterator[str]:

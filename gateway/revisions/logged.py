@@ -8,7 +8,7 @@ take them.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -31,6 +31,9 @@ from gateway.experiments.estimators import Floats, Ints
 from gateway.policy.table import Candidates, Row
 from gateway.revisions.traffic import Asked, question_again
 from gateway.types import Needs, Question, Route, Snapshot
+
+Smaller: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
+"""Enough for what was expected, at half the memory."""
 
 REFUSED = ""
 """Stands for the target of who would be refused; it is the first of every route's."""
@@ -81,7 +84,7 @@ class Outcomes(msgspec.Struct):
     taken: Ints
     old: Floats
     new: Floats
-    expected: Mapping[str, Floats]
+    expected: Mapping[str, Smaller]
     tokens: Floats
     cost: Floats
     first: Floats
@@ -105,6 +108,10 @@ class Replayer:
         self._logged_under = logged_under
         self._right = right
         self._kinds: dict[tuple[Any, ...], Kind | str] = {}
+        turning = {each.name for each in new.backends.values() if each.turns is not None}
+        self._sleeping = frozenset(
+            name for name, target in new.targets.items() if target.backend in turning
+        )
         self._place = -1
         self._incumbents: dict[tuple[str, str], str] = {}
         self._targets: dict[str, dict[str, int]] = {}
@@ -216,11 +223,7 @@ class Replayer:
             quality=_changed(was, found),
             prices=self._new.targets,
             targets=before.targets,
-            sleeping=frozenset(
-                name
-                for name, target in self._new.targets.items()
-                if self._new.backends[target.backend].turns is not None
-            ),
+            sleeping=self._sleeping,
         )
         winners = {
             each.arms.get(each.winner, "") for each in found.experiments if each.winner is not None
@@ -346,7 +349,7 @@ class Replayer:
             old[:, index[target]] += group.propensity[:, n]
         return old
 
-    def _named(self, group: "_Group", index: dict[str, int]) -> tuple[Floats, dict[str, Floats]]:
+    def _named(self, group: "_Group", index: dict[str, int]) -> tuple[Floats, dict[str, Smaller]]:
         """A named target stays what it is."""
         only = group.kind.question.only or REFUSED
         column = index.setdefault(only, len(index))
@@ -354,11 +357,11 @@ class Replayer:
         new[:, column] = 1.0
         return new, self._figures(group, index)
 
-    def _figures(self, group: "_Group", index: dict[str, int]) -> dict[str, Floats]:
+    def _figures(self, group: "_Group", index: dict[str, int]) -> dict[str, Smaller]:
         found = {}
         for name in _EXPECTED:
             values = getattr(group.block, name)
-            wide = np.full((len(group.flat), len(index)), np.nan)
+            wide = np.full((len(group.flat), len(index)), np.nan, dtype=np.float32)
             wide[:, 0] = 0.0
             for n, (target, _) in reversed(list(enumerate(group.pairs))):
                 wide[:, index[target]] = values[:, n]
@@ -367,7 +370,7 @@ class Replayer:
 
     def _spread(
         self, group: "_Group", ranked: Ranked, index: dict[str, int]
-    ) -> tuple[Floats, dict[str, Floats]]:
+    ) -> tuple[Floats, dict[str, Smaller]]:
         columns = [index.setdefault(row.target, len(index)) for row in group.rows]
         new = np.zeros((len(group.flat), len(index)))
         new[:, columns] = chances(ranked, group.chosen)
@@ -485,7 +488,7 @@ def _wide(name: str, values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any
     if values.ndim == 1 or values.shape[1] == width:
         return values
     empty = np.nan if name.startswith("expected") else 0.0
-    more = np.full((len(values), width - values.shape[1]), empty)
+    more = np.full((len(values), width - values.shape[1]), empty, dtype=values.dtype)
     return np.concatenate([values, more], axis=1)
 
 

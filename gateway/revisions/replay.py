@@ -28,7 +28,7 @@ from gateway.experiments.estimators import (
     unsupported,
     weights,
 )
-from gateway.revisions.logged import RECOGNISED, UNDECIDED, Outcomes, Replayer
+from gateway.revisions.logged import RECOGNISED, UNDECIDED, Outcomes, Replayer, Smaller
 from gateway.store.replay import ReplayLog
 from gateway.types import Metric, Route, Snapshot
 
@@ -286,8 +286,9 @@ def _terms(route: Route | None, new: Snapshot) -> dict[str, float]:
     }
 
 
-def _whole(expected: Floats) -> Floats:
+def _whole(some: Smaller) -> Floats:
     """Where nothing was expected of a target at a request, what usually is."""
+    expected = some.astype(np.float64)
     known = ~np.isnan(expected)
     count = known.sum(axis=0)
     usual = np.where(known, expected, 0.0).sum(axis=0) / np.maximum(count, 1)

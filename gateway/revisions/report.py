@@ -9,13 +9,17 @@ from gateway.config.load import Loaded, load_texts
 from gateway.errors import ConfigError, Problem
 from gateway.policy.live import Live
 from gateway.revisions.diff import Change, Written, differences
+from gateway.revisions.replay import Replay, replay
 from gateway.revisions.traffic import Asked, Traffic, retold
 from gateway.revisions.tried import reachable
 from gateway.store.reader import Reader
+from gateway.store.replay import ReplayLog
 from gateway.store.revisions import Revision
 from gateway.types import Needs, Snapshot
 
 DAY_S = 86_400.0
+REPLAYED = 5000
+"""Requests that are replayed at most: so many take a tenth of a second."""
 SAMPLE = 2000
 """Requests that are decided again at most: so many, twice, took 21 ms in memory."""
 
@@ -23,7 +27,8 @@ SAMPLE = 2000
 class Report(msgspec.Struct, frozen=True):
     """What would change. `running` is the number of the revision that it was compared with, 0 where
     there is none; `hash` is that of the files. `traffic` is None where it cannot be told: then
-    `untold` says why."""
+    `untold` says why. `replay` is what the log itself says of the same change, by what was explored
+    (see `gateway.revisions.replay`)."""
 
     running: int
     running_hash: str
@@ -32,6 +37,7 @@ class Report(msgspec.Struct, frozen=True):
     warnings: tuple[Problem, ...] = ()
     traffic: Traffic | None = None
     untold: str = ""
+    replay: Replay | None = None
 
     @property
     def differs(self) -> bool:
@@ -68,9 +74,10 @@ def reported(
             Written(running.files, running.environment), Written(loaded.texts, environment)
         )
     )
-    traffic = None
+    traffic, by_the_log = None, None
     if changes and old is not None and reader is not None:
         traffic = _traffic(reader, old, loaded.snapshot, live, now)
+        by_the_log = _replay(reader, traffic.requests, running.hash, old, loaded.snapshot, now)
     return Report(
         running.seq,
         running.hash,
@@ -79,6 +86,7 @@ def reported(
         loaded.warnings,
         traffic,
         why,
+        by_the_log,
     )
 
 
@@ -89,6 +97,24 @@ def _compiled(
         return load_texts(running.files, directory, env, running.environment).snapshot, ""
     except ConfigError as error:
         return None, f"the running revision cannot be compiled here: {error}"
+
+
+def _replay(
+    reader: Reader, requests: int, hash: str, old: Snapshot, new: Snapshot, now: float
+) -> Replay | None:
+    """What the log says, as far as the running revision served it; None where there is nothing."""
+    running = reachable(old)
+    known = {hash: running, old.hash: running}
+    found = replay(
+        ReplayLog(reader.store),
+        reachable(new),
+        running,
+        known.get,
+        now - DAY_S,
+        now,
+        every=max(1, -(-requests // REPLAYED)),
+    )
+    return found if found.requests else None
 
 
 def _traffic(

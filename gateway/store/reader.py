@@ -66,7 +66,7 @@ class Reader:
     """Queries on an open store. Every call opens its own connection; any thread may call."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self._sqlite = store.engine.dialect.name == "sqlite"
 
     def find(self, id: str) -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ class Reader:
             .order_by(requests.c.seq.desc())
             .limit(1)
         )
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             row = connection.execute(query).first()
             return None if row is None else _whole(connection, row)
 
@@ -98,7 +98,7 @@ class Reader:
             query = query.where(requests.c.seq > after).order_by(requests.c.seq)
         else:
             query = query.order_by(requests.c.seq.desc())
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             rows = connection.execute(query.limit(limit)).all()
         found = [fields(row) for row in rows]
         return found if after is not None else found[::-1]
@@ -112,7 +112,7 @@ class Reader:
             "cost_usd", "decision",
         )  # fmt: skip
         recent = and_(c.started >= since, c.shadow_of.is_(None))
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             count = int(connection.scalar(select(func.count()).where(recent)) or 0)
             every = -(-count // limit) if limit else 1
             query = select(*(c[name] for name in names)).where(recent, c.seq % max(1, every) == 0)
@@ -141,12 +141,12 @@ class Reader:
             asked.append(or_(c.snapshot == snapshot, c.snapshot.is_(None)))
         query = select(func.coalesce(c.route, ""), c.outcome, c.first_token_s, c.total_s)
         query = query.where(*asked).order_by(c.seq.desc()).limit(limit)
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             return [(row[0], row[1], row[2], row[3]) for row in connection.execute(query)]
 
     def last_seq(self) -> int:
         """The `seq` of the newest row, 0 where there is none."""
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             return int(connection.scalar(select(func.max(requests.c.seq))) or 0)
 
     def usage(self, by: By, since: float) -> list[UsageRow]:
@@ -179,7 +179,7 @@ class Reader:
             .select_from(source)
             .where(recent, timed.c.outcome == "ok")
         )
-        with self._store.read() as connection:
+        with self.store.read() as connection:
             percentiles = {
                 row.name: (row.p50, row.p95) for row in connection.execute(_percentiles(times))
             }

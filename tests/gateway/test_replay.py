@@ -132,6 +132,13 @@ async def test_what_replay_says_is_what_the_policy_then_brings(
     assert "points fewer (−" in words
     assert "all replayed" in words
 
+    (before / "policies/balanced.yaml").write_text(FRUGAL)
+    command = ["diff", "--config", str(before), "--store", f"sqlite:///{before}/switchboard.db"]
+    done = await asyncio.to_thread(CliRunner().invoke, build(), command)
+    assert done.exit_code == 2, done.output
+    assert f"By what was explored, from {REQUESTS} of the requests:" in done.stdout
+    assert "It would cost" in done.stdout
+
 
 async def test_what_was_never_tried_is_not_called_measured(
     provider: StandIn, tmp_path: Path
