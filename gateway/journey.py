@@ -18,6 +18,7 @@ from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight
 from gateway.resilience.base import Ask, Opener, Reason
+from gateway.resilience.carry import GO_ON_TOKENS
 from gateway.transport.base import Reply, Sink
 from gateway.types import (
     Attempt,
@@ -208,12 +209,18 @@ def taken(journey: Journey) -> int:
 
 def estimated(journey: Journey, output: int) -> Usage:
     """What was used where the backend did not say; `output` in tokens."""
-    return Usage(input=journey.request.needs.input_tokens, output=output, estimated=True)
+    return Usage(input=_asked_tokens(journey), output=output, estimated=True)
 
 
 def unseen(journey: Journey) -> Usage:
     """What an attempt cost that was given up before its first piece: its input at least."""
-    return Usage(input=journey.request.needs.input_tokens, estimated=True)
+    return Usage(input=_asked_tokens(journey), estimated=True)
+
+
+def _asked_tokens(journey: Journey) -> int:
+    """What was asked with it, about; what has been said of an answer that is gone on with too."""
+    said, asked = journey.so_far[1], journey.request.needs.input_tokens
+    return asked + said + GO_ON_TOKENS if said else asked
 
 
 def keeps_text(journey: Journey) -> bool:

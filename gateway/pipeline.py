@@ -66,7 +66,14 @@ from gateway.refusals import (
 )
 from gateway.resilience.base import NEVER, RULES, Ask, AttemptFailed, Reason, gathered
 from gateway.resilience.breaker import Breakers
-from gateway.resilience.carry import Disguise, both, carried_on, is_whole_text, may_be_carried_on
+from gateway.resilience.carry import (
+    Disguise,
+    both,
+    carried_on,
+    has_room,
+    is_all_text,
+    may_be_carried_on,
+)
 from gateway.resilience.hedge import SOONER
 from gateway.transport.bodies import decoded, read_all
 from gateway.types import (
@@ -551,10 +558,11 @@ class Pipeline:
         """Whether another candidate has gone on with an answer that broke off, or begun to."""
         if watch.finished or watch.errored or not _carries_on(journey):
             return False
-        if not is_whole_text(watch.text):
-            return False
         text, tokens = journey.so_far
-        journey.so_far = (text + watch.text, tokens + watch.events)
+        text, tokens = text + watch.text, tokens + watch.events
+        if not is_all_text(watch.text, watch.events) or not has_room(journey.request, tokens):
+            return False
+        journey.so_far = (text, tokens)
         opened = await self._next_for(journey, broken)
         if opened is None or opened.watch is None:
             return False
@@ -575,7 +583,7 @@ class Pipeline:
         assert decision is not None
         ask.failed(broken.choice, AttemptFailed(broken.target.name, 502, "broke off"))
         tries = journey.plane.snapshot.policies[decision.policy].tries
-        for choice in decision.ranked:
+        for choice in decision.ranked + decision.last_resorts:
             if ask.tried >= tries or self._clock() >= ask.until:
                 break
             if not ask.may_take(choice):

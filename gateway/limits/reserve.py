@@ -7,7 +7,8 @@ Dollars: at the dearest candidate that may still be asked. A tokenizer that work
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
 context that the target declares. What does not go by bytes, pictures, sounds and what a response
 continues, counts as the whole context where one is declared. The output is as above. Where a policy
-asks a second candidate beside a late one, the two dearest count.
+asks a second candidate beside a late one, or lets one go on with what another began, the two
+dearest count.
 """
 
 from math import ceil
@@ -53,7 +54,8 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
             dearest, beside = dollars, dearest
         elif dollars > beside:
             beside = dollars
-    if snapshot.policies[decision.policy].hedge:
+    policy = snapshot.policies[decision.policy]
+    if policy.hedge or (policy.carry_on and request.stream):
         dearest += beside
     return ceil(dearest * NANO)
 

@@ -5,6 +5,8 @@ with: the next candidate is shown what was sent so far as the assistant's own me
 text and nothing else is carried on: no tools, one choice, no log probabilities, no format.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from gateway.metering.usage import MAX_TEXT
@@ -17,6 +19,9 @@ _number = msgspec.json.Decoder(int)
 
 NOT_TEXT = ("tools", "functions", "logprobs", "top_logprobs", "response_format", "audio")
 """Fields of a request whose answer is more than text, or text of a form."""
+
+GO_ON_TOKENS = 40
+"""About what being told so takes of the input."""
 
 GO_ON = (
     "Your last message broke off. Go on exactly where it ends, even in the middle of a word:"
@@ -36,10 +41,13 @@ def may_be_carried_on(request: Request) -> bool:
 
 
 def carried_on(request: Request, target: Target, text: str, tokens: int) -> Request:
-    """The request for what is missing after `text`, which took about `tokens` tokens.
+    """The request for what is missing after `text`, which took about `tokens` tokens: itself where
+    nothing was said.
 
     vLLM goes on in the message itself; others are told to.
     """
+    if not text:
+        return request
     fields = dict(request.fields)
     messages = _messages.decode(fields["messages"])
     messages.append(msgspec.Raw(_encode({"role": "assistant", "content": text})))
@@ -49,19 +57,29 @@ def carried_on(request: Request, target: Target, text: str, tokens: int) -> Requ
     else:
         messages.append(msgspec.Raw(_encode({"role": "user", "content": GO_ON})))
     fields["messages"] = msgspec.Raw(_encode(messages))
-    for name in ("max_tokens", "max_completion_tokens"):
-        if name in fields:
-            try:
-                most = _number.decode(fields[name])
-            except msgspec.DecodeError:
-                continue
-            fields[name] = msgspec.Raw(b"%d" % max(1, most - tokens))
+    for name, most in _bounds(request):
+        fields[name] = msgspec.Raw(b"%d" % max(1, most - tokens))
     return msgspec.structs.replace(request, fields=fields)
 
 
-def is_whole_text(text: str) -> bool:
-    """Whether `text` is all that was sent: something, and not cut for its length."""
-    return 0 < len(text) < MAX_TEXT
+def has_room(request: Request, tokens: int) -> bool:
+    """Whether an answer that has so many tokens may have more."""
+    return all(tokens < most for _, most in _bounds(request))
+
+
+def _bounds(request: Request) -> Iterator[tuple[str, int]]:
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in request.fields:
+            try:
+                yield name, _number.decode(request.fields[name])
+            except msgspec.DecodeError:
+                continue
+
+
+def is_all_text(text: str, events: int) -> bool:
+    """Whether `text` is all that was sent in so many events with content, and not cut for its
+    length. Nothing may have been sent yet."""
+    return len(text) < MAX_TEXT and bool(text or not events)
 
 
 def both(first: Usage, second: Usage) -> Usage:

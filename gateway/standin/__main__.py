@@ -36,6 +36,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dimensions: int = 64
     head_first: bool = False
     fault: Fault | None = None
+    goes_on: bool = False
 
     def behaviour(self) -> Behaviour:
         """The behaviour meant."""
@@ -52,6 +53,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             dimensions=self.dimensions,
             head_first=self.head_first,
             fault=self.fault,
+            goes_on=self.goes_on,
         )
 
 

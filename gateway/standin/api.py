@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+import msgspec
+
 from gateway.standin import chat, embed, reading, responses
 from gateway.standin.answer import Answer, Stream, Whole, error, refuse
 from gateway.standin.behaviour import Asked, Behaviour, Reply, tokens_of
@@ -181,8 +183,11 @@ class Api:
     ) -> Kept:
         prompt = reading.prompt_tokens(turns, body)
         reading.within_context(behaviour, prompt)
-        asked = Asked(endpoint, model, reading.last_text(turns), body)
-        reply = reading.replied(asked, behaviour, turns)
+        questions, said = reading.broken_off(turns) if behaviour.goes_on else (turns, "")
+        asked = Asked(endpoint, model, reading.last_text(questions), body)
+        reply = reading.replied(asked, behaviour, questions)
+        if said:
+            reply = msgspec.structs.replace(reply, text=reply.text.removeprefix(said))
         made = chat.cut(reply, reading.limit(body, endpoint), reading.stops(body))
         cuts = (made,) * reading.choices(body)
         stamp = self._stamp(prefix, model, len(reply.tool_calls))
@@ -350,7 +355,9 @@ def _answered(answer: Answer, behaviour: Behaviour, kept: Kept) -> Answered:
         _tokens(kept),
         inference=True,
         model=kept.made.model,
-        about=reading.last_text(list(kept.turns)),
+        about=reading.last_text(
+            reading.broken_off(kept.turns)[0] if behaviour.goes_on else kept.turns
+        ),
     )
 
 

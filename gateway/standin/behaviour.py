@@ -169,6 +169,8 @@ class Behaviour:
     head_first: bool = False
     """The head of a stream is sent at once, as vLLM does, not with the first event."""
     fault: Fault | None = None
+    goes_on: bool = False
+    """Shown its own answer that broke off, it says what is missing of it."""
 
 
 def tokens_of(text: str) -> list[str]:

@@ -150,6 +150,15 @@ def last_text(items: Sequence[Body]) -> str:
     return text_of(items[-1].get("content")) if items else ""
 
 
+def broken_off(items: Sequence[Body]) -> tuple[Sequence[Body], str]:
+    """What was asked, and what was said to it so far: the assistant's message, if one is the last,
+    or the last but for the word to go on."""
+    for tail in (1, 2):
+        if len(items) > tail and items[-tail].get("role") == "assistant":
+            return items[:-tail], text_of(items[-tail].get("content"))
+    return items, ""
+
+
 def prompt_tokens(items: Sequence[Body], body: Body) -> int:
     """Three tokens for each message besides its words; tools count four characters a token."""
     words = sum(len(tokens_of(text_of(item.get("content")))) for item in items)

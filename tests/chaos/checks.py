@@ -13,6 +13,7 @@ from gateway.types import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS
 from tests.chaos.story import Drain, Story
 from tests.chaos.traffic import Told
+from tests.chaos.world import CARRIED
 
 SLOW_S = 0.02
 """By how much a clock of the client's and one of the gateway's may differ on a deadline."""
@@ -146,6 +147,15 @@ def _broken(seen: Seen, told: Told) -> Iterator[str]:
         well = target.endswith(WORDS) and _was_well(seen, target, told.since, told.until)
         if well and not late:
             yield f"it broke off though {target} was well: {answer.error}"
+        others = _could_go_on(seen, told) if plan.model == CARRIED else []
+        if others and not late and answer.text != plan.said:
+            yield f"it broke off though {', '.join(others)} could have gone on: {answer.error}"
+
+
+def _could_go_on(seen: Seen, told: Told) -> list[str]:
+    since, until = told.since, told.until
+    others = [each for each in told.plan.candidates if each != _target(told)]
+    return [each for each in others if _could_answer(seen, each, since, until)]
 
 
 def _spoken(told: Told, rows: Sequence[Row]) -> Iterator[str]:
@@ -259,6 +269,7 @@ def _money_of(
     booked = sum(each["cost_usd"] for each in row["attempts"])
     if not math.isclose(booked, row["cost_usd"], rel_tol=1e-9, abs_tol=1e-15):
         yield f"its attempts cost {booked}, the request {row['cost_usd']}"
+    carried = any(each.get("reason") == "continue" for each in row["attempts"])
     for attempt in row["attempts"]:
         price = seen.variants[row["snapshot"]].targets[attempt["target"]].price
         due = attempt["input_tokens"] * price.input + attempt["output_tokens"] * price.output
@@ -271,7 +282,7 @@ def _money_of(
             if attempt["target"] == f"{name}/{call.model}"
         ]
         if name in seen.ledgers and calls:
-            yield from _tokens(attempt, calls[0], told)
+            yield from _tokens(attempt, calls[0], None if carried else told)
 
 
 def _tokens(attempt: Row, call: Call, told: Told | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ for, and, after what is refused, still what was served before.
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from gateway.types import Snapshot
 from tests.chaos.checks import Wrong
 from tests.chaos.servers import WORDS, Backend, Replica
 from tests.chaos.story import Drain, Story
-from tests.chaos.world import CANDIDATES, World
+from tests.chaos.world import CANDIDATES, ENVIRONMENT, OVERLAY, World
 from tests.gateway.support import Served
 
 Act = tuple[str, Callable[[], Awaitable[None]]]
@@ -31,6 +32,7 @@ SHARES = (0.0, 0.0, 0.3)
 SPOILT = (
     ("gateway.yaml", "backends: [\n"),
     ("gateway.yaml", "default_route: general\nbackends: {p0: {kind: openai}}\n"),
+    (OVERLAY, "backends: {p0: {models: {words: {price: much}}}}\n"),
     ("routes/second.yaml", "name: second\nvalue: much\npolicy: hasty\ncandidates: []\n"),
     ("routes/rough.yaml", "name: general\nvalue: 1 usd\npolicy: no-such\ncandidates: []\n"),
 )
@@ -66,6 +68,8 @@ class Operator:
         first = world.compiled(self._files)
         self.known: dict[str, Snapshot] = {first.hash: first}
         """Each snapshot that was served, by its hash."""
+        self.verdicts: Counter[str] = Counter()
+        """How guards ended, and how often."""
         self.wrongs: list[Wrong] = []
         """What a command did otherwise than it must."""
 
@@ -74,6 +78,7 @@ class Operator:
         return [
             ("apply", self._apply),
             ("apply", self._apply),
+            ("apply under guard", self._apply_guarded),
             ("apply what is wrong", self._apply_wrong),
             ("roll back", self._roll_back),
             ("reload", self._reload),
@@ -95,19 +100,49 @@ class Operator:
     async def _apply(self) -> None:
         """Other texts by the admin API; one in four times some that were there before."""
         number = self._next() if self._rng.random() < 0.75 else self._rng.randint(0, self._number)
+        environment = None if self._rng.random() < 0.25 else ENVIRONMENT
         texts = self._world.texts(number)
-        want = await self._known(texts)
-        since = self._told(f"apply {number}")
-        answer = await self._post("revisions", files=texts, note=f"number {number}")
+        want = await self._known(texts, environment)
+        since = self._told(f"apply {number}" + ("" if environment else " without the overlay"))
+        answer = await self._post(
+            "revisions", files=texts, note=f"number {number}", environment=environment
+        )
         if answer.status_code != 200 or answer.json()["hash"] != want:
             self._wrong(since, f"apply {number}: {_said(answer)}")
         self._serves(since, f"applied {number}", want)
+
+    async def _apply_guarded(self) -> None:
+        """What is under guard is kept, or gone back from: what the guard says is what is served."""
+        number = self._next()
+        before, texts = self._hash, self._world.texts(number)
+        want = await self._known(texts)
+        since = self._told(f"apply {number} under guard")
+        window = self._rng.choice((0.5, 2.0))
+        answer = await self._post(
+            "revisions", files=texts, environment=ENVIRONMENT, guard={"window": window, "errors": 0}
+        )
+        if answer.status_code != 200 or answer.json()["hash"] != want:
+            self._wrong(since, f"apply {number} under guard: {_said(answer)}")
+            return
+        book, seq, verdict = self._served.gateway.running.book, answer.json()["seq"], ""
+        async with asyncio.timeout(PATIENCE_S):
+            while not verdict:
+                await asyncio.sleep(0.1)
+                found = await asyncio.to_thread(book.find, seq)
+                verdict = "lost" if found is None else found.verdict
+        self.verdicts[verdict.partition(":")[0]] += 1
+        kept = verdict.startswith("kept")
+        if not kept and not verdict.startswith("rolled back"):
+            self._wrong(since, f"the guard of {number} says: {verdict}")
+        self._serves(since, f"the guard: {verdict}", want if kept else before)
 
     async def _apply_wrong(self) -> None:
         path, text = self._rng.choice(SPOILT)
         before = self._hash
         since = self._told(f"apply a wrong {path}")
-        answer = await self._post("revisions", files={**self._files_now(), path: text})
+        answer = await self._post(
+            "revisions", files={**self._files_now(), path: text}, environment=ENVIRONMENT
+        )
         if answer.status_code != 422 or not answer.json().get("problems"):
             self._wrong(since, f"apply a wrong {path}: {_said(answer)}")
         self._serves(since, "refused it", before)
@@ -137,8 +172,9 @@ class Operator:
         new = self._world.texts(number)
         route = f"routes/{self._rng.choice(list(CANDIDATES))}.yaml"
         steps = [(path, self._files[path]) for path in self._spoilt]
-        self._files |= {path: new[path] for path in (route, "gateway.yaml")}
-        steps += [(path, new[path]) for path in (route, "gateway.yaml")]
+        changed = (route, OVERLAY, "gateway.yaml")
+        self._files |= {path: new[path] for path in changed}
+        steps += [(path, new[path]) for path in changed]
         for path, text in steps:
             self._disk[path] = text
             with contextlib.suppress(ConfigError):  # as long as another one is wrong
@@ -222,9 +258,9 @@ class Operator:
     def _files_now(self) -> dict[str, str]:
         return self._world.texts(self._number)
 
-    async def _known(self, texts: dict[str, str]) -> str:
+    async def _known(self, texts: dict[str, str], environment: str | None = ENVIRONMENT) -> str:
         """The hash of what these texts will be."""
-        snapshot = await asyncio.to_thread(self._world.compiled, texts)
+        snapshot = await asyncio.to_thread(self._world.compiled, texts, environment)
         self.known[snapshot.hash] = snapshot
         return snapshot.hash
 

@@ -22,7 +22,7 @@ from tests.chaos.operator import Operator
 from tests.chaos.servers import Backend, Provider, Replica, until_it_answers
 from tests.chaos.story import Story
 from tests.chaos.traffic import Told, asked, drawn
-from tests.chaos.world import World
+from tests.chaos.world import ENVIRONMENT, World
 from tests.gateway.support import Served, serving_client
 
 CLIENTS = 8
@@ -52,6 +52,8 @@ class Done(msgspec.Struct, frozen=True):
     story: Story
     reasons: dict[str, int]
     """Why attempts were made, and how often."""
+    verdicts: dict[str, int]
+    """How guards ended, and how often."""
 
     def by_target(self) -> dict[str, int]:
         """How many answers each target gave."""
@@ -67,7 +69,7 @@ class Done(msgspec.Struct, frozen=True):
         head = (
             f"seed {self.run.seed}: {len(self.told)} requests, answered by {self.by_target()};"
             f" told to come back: {sum(told.shed for told in self.told)}; asked: {self.reasons};"
-            f" done to them: {dict(sorted(self.acts.items()))}"
+            f" done to them: {dict(sorted(self.acts.items()))}; guards: {self.verdicts}"
         )
         if not self.wrongs:
             return head
@@ -100,7 +102,7 @@ async def _run(how: Run, folder: Path, providers: list[Provider], replicas: list
     directory.mkdir()
     world = World(directory, providers, replicas)
     world.write(world.texts(0))
-    async with _serving(Home(directory, watch=True), folder) as served:
+    async with _serving(Home(directory, environment=ENVIRONMENT, watch=True), folder) as served:
         keys = [Keys(served.gateway.store).create(f"client-{n}").secret for n in range(3)]
         await asyncio.to_thread(served.gateway.keyring.refresh)
         story, began = Story(aloud=how.aloud), time.time()
@@ -139,7 +141,9 @@ async def _run(how: Run, folder: Path, providers: list[Provider], replicas: list
         began,
         operator.wrongs,
     )
-    return Done(how, checks.wrongs(seen), told, monkey.done, story, _reasons(seen))
+    return Done(
+        how, checks.wrongs(seen), told, monkey.done, story, _reasons(seen), dict(operator.verdicts)
+    )
 
 
 def _reasons(seen: checks.Seen) -> dict[str, int]:

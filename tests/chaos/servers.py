@@ -21,11 +21,11 @@ WORDS, CUTTING, BUSY = "words", "cutting", "busy"
 CUT_AFTER = 3
 """Tokens after which the model that breaks off does so."""
 
-PACE = {"first_token_s": 0.01, "between_tokens_s": 0.008}
+PACE = {"first_token_s": 0.01, "between_tokens_s": 0.008, "goes_on": True}
 MODELS = {
     WORDS: PACE,
     CUTTING: PACE | {"fault": {"kind": "cut", "after": CUT_AFTER}},
-    BUSY: {"fault": {"kind": "status", "status": 429}},
+    BUSY: {"goes_on": True, "fault": {"kind": "status", "status": 429}},
 }
 
 

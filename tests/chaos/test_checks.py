@@ -84,6 +84,14 @@ def told(**changes: Any) -> Told:
 FAILED = told(answer=answer(b'{"error": {}}', 502))
 FAILED_ROW = row(attempt(outcome="error"), outcome="error", status=502)
 
+BROKEN = told(
+    plan=msgspec.structs.replace(PLAN, model="carried"),
+    answer=msgspec.structs.replace(
+        answer(stream("t1", finish=False, error=True)),
+        headers=answer(b"").headers | {"x-switchboard-target": "p0/cutting"},
+    ),
+)
+
 
 def test_a_good_run_is_good() -> None:
     assert wrongs(seen()) == []
@@ -103,6 +111,7 @@ def test_a_good_run_is_good() -> None:
             lambda: seen(told(answer=answer(stream("t1", finish=False, error=True)))),
             "broke off though p0/words was well",
         ),
+        (lambda: msgspec.structs.replace(seen(BROKEN), replicas={URL: "p1"}), "could have gone on"),
         (lambda: seen(rows=()), "0 rows"),
         (lambda: seen(rows=(row(), row())), "2 rows"),
         (lambda: seen(rows=(row(), row(text="t9 x", id="r9"))), "which nobody asked"),

@@ -41,6 +41,7 @@ CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "general": (f"p0/{WORDS}", f"p1/{WORDS}", f"p2/{WORDS}"),
     "second": (f"p1/{WORDS}", f"p2/{WORDS}", f"p0/{WORDS}"),
     "rough": (f"p2/{CUTTING}", f"p0/{WORDS}", f"p1/{WORDS}"),
+    "carried": (f"p0/{CUTTING}", f"p1/{WORDS}", f"p2/{WORDS}"),
     "crowded": (f"p1/{BUSY}", f"p2/{WORDS}", f"p0/{WORDS}"),
 }
 HOUSE: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +49,14 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     "private": (DESK, TINY),
 }
 """Routes whose best candidates are our own servers; of the second the only ones."""
+
+CARRIED = "carried"
+"""The route whose streams another candidate goes on with when they break off."""
+
+ENVIRONMENT = "chaos"
+"""What `gateway.yaml` is laid under: an overlay with a price of its own."""
+
+OVERLAY = f"gateway.{ENVIRONMENT}.yaml"
 
 HASTY = "second"
 """The route whose waiting is so dear that whatever is late is asked of a second one too."""
@@ -58,8 +67,12 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "waiting": {"first_token": "100 usd/s", "whole": "100 usd/s"},
         "on_failure": {"tries": 6, "hedge": "100 %"},
     },
+    "carrying": {"on_failure": {"tries": 6, "continue": True}},
 }
 """Every candidate may be asked."""
+
+POLICY_OF = {HASTY: "hasty", CARRIED: "carrying"}
+"""Of the routes whose policy is not `quality`."""
 
 
 class World:
@@ -79,16 +92,19 @@ class World:
         routes = [route(name, number) for name in CANDIDATES]
         if self._replicas:
             routes += [_route(name, HOUSE[name]) for name in HOUSE]
-        documents: dict[str, Any] = {"gateway.yaml": self._gateway(number)}
+        documents: dict[str, Any] = {
+            "gateway.yaml": self._gateway(number),
+            OVERLAY: _overlay(number),
+        }
         documents |= {f"routes/{each['name']}.yaml": each for each in routes}
         documents |= {
             f"policies/{name}.yaml": {"name": name, **terms} for name, terms in POLICIES.items()
         }
         return {path: written(each) for path, each in documents.items()}
 
-    def compiled(self, texts: Texts) -> Snapshot:
-        """What a gateway makes of it. Raises ConfigError."""
-        return load_texts(texts, self.directory, {}).snapshot
+    def compiled(self, texts: Texts, environment: str | None = ENVIRONMENT) -> Snapshot:
+        """What a gateway makes of it in an environment. Raises ConfigError."""
+        return load_texts(texts, self.directory, {}, environment).snapshot
 
     def write(self, texts: Texts) -> None:
         """Files of these texts, each there as a whole or as it was before."""
@@ -164,8 +180,13 @@ def _route(name: str, candidates: Sequence[str]) -> dict[str, Any]:
             {"target": target, "quality": round(0.99 - 0.1 * n, 2)}
             for n, target in enumerate(candidates)
         ],
-        "policy": "hasty" if name == HASTY else "quality",
+        "policy": POLICY_OF.get(name, "quality"),
     }
+
+
+def _overlay(number: int) -> dict[str, Any]:
+    """Another price for one model, and nothing else."""
+    return {"backends": {"p0": {"models": {WORDS: {"price": _price(3 + number / 1000)}}}}}
 
 
 def _price(dollars: float) -> dict[str, str]:

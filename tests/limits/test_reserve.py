@@ -1,5 +1,7 @@
 """The most that a request may use and cost."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -74,11 +76,16 @@ def test_money_is_reserved_at_the_dearest_candidate(
     assert nano == pytest.approx((tokens * 1e-5 + output * 2e-5) * NANO, abs=1)
 
 
-def test_under_a_policy_that_hedges_the_two_dearest_are_reserved() -> None:
+@pytest.mark.parametrize(
+    ("policy", "body"), [({"hedge": 0.05}, {}), ({"carry_on": True}, {"stream": True})]
+)
+def test_under_a_policy_by_which_two_may_be_asked_the_two_dearest_are_reserved(
+    policy: dict[str, Any], body: dict[str, Any]
+) -> None:
     configuration, decision = world()
-    hedging = msgspec.structs.replace(configuration.policies["quality"], hedge=0.05)
-    configuration = msgspec.structs.replace(configuration, policies={"quality": hedging})
-    request = asked(max_tokens=10)
+    asking = msgspec.structs.replace(configuration.policies["quality"], **policy)
+    configuration = msgspec.structs.replace(configuration, policies={"quality": asking})
+    request = asked(max_tokens=10, **body)
     both = request.size * 1.1e-5 + 10 * 2.2e-5
     assert nano_of(request, decision, configuration, Live()) == pytest.approx(both * NANO, abs=1)
 

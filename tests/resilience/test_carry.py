@@ -128,3 +128,35 @@ async def test_a_second_break_is_told(tmp_path: Path) -> None:
             events = await served.events()
     assert text_of(events) == "one two three and"
     assert events[-1]["error"]["code"] == "stream_truncated"
+
+
+async def test_what_broke_off_before_its_first_word_is_asked_anew(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(Behaviour(answer=say("all of it"))) as second:
+        first.next(Fault(kind=FaultKind.CUT, after=0))
+        async with serving(two(first, second), tmp_path) as served:
+            answer = await served.chat(stream=True)
+            row = await served.decision(answer)
+            asked, again = (await first.arrived()).json(), (await second.arrived()).json()
+    events = events_of(answer.content)
+    assert text_of(events) == "all of it"
+    assert events[-1] == "[DONE]"
+    assert asked["messages"] == again["messages"]
+    assert row["outcome"] == "ok"
+
+
+async def test_an_answer_as_long_as_it_may_be_is_not_gone_on_with(tmp_path: Path) -> None:
+    async with StandIn(BEGINS) as first, StandIn(GOES_ON) as second:
+        first.next(CUT)
+        async with serving(two(first, second), tmp_path) as served:
+            events = await served.events(max_tokens=3)
+        assert text_of(events) == "one two three"
+        assert not second.seen
+
+
+async def test_a_stand_in_goes_on_where_another_broke_off(tmp_path: Path) -> None:
+    whole = Behaviour(answer=say("one two three four five"), goes_on=True)
+    async with StandIn(whole) as first, StandIn(whole) as second:
+        first.next(CUT)
+        async with serving(two(first, second), tmp_path) as served:
+            events = await served.events()
+    assert text_of(events) == "one two three four five"
