@@ -12,6 +12,9 @@ from gateway.experiments.slots import Slot
 from gateway.experiments.stats import Floats
 
 NEWS = 1.01
+"""How many times as many outcomes as the last time are worth reading all of them again."""
+OVERLAP = 2000
+"""How far behind a row's number may be, for it is in a batch that took longer to be written."""
 SLOTS_OPEN = 2
 """Slots of time whose outcomes are still waited for."""
 
@@ -54,8 +57,32 @@ class Arm:
         self.rewards = Rewards()
 
 
+class Numbers:
+    """Which rows were read. Numbers are given before rows are there for others to see, so a lower
+    one may come after a higher one: what is not far behind is read again."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._recent: set[int] = set()
+
+    @property
+    def after(self) -> int:
+        """What is read next has numbers above this."""
+        return max(0, self._last - OVERLAP)
+
+    def is_new(self, number: int) -> bool:
+        """Whether it was not read yet; from now on it was."""
+        if number <= self.after or number in self._recent:
+            return False
+        self._recent.add(number)
+        self._last = max(self._last, number)
+        if len(self._recent) > 2 * OVERLAP:
+            self._recent = {each for each in self._recent if each > self.after}
+        return True
+
+
 class Progress:
-    """All of it. What is added twice counts once: rows have numbers that grow."""
+    """All of it. What is added twice counts once."""
 
     def __init__(
         self, arms: Iterable[str], *, late_s: float | None = None, slots: bool = False
@@ -63,7 +90,7 @@ class Progress:
         """First tokens after `late_s` seconds are counted as late. Units are `slots` of time, or
         else users, conversations and the like."""
         self.arms = {arm: Arm() for arm in arms}
-        self.request_seq = self.score_seq = 0
+        self.requests_read, self.scores_read = Numbers(), Numbers()
         self.first_at = self.last_at = 0.0
         self._late_s = late_s
         self._slots = slots
@@ -79,9 +106,8 @@ class Progress:
         """More requests, in the order of their numbers."""
         for row in rows:
             arm = self.arms.get(row.arm)
-            if row.seq <= self.request_seq or arm is None:
+            if arm is None or not self.requests_read.is_new(row.seq):
                 continue
-            self.request_seq = row.seq
             self.first_at = min(self.first_at or row.started, row.started)
             self.last_at = max(self.last_at, row.started)
             arm.requests += 1
@@ -107,9 +133,8 @@ class Progress:
         users. A slot of time counts by its mean, when two later ones have begun."""
         for row in rows:
             arm = self.arms.get(row.arm)
-            if row.seq <= self.score_seq or arm is None:
+            if arm is None or not self.scores_read.is_new(row.seq):
                 continue
-            self.score_seq = row.seq
             arm.rewards = arm.rewards.with_(row.reward)
             if self._slots:
                 self._in_slot(row)

@@ -87,12 +87,14 @@ def gather(
 ) -> None:
     """Reads what is new since the last time. Takes long."""
     while True:
-        rows = results.ended(experiment, since, progress.request_seq, ROWS)
+        rows = results.ended(experiment, since, progress.requests_read.after, ROWS)
         progress.ended(rows)
         if len(rows) < ROWS:
             break
     while True:
-        outcomes = results.scored(experiment, route, snapshot, since, progress.score_seq, ROWS)
+        outcomes = results.scored(
+            experiment, route, snapshot, since, progress.scores_read.after, ROWS
+        )
         progress.scored(outcomes)
         if len(outcomes) < ROWS:
             break

@@ -10,7 +10,7 @@ import pytest
 from gateway.experiments.findings import Findings, answered, breach, ended, found, guards
 from gateway.experiments.page import page
 from gateway.experiments.planning import Logged, planned
-from gateway.experiments.progress import Ended, Progress, Scored
+from gateway.experiments.progress import OVERLAP, Ended, Numbers, Progress, Scored
 from gateway.types import Asked, Experiment, Standing
 
 ASKED = Asked("new", "old", "accepted", no_worse=True, margin=0.05)
@@ -91,6 +91,25 @@ def test_a_user_counts_once_however_often_they_answer() -> None:
     assert progress.arms["new"].scored == 1
     assert progress.arms["old"].scored == 0
     assert progress.arms["new"].rewards.n == 99
+
+
+def test_rows_that_are_seen_late_or_twice_count_once() -> None:
+    """Of several writers the one with the lower numbers may be the later one."""
+    numbers = Numbers()
+    assert [numbers.is_new(n) for n in (1, 40, 2, 40, 2, 3)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert numbers.after == 0
+    assert numbers.is_new(3 * OVERLAP)
+    assert numbers.after == 2 * OVERLAP
+    assert not numbers.is_new(41)
+    assert all(numbers.is_new(n) for n in range(3 * OVERLAP + 1, 9 * OVERLAP))
+    assert not any(numbers.is_new(n) for n in range(1, 9 * OVERLAP))
 
 
 def test_a_slot_of_time_counts_by_its_mean() -> None:
