@@ -36,12 +36,13 @@ class Room(NamedTuple):
     """What one server has room for.
 
     `loras` adapters can be in one batch and `cpu_loras` stay in memory; past that, adapters are
-    read again from disk. `context` counts tokens, `kv_cache_gib` GiB of memory. More than one
-    thread does not help so small a model, and on a busy machine threads waiting for each other
-    make it ten times slower.
+    read again from disk. One slot more than there are adapters stays empty: vLLM's CPU build lets
+    the adapter in the last slot answer for the base where both share a batch. `context` counts
+    tokens, `kv_cache_gib` GiB of memory. More than one thread does not help so small a model, and
+    on a busy machine threads waiting for each other make it ten times slower.
     """
 
-    loras: int = 4
+    loras: int = 5
     cpu_loras: int = 8
     lora_rank: int = 16
     context: int = 512

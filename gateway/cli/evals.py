@@ -60,6 +60,9 @@ def register(app: typer.Typer) -> None:
         feed: Annotated[
             bool, typer.Option("--feed", help="Let its results bear on the route's decisions.")
         ] = False,
+        fresh: Annotated[
+            bool, typer.Option("--fresh", help="Ask everything anew, whatever was kept.")
+        ] = False,
         note: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the run.")] = "",
         gateway: GatewayOption = None,
         key: Annotated[
@@ -101,6 +104,7 @@ def register(app: typer.Typer) -> None:
                     key=key,
                     limit_usd=limit_usd,
                     at_once=at_once,
+                    fresh=fresh,
                     note=note,
                     config=config,
                     out=out,
@@ -180,6 +184,7 @@ async def _run(
     key: str | None,
     limit_usd: float | None,
     at_once: int,
+    fresh: bool,
     note: str,
     config: Path,
     out: Console,
@@ -213,7 +218,7 @@ async def _run(
                 targets,
                 snapshot.targets,
                 Asker(client, url, headers),
-                Cache(home / "cache"),
+                Cache(home / "cache", reads=not fresh),
                 limit_usd=limit_usd,
                 at_once=at_once,
                 encoder=_encoder(snapshot, suite),

@@ -58,8 +58,10 @@ class Progress(msgspec.Struct):
 class Cache:
     """Answers on disk by the hash of what was asked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, reads: bool = True) -> None:
+        """Without `reads` nothing is known that was kept before."""
         self._folder = folder
+        self._reads = reads
 
     def key(self, model: str, body: Mapping[str, Any], rep: int) -> str:
         """Of who answers, what is asked and for which time."""
@@ -68,6 +70,8 @@ class Cache:
 
     def get(self, key: str) -> Reply | None:
         """The answer that was kept, if it can be read."""
+        if not self._reads:
+            return None
         try:
             return msgspec.json.decode(self._path(key).read_bytes(), type=Reply)
         except (OSError, msgspec.DecodeError):

@@ -17,7 +17,10 @@ from rich.console import Console
 from demo import show
 from demo.run import AUTO, BASE, COMMERCIAL
 from gateway.cli import build
+from gateway.config import yaml as configured
 from gateway.config.load import load
+from gateway.config.models import SuiteFile
+from gateway.config.problems import validated
 from tests.docs.pages import ROOT, Block, Said, commands, unlike
 from tests.docs.world import World, copy_configuration, curl, words_of
 
@@ -68,6 +71,9 @@ class Configurations:
             raise Wrong(f"{block.place}: {error}") from error
         if not isinstance(snippet, dict):
             raise Wrong(f"{block.place}: is no part of a configuration")
+        if block.text.startswith("# evals/"):
+            _suite(block)
+            return
         if not (self._home / "gateway.yaml").exists():
             copy_configuration(self._home)
         if "candidates" in snippet:
@@ -92,6 +98,15 @@ class Configurations:
         if directory is not None:
             (self._home / directory).mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(merged, allow_unicode=True), "utf-8")
+
+
+def _suite(block: Block) -> None:
+    """A suite's file is right, as far as it is one without its data."""
+    document, problems = configured.read(block.text, block.place, {})
+    assert document is not None
+    _, wrong = validated(SuiteFile, document)
+    if problems or wrong:
+        raise Wrong(f"{block.place}: {'; '.join(str(each) for each in [*problems, *wrong])}")
 
 
 def _deep(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
