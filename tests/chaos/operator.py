@@ -6,7 +6,9 @@ for, and, after what is refused, still what was served before.
 
 import asyncio
 import contextlib
+import os
 import random
+from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from tests.chaos.checks import Wrong
 from tests.chaos.servers import WORDS, Backend, Replica
 from tests.chaos.story import Drain, Story
 from tests.chaos.world import CANDIDATES, ENVIRONMENT, OVERLAY, World
+from tests.gateway.files import SWITCHBOARD
 from tests.gateway.support import Served
 
 Act = tuple[str, Callable[[], Awaitable[None]]]
@@ -28,6 +31,9 @@ PATIENCE_S = 60.0
 
 DRAINED_S = (0.3, 1.5, 4.0)
 SHARES = (0.0, 0.0, 0.3)
+
+NEEDED = "would leave no candidate"
+"""In what is said of a drain that is refused."""
 
 SPOILT = (
     ("gateway.yaml", "backends: [\n"),
@@ -211,20 +217,41 @@ class Operator:
     async def _held_back(self, subject: str, share: float, seconds: float) -> None:
         drain = self._story.drain(subject) if share == 0.0 else Drain(subject, 0.0)
         since = self._told(f"give {subject} {share:.0%}")
-        answer = await self._post("weights", subject=subject, share=share, why="chaos")
+        give = self._by_command if self._rng.random() < 0.25 else self._by_api
+        said = await give(subject, share)
         drain.kept_since = self._story.now()
-        if answer.status_code == 409:
+        if NEEDED in said:
             drain.kept_since, drain.until = None, self._story.now()
             self._told(f"{subject} is needed")
             return
-        if answer.status_code != 200:
-            self._wrong(since, f"give {subject} {share:.0%}: {_said(answer)}")
+        if said:
+            self._wrong(since, f"give {subject} {share:.0%}: {said}")
         await asyncio.sleep(seconds)
         drain.kept_until = self._told(f"enable {subject}")
-        answer = await self._post("weights", subject=subject, share=1.0)
-        if answer.status_code != 200:
-            self._wrong(since, f"enable {subject}: {_said(answer)}")
+        said = await give(subject, 1.0)
+        if said:
+            self._wrong(since, f"enable {subject}: {said}")
         drain.until = self._told(f"enabled {subject}")
+
+    async def _by_api(self, subject: str, share: float) -> str:
+        """What is wrong with it, if anything."""
+        answer = await self._post("weights", subject=subject, share=share, why="chaos")
+        return "" if answer.status_code == 200 else _said(answer)
+
+    async def _by_command(self, subject: str, share: float) -> str:
+        """The same by `switchboard drain`, `enable` or `weight`."""
+        words = {0.0: ("drain", subject), 1.0: ("enable", subject)}
+        gateway = f"http://127.0.0.1:{self._served.port}"
+        process = await asyncio.create_subprocess_exec(
+            SWITCHBOARD,
+            *words.get(share, ("weight", subject, f"{share:.0%}")),
+            *("--gateway", gateway),
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**os.environ, "SWITCHBOARD_ADMIN_KEY": self._served.key or ""},
+        )
+        out, err = await process.communicate()
+        return "" if process.returncode == 0 else f"{process.returncode} {err or out!r}"
 
     async def _promote(self) -> None:
         """The version that is not live, by a promotion or a rollback of the one that is."""
