@@ -92,6 +92,7 @@ def _replayed(
     quiet: bool,
 ) -> "tuple[Replay, str]":
     from gateway.config.load import load_texts
+    from gateway.revisions.reading import Reading
     from gateway.revisions.replay import replay
     from gateway.revisions.tried import Served, reachable
     from gateway.store.replay import ReplayLog
@@ -132,6 +133,7 @@ def _replayed(
             begin,
             now,
             routes=routes,
+            recognise=Reading(new, config / ".switchboard"),
             progress=lambda read: bars.update(task, completed=read),
         )
     return told, what

@@ -30,7 +30,7 @@ from gateway.experiments.again import (
 from gateway.experiments.estimators import Floats, Ints
 from gateway.policy.table import Candidates, Row
 from gateway.revisions.traffic import Asked, question_again
-from gateway.types import Needs, Question, Route, Snapshot
+from gateway.types import Caller, Needs, Question, Route, Snapshot
 
 Smaller: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 """Enough for what was expected, at half the memory."""
@@ -39,9 +39,9 @@ REFUSED = ""
 """Stands for the target of who would be refused; it is the first of every route's."""
 
 UNDECIDED = "were refused before a target was chosen"
-RECOGNISED = (
-    "are recognised by `match`, which has changed, and their texts and headers are not kept"
-)
+HEADERS = "are recognised by a header, which is not kept, and `match` looks at other headers now"
+TEXTS = "are recognised by `match`, which has changed, and their texts are not kept"
+UNREAD = "are recognised by `match`, which has changed, and would not be recognised any more"
 
 
 class _Stored(msgspec.Struct, gc=False):
@@ -102,7 +102,12 @@ class Replayer:
         running: Snapshot,
         logged_under: Callable[[str], Snapshot | None],
         right: Callable[[Any], float],
+        recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
     ) -> None:
+        """`logged_under` finds a snapshot by its hash, `right` says of a row whether its answer was
+        right, 1 or 0 or NaN; `recognise` the route of each of some (model, messages as JSON) under
+        the new configuration, None where there is none."""
+        self._recognise = recognise
         self._new = new
         self._running = running
         self._logged_under = logged_under
@@ -126,6 +131,7 @@ class Replayer:
         """One batch, with the columns of `gateway.store.replay`, in order of time."""
         groups: dict[tuple[Any, ...], _Group] = {}
         kinds = self._kinds
+        later: list[tuple[int, Sequence[Any]]] = []
         for row in rows:
             self._place += 1
             decision = row[8]
@@ -137,25 +143,48 @@ class Replayer:
             kind = kinds.get(key)
             if kind is None:
                 kind = kinds[key] = self._kind(*key)
-            if isinstance(kind, str):
+            if isinstance(kind, Kind):
+                self._gather(groups, kind, self._place, row)
+            elif kind == TEXTS and self._recognise is not None and row[15] is not None:
+                later.append((self._place, row))
+            else:
                 self.left_out[kind] += 1
-                continue
-            told, needs = _decode(decision), _needs(row[9])
-            if not told.ranked:
-                self.left_out["found no target"] += 1
-                continue
-            self._gather(groups, kind, told, needs, row)
+        self._read_again(groups, later)
         self._decide(list(groups.values()))
+
+    def _read_again(
+        self, groups: "dict[tuple[Any, ...], _Group]", rows: list[tuple[int, Sequence[Any]]]
+    ) -> None:
+        """Requests whose texts are kept, recognised as they would be now."""
+        if not rows:
+            return
+        assert self._recognise is not None
+        routes = self._recognise([(row[5], row[15]) for _, row in rows])
+        for (place, row), route in zip(rows, routes, strict=True):
+            if route is None:
+                self.left_out[UNREAD] += 1
+                continue
+            key = (row[1], row[2], "read again", route, row[5], row[6], row[7])
+            kind = self._kinds.get(key)
+            if kind is None:
+                kind = self._kinds[key] = self._kind(*key)
+            if isinstance(kind, Kind):
+                self._gather(groups, kind, place, row)
+            else:
+                self.left_out[kind] += 1
 
     def _gather(
         self,
         groups: "dict[tuple[Any, ...], _Group]",
         kind: Kind,
-        told: _Stored,
-        needs: Needs,
+        place: int,
         row: Sequence[Any],
     ) -> None:
+        told, needs = _decode(row[8]), _needs(row[9])
         ranked = told.ranked
+        if not ranked:
+            self.left_out["found no target"] += 1
+            return
         taken = ranked[0][0]
         states = [FITS if told.fits else OVER] * len(ranked)
         away: tuple[str, ...] = ()
@@ -176,7 +205,7 @@ class Replayer:
         if needs.endpoint == "embeddings":
             most = 0
         flat: list[float | None] = [
-            self._place, told.draw, needs.input_tokens, math.inf if most is None else most, row[11],
+            place, told.draw, needs.input_tokens, math.inf if most is None else most, row[11],
             row[12], row[13], self._right(row), row[10] == "error" or row[10] == "truncated",
         ]  # fmt: skip
         for choice in ranked:
@@ -203,12 +232,24 @@ class Replayer:
         logged = self._logged_under(snapshot)
         before = logged or self._running
         asked = Asked(route, policy, by or "", detail or "", model, Needs(), tenant, 0.0, 0.0)
-        question = question_again(asked, before, self._new)
+        if by == "read again":
+            assert detail is not None
+            route_then = self._new.routes[detail]
+            was_of = before.routes.get(route)
+            chose = was_of is not None and policy != was_of.policy  # by a header
+            name = policy if chose else route_then.policy
+            if name not in self._new.policies:
+                return f"ask for a policy that is not there: {name}"
+            question: Question | str = Question(detail, name, Needs(), Caller(tenant=tenant))
+        else:
+            question = question_again(asked, before, self._new)
         if isinstance(question, str):
             return question
-        by_text = question.only is None and by in _BY_TEXT and detail != "x-switchboard-route"
-        if by_text and _matching(before) != _matching(self._new):
-            return RECOGNISED
+        if question.only is None and detail != "x-switchboard-route":
+            if by == "header" and _headers(before) != _headers(self._new):
+                return HEADERS
+            if by in _BY_TEXT and matching(before, by) != matching(self._new, by):
+                return TEXTS
         found = self._new.routes[question.route]
         candidates = Candidates(found, self._new.targets, self._new.weights)
         rows = candidates.rows
@@ -475,11 +516,30 @@ def _changed(was: Route | None, found: Route) -> dict[str, float]:
     }
 
 
-def _matching(snapshot: Snapshot) -> tuple[Any, ...]:
-    """What recognises texts."""
+def _headers(snapshot: Snapshot) -> dict[str, Mapping[str, str]]:
+    """The headers that recognise requests, by route."""
+    return {
+        name: route.match.headers for name, route in snapshot.routes.items() if route.match.headers
+    }
+
+
+def matching(snapshot: Snapshot, by: str = "") -> tuple[Any, ...]:
+    """What recognises texts: all of it, or, of what was recognised by a certain rule, the rules."""
+    routes = snapshot.routes.items()
+    certain = {
+        name: (route.match.keywords, route.match.patterns)
+        for name, route in routes
+        if route.match.keywords or route.match.patterns
+    }
+    if by in ("keyword", "pattern"):
+        return (_headers(snapshot), certain)
+    examples = {name: route.match.examples for name, route in routes if route.match.examples}
     return (
+        _headers(snapshot),
+        certain,
         snapshot.default_route,
-        {name: route.match for name, route in snapshot.routes.items()},
+        examples,
+        snapshot.server.classifier,
     )
 
 
@@ -495,5 +555,5 @@ def _wide(name: str, values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any
 _PLAIN = 9
 _EACH = 7
 _BY_NAME = frozenset({"named", "header"})
-_BY_TEXT = frozenset({"header", "keyword", "pattern", "classifier", "conversation", "default"})
+_BY_TEXT = frozenset({"keyword", "pattern", "classifier", "conversation", "default"})
 _EXPECTED = ("quality", "cost", "first", "total")

@@ -28,7 +28,15 @@ from gateway.experiments.estimators import (
     unsupported,
     weights,
 )
-from gateway.revisions.logged import RECOGNISED, UNDECIDED, Outcomes, Replayer, Smaller
+from gateway.revisions.logged import (
+    HEADERS,
+    TEXTS,
+    UNDECIDED,
+    Outcomes,
+    Replayer,
+    Smaller,
+    matching,
+)
 from gateway.store.replay import ReplayLog
 from gateway.types import Metric, Route, Snapshot
 
@@ -42,7 +50,8 @@ promise too much."""
 POINT = 0.01
 
 _MENDS = {
-    RECOGNISED: "compare `match` by its own examples; what it recognises counts from now on",
+    TEXTS: "`keep: text` on their routes, for those to come",
+    HEADERS: "name the route in the request, or let it run",
     UNDECIDED: "nothing: no policy saw them",
     LIMITS: "let the policy run with the limit for a while, or try it on its other parts alone",
     COLD: "let the policy run with `on_cold` for a while, or try it on its other parts alone",
@@ -145,6 +154,7 @@ def replay(
     *,
     routes: Collection[str] | None = None,
     every: int = 1,
+    recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """What `new` would have brought for the requests from `since` on and before `until`.
@@ -153,9 +163,10 @@ def replay(
     requests one is taken. `progress` is told how many have been read.
     """
     judge = _Judge(running, log.said(since, _metrics(running)))
-    replayer = Replayer(new, running, logged_under, judge.right)
+    replayer = Replayer(new, running, logged_under, judge.right, recognise)
+    texts = recognise is not None and matching(new) != matching(running)
     read = 0
-    for batch in log.batches(since, until, routes, every=every):
+    for batch in log.batches(since, until, routes, every=every, texts=texts):
         replayer.add(batch)
         read += len(batch)
         progress(read)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, func, null, select
 
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
@@ -30,15 +30,23 @@ class ReplayLog:
             return int(connection.scalar(query) or 0)
 
     def batches(
-        self, since: float, until: float, routes: Collection[str] | None = None, *, every: int = 1
+        self,
+        since: float,
+        until: float,
+        routes: Collection[str] | None = None,
+        *,
+        every: int = 1,
+        texts: bool = False,
     ) -> Iterator[Sequence[Row[Any]]]:
         """The same, with `COLUMNS`, in the order in which they were stored; of `every` so many
-        one."""
+        one. With `texts` the messages of each too, as JSON, null where they are not kept."""
         conditions = _asked(since, until, routes)
         if every > 1:
             conditions.append(requests.c.seq % every == 0)
+        columns: list[ColumnElement[Any]] = [requests.c[name] for name in COLUMNS]
+        columns.append(requests.c.messages if texts else null())
         query = (
-            select(*(requests.c[name] for name in COLUMNS))
+            select(*columns)
             .where(*conditions)
             .order_by(requests.c.seq)
             .execution_options(yield_per=BATCH)

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.experiments.again import LIMITS
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
-from gateway.revisions.logged import REFUSED, Outcomes, Replayer
+from gateway.revisions.logged import REFUSED, TEXTS, Outcomes, Replayer
+from gateway.revisions.reading import Reading
 from gateway.store.decisions import encoded
 from gateway.types import (
     Caller,
@@ -17,6 +19,7 @@ from gateway.types import (
     Capabilities,
     Decision,
     Limits,
+    Match,
     Needs,
     Policy,
     Price,
@@ -46,6 +49,7 @@ def row(
         "first": None,
         "total": 1.0,
         "started": float(n),
+        "messages": None,
     }
     return tuple((plain | changes).values())
 
@@ -77,6 +81,14 @@ def world(rng: random.Random) -> Snapshot:
     plain = route("general", value=rng.choice([0.001, 0.01]))
     general = msgspec.structs.replace(plain, candidates=candidates)
     return snapshot(targets, [general], policies={"quality": policy(rng)})
+
+
+def timed(rng: random.Random, limits: Limits) -> Limits:
+    return msgspec.structs.replace(
+        limits,
+        first_token_p95=rng.choice([None, 1.0, 3.0]),
+        whole_p95=rng.choice([None, 6.0]),
+    )
 
 
 def policy(rng: random.Random) -> Policy:
@@ -117,11 +129,51 @@ def test_it_is_what_decide_would_have_answered(seed: int) -> None:
     rng = random.Random(seed)
     old = world(rng)
     new = msgspec.structs.replace(old, hash="new", policies={"quality": policy(rng)})
+    found, wanted = decided_twice(rng, old, new)
+    assert not found.left_out
+    if not wanted:
+        return
+    got = by_place(found.routes()["general"])
+    assert sorted(got) == list(range(len(wanted)))
+    for n, decision in enumerate(wanted):
+        assert got[n] == pytest.approx(shares(decision)), n
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_of_limits_of_time_only_that_is_told_which_the_log_knows(seed: int) -> None:
+    """Whoever stays the best is kept without a margin, since one who is left out may have been the
+    one before."""
+    rng = random.Random(1000 + seed)
+    plain = world(rng)
+    policies = []
+    for _ in range(2):
+        made = policy(rng)
+        limits = timed(rng, made.limits)
+        policies.append(msgspec.structs.replace(made, limits=limits, switch_margin=0.0))
+    old = msgspec.structs.replace(plain, policies={"quality": policies[0]})
+    if seed % 3 == 0:
+        same = msgspec.structs.replace(policies[1], limits=policies[0].limits)
+        policies[1] = same
+    new = msgspec.structs.replace(plain, hash="new", policies={"quality": policies[1]})
+    found, wanted = decided_twice(rng, old, new)
+    if policies[0].limits == policies[1].limits:
+        assert not found.left_out
+    assert set(found.left_out) <= {LIMITS}
+    for n, probabilities in by_place(found.routes()["general"]).items() if found.routes() else ():
+        assert probabilities == pytest.approx(shares(wanted[n])), n
+
+
+def decided_twice(
+    rng: random.Random, old: Snapshot, new: Snapshot
+) -> tuple[Replayer, list[Decision]]:
+    """Requests decided under `old` and logged, then replayed under `new`; and what `decide` answers
+    under `new`, in the same moment."""
     before, after = Decider(old), Decider(new)
     was, becomes = live(rng, old), Live()
     becomes.estimates, becomes.replicas = was.estimates, was.replicas
-    rows, wanted = [], []
-    for n in range(60):
+    rows: list[tuple[Any, ...]] = []
+    wanted: list[Decision] = []
+    for _ in range(60):
         needs = Needs(
             input_tokens=rng.choice([10, 500, 1500]),
             max_output=rng.choice([None, None, 50]),
@@ -139,25 +191,49 @@ def test_it_is_what_decide_would_have_answered(seed: int) -> None:
         if not decision.ranked:
             continue
         becomes.chose(question, again)
-        rows.append(row(n, question, decision, "named" if only else "classifier"))
+        rows.append(row(len(rows), question, decision, "named" if only else "classifier"))
         wanted.append(again)
-    if not rows:
-        return
-    found = replayed(new, old, rows)
-    assert not found.left_out
-    outcomes = found.routes()["general"]
-    got = by_place(outcomes)
-    for n, decision in enumerate(wanted):
-        right = {REFUSED: 1.0} if not decision.ranked else {}
-        for choice in decision.ranked:
-            right[choice.target] = right.get(choice.target, 0.0) + choice.propensity
-        assert got[n] == pytest.approx({name: p for name, p in right.items() if p}), n
+    return replayed(new, old, rows), wanted
 
 
-def by_place(outcomes: Outcomes) -> list[dict[str, float]]:
-    """Each request's new probabilities, in the order in which they were logged."""
-    order = sorted(range(len(outcomes.taken)), key=lambda n: outcomes.place[n])
-    return [
-        {name: p for name, p in zip(outcomes.targets, outcomes.new[n], strict=True) if p}
-        for n in order
+def shares(decision: Decision) -> dict[str, float]:
+    """How likely each target is to be chosen."""
+    if not decision.ranked:
+        return {REFUSED: 1.0}
+    found: dict[str, float] = {}
+    for choice in decision.ranked:
+        found[choice.target] = found.get(choice.target, 0.0) + choice.propensity
+    return {name: p for name, p in found.items() if p}
+
+
+def test_what_match_would_make_of_them_is_told_where_texts_are_kept() -> None:
+    targets = [target("b0/m", "http://b0"), target("b1/m", "http://b1")]
+    general, legal = route("general", "b0/m"), route("legal", "b1/m")
+    old = snapshot(targets, [general, legal])
+    changed = msgspec.structs.replace(legal, match=Match(keywords=("lease",)))
+    new = msgspec.structs.replace(old, hash="new", routes={"general": general, "legal": changed})
+    question = Question("general", "quality", Needs(input_tokens=10), Caller())
+    decision = Decider(old).decide(question, Live(), 0.5)
+    said = [{"role": "user", "content": "Is the lease void?"}]
+    rows = [
+        row(0, question, decision, "default", messages=msgspec.json.encode(said).decode()),
+        row(1, question, decision, "default"),
+        row(2, question, decision, "named"),
+        row(3, question, decision, "header", detail="x-switchboard-route"),
     ]
+    replayer = Replayer(new, old, {old.hash: old}.get, lambda _: float("nan"), Reading(new, None))
+    replayer.add(rows)
+    assert dict(replayer.left_out) == {TEXTS: 1}
+    assert by_place(replayer.routes()["general"]) == {
+        0: {"b1/m": 1.0},
+        2: {"b0/m": 1.0},
+        3: {"b0/m": 1.0},
+    }
+
+
+def by_place(outcomes: Outcomes) -> dict[int, dict[str, float]]:
+    """Each request's new probabilities, by its place in the log."""
+    return {
+        int(place): {name: p for name, p in zip(outcomes.targets, new, strict=True) if p}
+        for place, new in zip(outcomes.place, outcomes.new, strict=True)
+    }
