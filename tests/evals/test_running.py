@@ -236,3 +236,31 @@ async def test_an_internal_routes_cases_are_asked_of_none_but_our_own(
     out = await ran(tmp_path, "run", str(path), "--targets", "good/m,half/m", code=1)
     assert "`half/m` is not self-hosted, and the suite's route is internal" in " ".join(out.split())
     assert asked(*providers) == before
+
+
+async def test_a_run_is_reported_and_two_are_compared(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    first = await run(tmp_path)
+    page = tmp_path / "report.html"
+    shown = await ran(tmp_path, "report", "capitals", "--html", str(page))
+    assert "good/m" in shown
+    assert "cannot be told apart on 4 cases" in " ".join(shown.split())
+    told = msgspec.json.decode(await ran(tmp_path, "report", "capitals", "--json"))
+    assert [(each["target"], each["quality"]) for each in told["standings"]] == [
+        ("good/m", 1.0),
+        ("half/m", 0.5),
+    ]
+    assert "<svg" in page.read_text()
+    # The good one has forgotten everything; its answers are asked anew.
+    async with StandIn(knows()) as forgetful:
+        tree(tmp_path, (forgetful, providers[1]))
+        second = await run(tmp_path, "--fresh")
+    names = (f"capitals/{first['id']}", f"capitals/{second['id']}")
+    out = await ran(tmp_path, "diff", *names, "--json")
+    changes = {each["target"]: each for each in msgspec.json.decode(out)["targets"]}
+    assert [each["case"] for each in changes["good/m"]["regressions"]] == ["2", "3", "4"]
+    assert not changes["half/m"]["regressions"]
+    assert "| good/m | -75.0 |" in await ran(tmp_path, "diff", *names, "--markdown")
+    assert "there is no run 'rivers'" in await ran(tmp_path, "report", "rivers", code=1)

@@ -1,0 +1,176 @@
+"""`switchboard eval report` and `eval diff`: what runs say, and how sure that is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from gateway.cli.opening import ConfigOption, fail
+from gateway.cli.records import ASIDE, Cell, Lines
+from gateway.errors import SwitchboardError
+
+if TYPE_CHECKING:
+    from gateway.evals.compare import Changed, Report
+    from gateway.evals.runs import Result, Run
+
+HEAD = (
+    *("", "target", "right", "95 % between", "cases", "usd each"),
+    *("first p50", "p95", "whole p50", "p95"),
+)
+SHOWN = 5
+"""Cases that the terminal shows; the page and the JSON have all."""
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="SUITE for its latest, SUITE/RUN, or a directory.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def register(evals: typer.Typer) -> None:
+    """Adds both to `eval`."""
+
+    @evals.command("report")
+    def report(
+        run: RunArgument,
+        html: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Write a page of it, by itself.")
+        ] = None,
+        config: ConfigOption = Path(),
+        as_json: AsJson = False,
+    ) -> None:
+        """Show each target's quality, cost and speed, and which is surely better.
+
+        ● marks those that no other is at once as good and as cheap as.
+        """
+        from gateway.evals import compare
+        from gateway.evals.page import page
+
+        found = compare.report(*_read(run, config))
+        if html is not None:
+            html.write_text(page(found), "utf-8")
+        if as_json:
+            print(msgspec.json.encode(found).decode())
+        else:
+            _print(found, html)
+
+    @evals.command("diff")
+    def diff(
+        before: Annotated[str, typer.Argument(metavar="BEFORE", help="A run.")],
+        after: Annotated[str, typer.Argument(metavar="AFTER", help="A later one.")],
+        config: ConfigOption = Path(),
+        markdown: Annotated[
+            bool, typer.Option("--markdown", help="Print Markdown, for a review.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show what has become worse or better between two runs of a suite.
+
+        Exits with 2 where a target is surely worse.
+        """
+        from gateway.evals import compare
+
+        old, new = _read(before, config), _read(after, config)
+        if old[0].suite != new[0].suite:
+            fail(f"these are runs of two suites: {old[0].suite} and {new[0].suite}")
+        found = compare.changed(old[1], new[1])
+        if not found:
+            fail("the two runs have no target and case in common")
+        if as_json:
+            told = [{**msgspec.to_builtins(each), "worse": each.worse} for each in found]
+            print(msgspec.json.encode({"targets": told}).decode())
+        elif markdown:
+            print(_markdown(found))
+        else:
+            _print_changes(found)
+        if any(each.worse for each in found):
+            raise typer.Exit(2)
+
+
+def _read(run: str, config: Path) -> "tuple[Run, list[Result]]":
+    from gateway.evals.runs import HOME, found, read
+
+    try:
+        return read(found(config / HOME, run))
+    except SwitchboardError as error:
+        fail(str(error))
+
+
+# ---------------------------------------------------------------- one run
+
+
+def _print(found: "Report", html: Path | None) -> None:
+    from gateway.evals.page import words
+    from gateway.evals.runs import named
+
+    out = Console(soft_wrap=True, highlight=False)
+    rows = [
+        [
+            Cell("●" if each.on_front else " ", "green"),
+            Cell(each.target),
+            Cell(f"{100 * each.quality:.1f} %", "bold", figure=True),
+            Cell(f"{100 * each.low:.1f} and {100 * each.high:.1f}", figure=True),
+            Cell(str(each.cases), figure=True),
+            Cell(f"{each.cost_usd:.7f}", figure=True),
+            *(
+                Cell("–" if value is None else f"{value:.3f}", figure=True)
+                for value in (each.first_p50, each.first_p95, each.whole_p50, each.whole_p95)
+            ),
+        ]
+        for each in found.standings
+    ]
+    Lines(out, HEAD).print(rows)
+    for pair in found.compared:
+        out.print(words(pair), style="green" if pair.sure else ASIDE)
+    for case in found.disagreements[:SHOWN]:
+        out.print(f"\ncase {case.case}: {_short(case.input)}", style="bold")
+        out.print(f"  expected  {_short(case.expected)}", style=ASIDE, markup=False)
+        for target, said in case.said.items():
+            colour = "green" if case.right[target] else "red"
+            out.print(f"  {target}  {_short(said)}", style=colour, markup=False)
+    out.print(f"\n{named(found.run)}" + (f"; the page is {html}" if html else ""), style=ASIDE)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else line[:99] + "…"
+
+
+# ---------------------------------------------------------------- two runs
+
+
+def _said(change: "Changed") -> str:
+    pair = change.compared
+    verdict = "worse" if change.worse else "better" if pair.sure else "not surely different"
+    points, low, high = (100 * value for value in (pair.difference, pair.low, pair.high))
+    return (
+        f"{change.target}: {verdict}, {points:+.1f} points (95 %: {low:+.1f} to {high:+.1f};"
+        f" p = {pair.p:.3g}); {len(change.regressions)} cases worse, {change.improvements} better,"
+        f" of {pair.cases}"
+    )
+
+
+def _print_changes(found: "tuple[Changed, ...]") -> None:
+    out = Console(soft_wrap=True, highlight=False)
+    for change in found:
+        style = "red" if change.worse else "green" if change.compared.sure else ""
+        out.print(_said(change), style=style, markup=False)
+        for case in change.regressions[:SHOWN]:
+            out.print(f"  case {case.case}: {_short(case.input)}", markup=False)
+            for when, said in case.said.items():
+                out.print(f"    {when:6}  {_short(said)}", style=ASIDE, markup=False)
+
+
+def _markdown(found: "tuple[Changed, ...]") -> str:
+    lines: list[Any] = ["| target | points | 95 % between | p | worse | better | of |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for change in found:
+        pair = change.compared
+        mark = "❌ " if change.worse else "✅ " if pair.sure else ""
+        lines.append(
+            f"| {mark}{change.target} | {100 * pair.difference:+.1f} |"
+            f" {100 * pair.low:+.1f} and {100 * pair.high:+.1f} | {pair.p:.3g} |"
+            f" {len(change.regressions)} | {change.improvements} | {pair.cases} |"
+        )
+    return "\n".join(lines)
