@@ -262,6 +262,8 @@ def _estimated(name: str, outcomes: Outcomes, new: Snapshot, *, measured: bool) 
     means["net"] = sum(terms[what] * means[what] for what in terms)
     certain["net"] = all(certain.values())
     q = means["right"]
+    # What is known of one answer in five takes five times as many.
+    share_known = max(known["right"], 1) / max(logged.n, 1) if measured else 1.0
     return _Part(
         RouteReplay(
             route=name,
@@ -273,7 +275,7 @@ def _estimated(name: str, outcomes: Outcomes, new: Snapshot, *, measured: bool) 
                 what: _figure(means[what], told[what], certain[what], known.get(what, logged.n))
                 for what in _ORDER
             },
-            support=_support(logged, found, math.sqrt(max(q * (1.0 - q), 0.01))),
+            support=_support(logged, found, math.sqrt(max(q * (1.0 - q), 0.01) / share_known)),
             targets=_moves(outcomes.targets, logged),
         ),
         told,
