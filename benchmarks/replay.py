@@ -7,6 +7,7 @@ calls, on one core.
 """
 
 import argparse
+import os
 import random
 import sqlite3
 import tempfile
@@ -247,9 +248,10 @@ def page(count: int, runs: int, say: Callable[[str], None]) -> str:
         "",
         f"A log of {count:,} requests ({took.megabytes:,.0f} MB in SQLite, each with a decision"
         f" over four candidates and five replicas, feedback on one in {EVERY}) was replayed under a"
-        f" policy that waits longer in {took.clock_s:.0f} s, {took.cpu_s:.0f} s of them on the"
-        f" processor: {1e6 * took.cpu_s / count:.0f} µs a request, all on one core of a machine"
-        f" that others used too. {100 * took.told.elsewhere:.0f} % would go elsewhere;"
+        f" policy that waits longer in {took.cpu_s:.0f} s of one core's time,"
+        f" {1e6 * took.cpu_s / count:.0f} µs a request; by the clock {took.clock_s:.0f} s, on a"
+        f" machine of {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.0f}."
+        f" {100 * took.told.elsewhere:.0f} % would go elsewhere;"
         f" right changes by {100 * change.change:+.2f} points"
         + (
             f" ({100 * change.low:+.2f} to {100 * change.high:+.2f})."
