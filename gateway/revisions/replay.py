@@ -324,14 +324,21 @@ def _foreseen(logged: Logged, expected: Floats) -> Mapping[Method, Influence]:
 def _figure(logged: float, told: Mapping[Method, Influence], measured: bool, known: int) -> Figure:
     estimates = {method: told[method].interval() for method in METHODS}
     change = estimates["dr"]
+    # Of too few requests an interval has no end: that is none, and JSON has no word for it.
+    bounded = {
+        method: each
+        for method, each in estimates.items()
+        if math.isfinite(each.low) and math.isfinite(each.high)
+    }
+    ends = bounded.get("dr") if measured else None
     return Figure(
         logged=logged,
         change=change.estimate,
-        low=change.low if measured else None,
-        high=change.high if measured else None,
+        low=ends.low if ends is not None else None,
+        high=ends.high if ends is not None else None,
         measured=measured,
         known=known,
-        estimates=estimates if measured else {},
+        estimates=bounded if measured else {},
     )
 
 
