@@ -200,6 +200,8 @@ class Operator:
         self._world.write({path: text})
         running = self._served.gateway.running
         await self._until(since, f"see a wrong {path}", lambda: running.errors > errors)
+        if path == OVERLAY and "gateway.yaml" in self._spoilt:
+            path = "gateway.yaml"  # nothing can be laid over what is no YAML
         if running.problem is None or path not in running.problem:
             self._wrong(since, f"a wrong {path} is told as {running.problem}")
         self._serves(since, "the old serves on", before)
