@@ -58,6 +58,7 @@ bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/re
 
 quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md
 	@$(BIN)/python -m benchmarks.experiments --write
+	@$(BIN)/python -m benchmarks.routing --write
 	@$(BIN)/python -m benchmarks.replay --write
 
 schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew
