@@ -3,9 +3,9 @@
 Read are RouteLLM's folders (`mmlu/responses/*.csv`, `gsm8k/gsm8k_responses.csv`, with the prompts
 of `contaminated_prompts.jsonl` dropped) and any CSV that has a column `prompt` and one of scores
 from 0 to 1 (or `True` and `False`) for each model. What an answer cost, in dollars, stands in a
-column named after its model, such as `NAME|total_cost`, `NAME_cost` or `NAME cost`; where there
-is none, prices are given with the command. Rows without a score of some model are left out, and
-counted.
+column named after its model, such as `NAME|total_cost`, `NAME_cost` or `NAME cost`; where there is
+none, prices are given with the command. Rows without a score of some
+model are left out, and counted.
 """
 
 import csv
@@ -101,9 +101,12 @@ def _pool(
 def _columns(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader(file))
-    except (OSError, UnicodeDecodeError, StopIteration, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error or 'it is empty'}") from error
+            columns = next(csv.reader(file), None)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if columns is None:
+        raise DataError(f"{path} is empty")
+    return columns
 
 
 def _models(path: Path, columns: Sequence[str]) -> list[str]:
