@@ -16,6 +16,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 320, 56, 150, 16, 40
 OWN = """
 .front{fill:var(--good)}.beaten{fill:var(--soft)}.axis{stroke:var(--line)}
 .bar{stroke:var(--soft);stroke-width:1.5}polyline.front{fill:none;stroke:var(--good);opacity:.6}
+td:not(:first-child){white-space:nowrap}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;font-size:.85rem}
 .case{border-top:1px solid var(--line);padding:.6rem 0}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:1rem}
@@ -31,7 +32,7 @@ def page(found: Report) -> str:
     parts = [
         f"<h1>{escape(run.suite)}</h1>",
         f'<p class="soft">run {escape(run.id)} · {_instant(run.started)} · {run.cases} cases'
-        f" · {run.repetitions} times each · right by {escape(run.right or '–')}"
+        f" · {_times(run.repetitions)} · right by {escape(run.right or '–')}"
         f" · {_dollars(run.cost_usd)} for answers, {_dollars(run.judge_usd)} for judging</p>",
         ""
         if run.complete
@@ -82,7 +83,7 @@ def table(standings: Sequence[Standing]) -> str:
     head = "".join(
         f"<th>{name}</th>"
         for name in (
-            *("target", "right", "95 % between", "cases", "errors", "$ each"),
+            *("target", "right", "95 % between", "cases", "errors", "$ a thousand"),
             *("first s p50", "p95", "whole s p50", "p95"),
         )
     )
@@ -90,7 +91,7 @@ def table(standings: Sequence[Standing]) -> str:
         f"<tr><td>{'● ' if each.on_front else ''}{escape(each.target)}</td>"
         f"<td>{100 * each.quality:.1f} %</td>"
         f"<td>{100 * each.low:.1f} and {100 * each.high:.1f}</td>"
-        f"<td>{each.cases}</td><td>{each.errors}</td><td>{each.cost_usd:.7f}</td>"
+        f"<td>{each.cases}</td><td>{each.errors}</td><td>{1000 * each.cost_usd:.5f}</td>"
         + "".join(
             f"<td>{_seconds(value)}</td>"
             for value in (each.first_p50, each.first_p95, each.whole_p50, each.whole_p95)
@@ -102,7 +103,7 @@ def table(standings: Sequence[Standing]) -> str:
 
 
 def plot(standings: Sequence[Standing]) -> str:
-    """Share of right answers over dollars a request, the latter as powers of ten."""
+    """Share of right answers over dollars a thousand answers, the latter as powers of ten."""
     if not standings:
         return ""
     paid = [each.cost_usd for each in standings if each.cost_usd > 0]
@@ -129,7 +130,7 @@ def plot(standings: Sequence[Standing]) -> str:
     for dollars in dict.fromkeys((least, (least * most) ** 0.5, most)):
         marks.append(
             f'<text x="{x(dollars):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
-            f"${dollars:.2g}</text>"
+            f"${1000 * dollars:.3g}</text>"
         )
     front = sorted((each for each in standings if each.on_front), key=lambda each: each.cost_usd)
     line = " ".join(f"{x(each.cost_usd):.1f},{y(each.quality):.1f}" for each in front)
@@ -144,10 +145,10 @@ def plot(standings: Sequence[Standing]) -> str:
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Share of right answers over'
-        f' dollars a request; the table below has the figures">{"".join(marks)}'
+        f' dollars a thousand answers; the table below has the figures">{"".join(marks)}'
         f'<polyline class="front" points="{line}"/>{dots}'
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-        "dollars a request</text></svg>"
+        "dollars a thousand answers</text></svg>"
     )
 
 
@@ -171,6 +172,10 @@ def _text(text: str) -> str:
 
 def _kind(pair: Compared) -> str:
     return ' class="yes"' if pair.sure else ""
+
+
+def _times(repetitions: int) -> str:
+    return "once each" if repetitions == 1 else f"{repetitions} times each"
 
 
 def _seconds(value: float | None) -> str:
