@@ -443,9 +443,10 @@ class Backend(msgspec.Struct, frozen=True):
     `turns` says how it shares GPUs with the others. `replica_hour` is in dollars, and `idle` says
     who is billed for idle time. `serve` are the servers that `switchboard up` runs. `slots`,
     `cpu_slots` and `max_rank` are vLLM's `--max-loras`, `--max-cpu-loras` and `--max-lora-rank`.
-    The last four are for litellm's process, which is the one replica of such a backend: the
-    provider's own base URL if it is not the usual one, its ids by declared model, what goes with
-    each of its calls, and body parameters that litellm does not know of.
+    With `may_train` its terms let its answers be trained on. The four before it are for litellm's
+    process, which is the one replica of such a backend: the provider's own base URL if it is not
+    the usual one, its ids by declared model, what goes with each of its calls, and body parameters
+    that litellm does not know of.
     """
 
     name: str
@@ -472,6 +473,7 @@ class Backend(msgspec.Struct, frozen=True):
     models: Mapping[str, str] = {}
     arguments: Mapping[str, object] = {}
     parameters: tuple[str, ...] = ()
+    may_train: bool = False
 
     def __repr__(self) -> str:
         return f"Backend({self.name!r}, {self.kind})"

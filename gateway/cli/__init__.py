@@ -12,6 +12,7 @@ from gateway.cli import (
     differences,
     evals,
     experiments,
+    export,
     keys,
     limits,
     migrate,
@@ -52,7 +53,7 @@ def build() -> typer.Typer:
         experiments,
         shadows,
     )
-    for group in (*running, evals, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, export, evals, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 

@@ -123,6 +123,7 @@ def backend(name: str, part: AnyBackend, directory: Path) -> Backend:
             total=part.timeouts.total,
         ),
         admission=Admission(part.admission.concurrent, part.admission.queue, part.admission.wait),
+        may_train=part.kind == "vllm" if part.outputs_may_train is None else part.outputs_may_train,
     )
     if isinstance(part, HostedPart):
         declared = msgspec.structs.replace(declared, replica_hour=part.replica_hour, idle=part.idle)

@@ -430,6 +430,12 @@ class BackendPart(Part):
     headers: dict[HeaderName, HeaderValue] = Field(
         default={}, description="Sent with every request.", examples=[{"x-team": "platform"}]
     )
+    outputs_may_train: Switch | None = Field(
+        default=None,
+        description="Whether its answers may be used to train models, as its terms have it; left"
+        " out, those of vLLM may, and others' not.",
+        examples=[True],
+    )
     timeouts: TimeoutsPart = Field(
         default=TimeoutsPart(),
         description="How long it may take.",

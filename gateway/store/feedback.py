@@ -66,6 +66,19 @@ class Heard(msgspec.Struct, frozen=True):
     total: float
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A chat whose text was kept: its messages as JSON, the answer as it came (a body, or a
+    stream's text), whether it was said to be right, and what should have been said instead."""
+
+    id: str
+    target: str
+    messages: str
+    answer: str | None
+    started: float
+    right: bool | None
+    correction: str | None
+
+
 class FeedbackBook:
     """The store's feedback. Every call raises StoreError where the store is away."""
 
@@ -149,6 +162,41 @@ class FeedbackBook:
             for target, at, right in connection.execute(query).all()[::-1]:
                 found.setdefault(target, []).append((at, bool(right)))
         return found
+
+    def spoken_of(
+        self, route: str, metric: Metric, since: float, tenant: str | None, *, all_tenants: bool
+    ) -> list[Kept]:
+        """A route's chats whose text was kept and of which something was said, the oldest first;
+        a tenant's, those of none, or all of them. The last correction of each counts."""
+        c, of = feedback.c, requests.c
+        asked = [of.route == route, of.messages.is_not(None), of.started >= since]
+        asked += [of.shadow_of.is_(None), of.outcome == "ok", *_in_time(metric)]
+        if not all_tenants:
+            asked.append(of.tenant == tenant if tenant is not None else of.tenant.is_(None))
+        right = case((c.metric == metric.name, case((_is_right(metric), 1), else_=0)))
+        query = (
+            select(of.id, of.target, of.messages, of.answer, of.started, right, c.correction)
+            .select_from(feedback.join(requests, of.id == c.request_id))
+            .where(*asked)
+            .order_by(of.seq, c.seq)
+        )
+        found: dict[str, Kept] = {}
+        with self._store.read() as connection:
+            for id, target, messages, answer, started, was_right, correction in connection.execute(
+                query
+            ):
+                before = found.get(id)
+                known = None if before is None else before.right
+                found[id] = Kept(
+                    id,
+                    target or "",
+                    messages,
+                    answer,
+                    started,
+                    known if was_right is None else bool(was_right),
+                    correction or (None if before is None else before.correction),
+                )
+        return list(found.values())
 
     def of(self, request_id: str) -> list[dict[str, Any]]:
         """What was said of a request, the oldest first."""

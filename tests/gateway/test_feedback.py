@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import build
+from gateway.evals.tuning import of_chats
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import Evidence, EvidenceBook
 from gateway.store.feedback import FeedbackBook, Said
@@ -266,6 +267,7 @@ name: support
 value: 0.01 usd
 candidates: [{target: openai/mini, quality: 0.9}]
 policy: quality
+keep: text
 metrics: {accepted: {}, judged: {type: score, from: judge}}
 right: accepted
 """,
@@ -274,7 +276,7 @@ right: accepted
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
-    async with serving(configured(provider), tmp_path) as served:
+    async with serving(configured(provider, keep="text"), tmp_path) as served:
         name = (await asked(served)).headers["x-request-id"]
         await said(served, request=name, metric="accepted", value=True)
         await said(served, request=name, metric="judged", value=4.5)
@@ -286,6 +288,17 @@ right: accepted
     assert "judged 4.50 of 1" in await ran("quality", "--config", str(tmp_path))
     shown = await ran("explain", "hello", "--config", str(tmp_path), "--json")
     assert msgspec.json.decode(shown)["qualities"]["openai/mini"]["seen"] > 0.99
+    out = tmp_path / "set.jsonl"
+    told = await ran("export", "--route", "support", "--out", str(out), "--config", str(tmp_path))
+    assert "0 chats" in told
+    assert "1 are of backends whose answers may not train" in told
+    assert (out.read_text(), out.stat().st_mode & 0o777) == ("", 0o600)
+    files["gateway.yaml"] = files["gateway.yaml"].replace(
+        "kind: openai", "kind: openai\n    outputs_may_train: true"
+    )
+    (tmp_path / "gateway.yaml").write_text(files["gateway.yaml"])
+    lines = await ran("export", "--route", "support", "--config", str(tmp_path))
+    assert '{"role": "assistant", "content": "hello"}' in lines
 
 
 async def ran(*command: str) -> str:
@@ -293,3 +306,46 @@ async def ran(*command: str) -> str:
     done = await asyncio.to_thread(CliRunner().invoke, build(), list(command))
     assert done.exit_code == 0, done.output
     return done.output
+
+
+async def test_good_and_corrected_answers_are_a_set_to_train_on(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    """But for those of a provider whose terms forbid it, and of other tenants."""
+    keeping = configured(provider, keep="text")
+    own = msgspec.structs.replace(keeping.targets["openai/mini"], name="own/mini", backend="own")
+    both = msgspec.structs.replace(
+        keeping,
+        targets={**keeping.targets, "own/mini": own},
+        backends={
+            **keeping.backends,
+            "own": msgspec.structs.replace(keeping.backends["openai"], name="own", may_train=True),
+        },
+    )
+    async with serving(both, tmp_path) as served:
+        for target_, text, value, words in (
+            ("own/mini", "good", True, None),
+            ("own/mini", "good", True, None),
+            ("own/mini", "bad", False, None),
+            ("own/mini", "mended", False, "as it should be"),
+            ("openai/mini", "theirs", True, None),
+        ):
+            body = {"model": target_, "messages": [{"role": "user", "content": text}]}
+            answer = await served.client.post("/v1/chat/completions", json=body)
+            name = answer.headers["x-request-id"]
+            done = await said(
+                served, request=name, metric="accepted", value=value, correction=words
+            )
+            assert done.status_code == 200, done.text
+        book = FeedbackBook(served.gateway.store)
+        chats = book.spoken_of("support", ACCEPTED, 0.0, None, all_tenants=False)
+        assert book.spoken_of("support", ACCEPTED, 0.0, "acme", all_tenants=False) == []
+    made = of_chats(chats, lambda target: target.startswith("own/"))
+    said_of = [
+        [message["content"] for message in msgspec.json.decode(line)["messages"]]
+        for line in made.lines
+    ]
+    assert said_of == [["good", "good"], ["mended", "as it should be"]]
+    assert made.corrected == 1
+    assert sorted(made.left_out.values()) == [1, 1, 1]
+    assert any("may not train" in why for why in made.left_out)
