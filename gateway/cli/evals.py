@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateway.cli import eval_reports
+from gateway.cli import eval_begin, eval_reports
 from gateway.cli.admin import GatewayOption, base_of, readiness
 from gateway.cli.opening import (
     ConfigOption,
@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
     evals = typer.Typer(help="Ask suites of targets, and compare them.", no_args_is_help=True)
     app.add_typer(evals, name="eval")
     eval_reports.register(evals)
+    eval_begin.register(evals)
 
     @evals.command("run")
     def run(

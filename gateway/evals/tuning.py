@@ -32,7 +32,7 @@ def of_chats(chats: Iterable[Kept], may_train: Callable[[str], bool]) -> Set:
     left_out: Counter[str] = Counter()
     corrected = 0
     for chat in chats:
-        said = chat.correction if chat.correction else _answer(chat)
+        said = chat.correction if chat.correction else answer_of(chat)
         why = _left_out(chat, said, may_train)
         messages = _messages(chat.messages)
         if why is None and messages is None:
@@ -68,7 +68,7 @@ def _messages(text: str) -> list[Any] | None:
     return found if isinstance(found, list) and found else None
 
 
-def _answer(chat: Kept) -> str | None:
+def answer_of(chat: Kept) -> str | None:
     """The text of an answer: a stream's is kept as text, a whole body as it came."""
     if chat.answer is None:
         return None

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import build
+from gateway.evals.suites import read as read_suite
 from gateway.evals.tuning import of_chats
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import Evidence, EvidenceBook
@@ -299,6 +300,13 @@ right: accepted
     (tmp_path / "gateway.yaml").write_text(files["gateway.yaml"])
     lines = await ran("export", "--route", "support", "--config", str(tmp_path))
     assert '{"role": "assistant", "content": "hello"}' in lines
+    begun = await ran(
+        "eval", "init", "--from-log", "support", "--out", str(tmp_path), "--config", str(tmp_path)
+    )
+    assert "1 cases" in begun
+    suite = read_suite(tmp_path / "support-log.yaml", {})
+    assert [(case.prompt, case.expected) for case in suite.cases] == [("hello", "hello")]
+    assert (tmp_path / "support-log.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 async def ran(*command: str) -> str:
