@@ -18,7 +18,7 @@ def told(found: dict[str, dict[str, Any]]) -> str:
         " RouteLLM's pair of gpt-4-1106-preview and Mixtral-8x7B. Means over 20 seeds with their"
         " standard error; MMLU by draws of 1,500 labels, GSM8K by five folds, anew by each seed."
         " kNN (k = 100) and ridge are on the same encoder and the same draws; the margins are the"
-        " 2.5 % quantiles of a paired bootstrap over seeds.",
+        " 2.5 % quantiles of the mean over seeds by a paired bootstrap of the rows tested on.",
         "",
         "| | APGR | CPT50, % | CPT80, % | kNN's APGR | margin at least | ridge's APGR"
         " | margin at least | us a decision |",

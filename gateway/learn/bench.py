@@ -20,7 +20,7 @@ from gateway.learn.curves import Matrix, aiq, apgr, cpt, points, pool_points
 from gateway.learn.data import Pool
 from gateway.learn.model import figures, fit
 
-FOLDS, NEIGHBOURS, TIMES, SEED = 5, 100, 10_000, 20_260_101
+FOLDS, NEIGHBOURS, TIMES, SEED = 5, 100, 200, 20_260_101
 BASELINES = ("random", "cheapest", "best", "knn", "ridge", "oracle")
 _WORTHS = tuple(float(worth) for worth in np.geomspace(1e-6, 1e4, 101))
 
@@ -57,7 +57,8 @@ def measure(
     """The figures of one pool; shares of strong calls in percent, the rest as in curves.py.
 
     `vectors` are as bert.py gives them, the last layer's before the middle one's. `_low` are 2.5 %
-    quantiles: of the mean over seeds by a bootstrap, and against a baseline a paired one.
+    quantiles of the mean over seeds, by a bootstrap of the rows tested on, the same rows for both
+    of a pair.
     """
     plain = np.array([figures(text) for text in pool.prompts], np.float32)
     half = vectors.shape[1] // 2
@@ -70,6 +71,7 @@ def measure(
     if baseline == "cheapest" and np.isnan(pool.cost).any():
         raise SwitchboardError(f"{pool.name}: nobody knows what is cheapest: give --price")
     rows: dict[str, list[dict[str, float]]] = {}
+    drawn_again: dict[str, list[Any]] = {}
     micros = []
     drawn = len(pool.prompts) >= 2 * labels
     for name, parts in _splits(len(pool.prompts), labels if drawn else 0, seeds):
@@ -90,8 +92,9 @@ def measure(
         for who, several in predictions.items():
             one: Matrix = np.concatenate(several)
             rows.setdefault(who, []).append(_figures(one, pool, held))
+            drawn_again.setdefault(who, []).append(_drawn_again(one, pool, held))
         progress(f"{pool.name}: {name}")
-    return _summed(pool, rows, baseline, float(np.median(micros)), drawn)
+    return _summed(pool, rows, drawn_again, baseline, float(np.median(micros)), drawn)
 
 
 def _splits(n: int, labels: int, seeds: int) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
@@ -107,14 +110,15 @@ def _splits(n: int, labels: int, seeds: int) -> Iterator[tuple[str, list[tuple[A
         yield f"folds {seed + 1} of {seeds}", parts
 
 
-def _figures(predicted: Matrix, pool: Pool, held: Any) -> dict[str, float]:
+def _figures(predicted: Matrix, pool: Pool, held: Any, main: str | None = None) -> dict[str, float]:
+    """All figures, or those that `main` is among."""
     quality, cost = pool.quality[held], pool.cost[held]
     means = cost.mean(axis=0)
     found: dict[str, float] = {}
-    if not np.isnan(cost).any():
+    if not np.isnan(cost).any() and (main is None or main == "aiq"):
         spent, got = pool_points(predicted, quality, cost, _WORTHS)
         found["aiq"] = aiq(spent, got, float(means.min()), float(means.max()))
-    if len(pool.models) == 2:
+    if len(pool.models) == 2 and main != "aiq":
         # The strong one is the one that is right more often: known without the test.
         strong = int(pool.quality.mean(axis=0).argmax())
         gap = predicted[:, strong] - predicted[:, 1 - strong]
@@ -130,6 +134,7 @@ def _figures(predicted: Matrix, pool: Pool, held: Any) -> dict[str, float]:
 def _summed(
     pool: Pool,
     rows: dict[str, list[dict[str, float]]],
+    drawn_again: dict[str, list[Any]],
     baseline: str | None,
     micros: float,
     drawn: bool,
@@ -141,11 +146,13 @@ def _summed(
     found: dict[str, Any] = {name: float(of("learned", name).mean()) for name in rows["learned"][0]}
     n = len(rows["learned"])
     found["se"] = float(of("learned", main).std(ddof=1) / n**0.5) if n > 1 else 0.0
-    found[f"{main}_low"] = _low(of("learned", main))
+    mine = np.mean(drawn_again["learned"], axis=0)
+    found[f"{main}_low"] = float(np.quantile(mine, 0.025))
     for other in rows:
         if other != "learned":
             found[f"{other}_{main}"] = float(of(other, main).mean())
-            found[f"vs_{other}_low"] = _low(of("learned", main) - of(other, main))
+            lead = mine - np.mean(drawn_again[other], axis=0)
+            found[f"vs_{other}_low"] = float(np.quantile(lead, 0.025))
     shown = {"baseline": baseline} if baseline else {}
     return (
         found
@@ -161,10 +168,12 @@ def _summed(
     )
 
 
-def _low(values: Any) -> float:
+def _drawn_again(predicted: Matrix, pool: Pool, held: Any) -> Any:
+    """The main figure on each of `TIMES` samples of the tested rows, the same for every router."""
     rng = np.random.default_rng(SEED)
-    means = values[rng.integers(0, len(values), (TIMES, len(values)))].mean(axis=1)
-    return float(np.quantile(means, 0.025))
+    several = [rng.integers(0, len(held), len(held)) for _ in range(TIMES)]
+    main = "apgr" if len(pool.models) == 2 else "aiq"
+    return np.array([_figures(predicted[rows], pool, held[rows], main)[main] for rows in several])
 
 
 def _knn(vectors: Floats, quality: Matrix, seen: Any, held: Any) -> Matrix:
