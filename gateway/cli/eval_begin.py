@@ -37,7 +37,7 @@ def register(evals: typer.Typer) -> None:
             str | None, typer.Option(metavar="NAME", help="The suite's; ROUTE-log if left out.")
         ] = None,
         cases: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 200,
-        seed: Annotated[int, typer.Option(help="Of the choice among more.")] = 0,
+        seed: Annotated[int, typer.Option(metavar="N", help="Of the choice among more.")] = 0,
         since: Annotated[
             str, typer.Option(metavar="TIME", help="From then on: 7d ago, or a local time.")
         ] = "7d",

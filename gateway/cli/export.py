@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(metavar="FILE", help="Instead of the standard output.")
         ] = None,
         format: Annotated[
-            Literal["openai-jsonl"], typer.Option(help="OpenAI's chat format, a line each.")
+            Literal["openai-jsonl"],
+            typer.Option(metavar="FORMAT", help="OpenAI's chat format, a line each: openai-jsonl."),
         ] = "openai-jsonl",
         since: Annotated[
             str, typer.Option(metavar="TIME", help="From then on: 7d, 30d ago, or a local time.")

@@ -35,8 +35,10 @@ def register(bench: typer.Typer) -> None:
                 help="Compare with random, cheapest, best or oracle too; knn and ridge always are.",
             ),
         ] = None,
-        labels: Annotated[int, typer.Option(min=2, help="Rows learned from in each draw.")] = 1500,
-        seeds: Annotated[int, typer.Option(min=1, help="Draws.")] = 20,
+        labels: Annotated[
+            int, typer.Option(metavar="N", min=2, help="Rows learned from in each draw.")
+        ] = 1500,
+        seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Draws.")] = 20,
         model: Annotated[
             Path, typer.Option(metavar="DIR", help="A sentence-transformer's directory.")
         ] = ENCODER,

@@ -271,7 +271,7 @@ class Limiter:
             if what:
                 wall = self._now()
                 refusal = account.explained(what, tokens, nano, now, wall, workers)
-                raise self._refuse(refusal, account, accounts, now, wall)
+                raise self._refuse(refusal, account, accounts, now, wall, None, workers)
         slices = [account.take(tokens, nano) for account in accounts]
         return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
 
@@ -331,10 +331,11 @@ class Limiter:
         accounts: tuple[Account, ...],
         now: float,
         wall: float,
-        told: Sequence[int] | None = None,
+        told: Sequence[int] | None,
+        workers: int = 1,
     ) -> LimitReached:
         self._refused(account.id.partition(":")[0], refusal.what)
-        return refused(refusal, account, room_headers(accounts, now, told), wall)
+        return refused(refusal, account, room_headers(accounts, now, told), wall, workers)
 
     def _settle(
         self,

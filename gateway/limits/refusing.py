@@ -56,15 +56,21 @@ def span(seconds: int) -> bytes:
     return b"%ds" % seconds if seconds < 60 else b"%dm%ds" % divmod(seconds, 60)
 
 
-def refused(refusal: Refusal, account: Account, headers: Headers, wall: float) -> LimitReached:
-    """The 429 that names the limit, whose it is, and when it is free again."""
+def refused(
+    refusal: Refusal, account: Account, headers: Headers, wall: float, workers: int = 1
+) -> LimitReached:
+    """The 429 that names the limit, whose it is, and when it is free again.
+
+    With more `workers` than one each decides within its share, as nobody watches the whole.
+    """
     what = refusal.what
     money = what in ("day", "month")
     if refusal.wait_s is None or (money and refusal.wait_s > 60):
         # The SDKs would try again at once, twice, and be refused twice.
         headers = [*headers, (b"x-should-retry", b"false")]
+    share = f" Of what is left this worker may use 1/{workers} for now." if workers > 1 else ""
     return LimitReached(
-        f"{_said(refusal, account)} {_when(refusal, wall)}",
+        f"{_said(refusal, account)}{share} {_when(refusal, wall)}",
         type="insufficient_quota" if money else _AT_ONCE.get(what, "rate_limit_error"),
         code="insufficient_quota" if money else "rate_limit_exceeded",
         retry_after=refusal.wait_s,

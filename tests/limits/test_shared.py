@@ -82,7 +82,7 @@ async def test_redis_killed_and_started_again_forgets_no_money(
 ) -> None:
     """While it is away each worker goes on within its share; what it had in mind is lost with it,
     and comes back from the log, what was spent meanwhile with it, once."""
-    quota = Quota(day=0.4)
+    quota = Quota(day=0.6)
     configuration = configured(provider, redis.url)
     async with working(configuration, provider, tmp_path, WORKERS, quota) as workers:
         await workers.known()
@@ -104,7 +104,7 @@ async def test_redis_killed_and_started_again_forgets_no_money(
         assert told["day"]["used"] == pytest.approx(spent, abs=1e-9)
         while 200 in await workers.ask(20, max_tokens=10):
             pass
-        assert 0.38 < await workers.spent() <= 0.4
+        assert 0.58 < await workers.spent() <= 0.6
 
 
 async def test_what_is_left_is_shared_also_by_workers_that_did_not_spend(
@@ -131,6 +131,8 @@ async def test_what_is_left_is_shared_also_by_workers_that_did_not_spend(
         while 200 in await workers.ask(8, max_tokens=10):
             pass
         assert 0.15 < await workers.spent() <= 0.2
+        refused = await one.chat("hello", max_tokens=10)
+        assert "this worker may use 1/4 for now. Try again" in refused.text
 
 
 async def test_where_nothing_bounds_answers_workers_overrun_by_what_was_under_way(

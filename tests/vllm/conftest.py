@@ -39,8 +39,12 @@ class Replica:
 
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    """The trained base, healthy, with no adapter that a test has not had loaded."""
-    replica = Replica(tmp_path_factory.mktemp("vllm"))
+    """The trained base, healthy, with no adapter that a test has not had loaded.
+
+    An adapter keeps its slot when it is unloaded, and the base needs one that was never taken
+    (`vllm_server.Room`): there is one for every adapter that all these tests load together.
+    """
+    replica = Replica(tmp_path_factory.mktemp("vllm"), vllm_server.Room(loras=32, cpu_loras=32))
     try:
         group = replica.server.process.pid
         assert len(processes.members(group)) > 2  # the API, the engine and its worker

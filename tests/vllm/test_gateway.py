@@ -23,8 +23,8 @@ from tests.vllm.conftest import Replica
 ROOT = Path(__file__).parents[2]
 PROMPTS = 4
 SEED = 41
-LONG = 400
-"""Tokens: long enough for a client to go away in the middle."""
+LONG, ANSWERS = 440, 8
+"""Tokens, and answers at once: long enough for a client to go away in the middle."""
 
 SERIES = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -215,11 +215,12 @@ async def test_a_streams_usage_is_what_vllm_counted(
 
 
 async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, served: Served) -> None:
-    generated = await told_by(vllm.url, "generation_tokens_total")
+    generated, whole = await told_by(vllm.url, "generation_tokens_total"), LONG * ANSWERS
     body = {
         "model": "local/tiny",
         "messages": [{"role": "user", "content": "Repeat forty."}],
         "max_tokens": LONG,
+        "n": ANSWERS,
         "ignore_eos": True,
         "stream": True,
     }
@@ -240,10 +241,10 @@ async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, serv
         return seen[-1] == seen[-2] and await told_by(vllm.url, "num_requests_running") == 0
 
     await until(stands_still)
-    assert await told_by(vllm.url, "generation_tokens_total") - generated < LONG
+    assert await told_by(vllm.url, "generation_tokens_total") - generated < whole
     row = (await served.client.get(f"/v1/decisions/{decision}")).json()
     assert row["outcome"] == "abandoned"
-    assert 0 < row["output_tokens"] < LONG
+    assert 0 < row["output_tokens"] < whole
 
 
 # ---------------------------------------------------------------- what a replica has
