@@ -19,7 +19,7 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 
 # Each of these scripts does nothing when what it makes is there and is of today's lock.
 environments: $(VENV)/.ready
-	@$(PYTHON) scripts/system.py redis-server postgres
+	@$(PYTHON) scripts/system.py redis-server postgres chromium
 	@$(PYTHON) scripts/litellm_env.py
 	@$(PYTHON) scripts/models.py
 	@$(PYTHON) tests/sdk/setup_envs.py

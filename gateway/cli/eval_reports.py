@@ -12,6 +12,7 @@ from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.errors import SwitchboardError
 
 if TYPE_CHECKING:
+    from gateway.evals.agreement import Labelled
     from gateway.evals.compare import Changed, Report
     from gateway.evals.runs import Result, Run
 
@@ -42,18 +43,26 @@ def register(evals: typer.Typer) -> None:
     ) -> None:
         """Show each target's quality, cost and speed, and which is surely better.
 
-        ● marks those that no other is at once as good and as cheap as.
+        Where people have labelled its answers: what they prefer, how far they agree, and how far
+        scorers agree with them. ● marks those that no other is at once as good and as cheap as.
         """
-        from gateway.evals import compare
+        from gateway.evals import compare, labels
+        from gateway.evals.agreement import labelled
         from gateway.evals.page import page
 
-        found = compare.report(*_read(run, config))
+        folder, told, results = read_run(run, config)
+        found = compare.report(told, results)
+        try:
+            people = labelled(told, results, *labels.read(folder / labels.FILE))
+        except SwitchboardError as error:
+            fail(str(error))
         if html is not None:
-            html.write_text(page(found), "utf-8")
+            html.write_text(page(found, people), "utf-8")
         if as_json:
-            print(msgspec.json.encode(found).decode())
+            both = {**msgspec.to_builtins(found), "labels": msgspec.to_builtins(people)}
+            print(msgspec.json.encode(both).decode())
         else:
-            _print(found, html)
+            _print(found, people, html)
 
     @evals.command("diff")
     def diff(
@@ -71,7 +80,7 @@ def register(evals: typer.Typer) -> None:
         """
         from gateway.evals import compare
 
-        old, new = _read(before, config), _read(after, config)
+        old, new = read_run(before, config)[1:], read_run(after, config)[1:]
         if old[0].suite != new[0].suite:
             fail(f"these are runs of two suites: {old[0].suite} and {new[0].suite}")
         found = compare.changed(old[1], new[1])
@@ -88,11 +97,13 @@ def register(evals: typer.Typer) -> None:
             raise typer.Exit(2)
 
 
-def _read(run: str, config: Path) -> "tuple[Run, list[Result]]":
+def read_run(run: str, config: Path) -> "tuple[Path, Run, list[Result]]":
+    """A run's directory and what it found; what is wrong with it in red, with exit code 1."""
     from gateway.evals.runs import HOME, found, read
 
     try:
-        return read(found(config / HOME, run))
+        folder = found(config / HOME, run)
+        return folder, *read(folder)
     except SwitchboardError as error:
         fail(str(error))
 
@@ -100,8 +111,8 @@ def _read(run: str, config: Path) -> "tuple[Run, list[Result]]":
 # ---------------------------------------------------------------- one run
 
 
-def _print(found: "Report", html: Path | None) -> None:
-    from gateway.evals.page import words
+def _print(found: "Report", people: "Labelled | None", html: Path | None) -> None:
+    from gateway.evals.page import label_words, words
     from gateway.evals.runs import named
 
     out = Console(soft_wrap=True, highlight=False)
@@ -123,6 +134,10 @@ def _print(found: "Report", html: Path | None) -> None:
     Lines(out, HEAD).print(rows)
     for pair in found.compared:
         out.print(words(pair), style="green" if pair.sure else ASIDE)
+    if people is not None:
+        out.print("\nby people", style="bold")
+        for said, sure in label_words(people):
+            out.print(said, style="green" if sure else ASIDE, markup=False)
     for case in found.disagreements[:SHOWN]:
         out.print(f"\ncase {case.case}: {_short(case.input)}", style="bold")
         out.print(f"  expected  {_short(case.expected)}", style=ASIDE, markup=False)

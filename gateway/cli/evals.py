@@ -5,7 +5,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateway.cli import eval_begin, eval_reports
+from gateway.cli import eval_begin, eval_labels, eval_reports
 from gateway.cli.admin import GatewayOption, base_of, readiness
 from gateway.cli.opening import (
     ConfigOption,
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(evals, name="eval")
     eval_reports.register(evals)
     eval_begin.register(evals)
+    eval_labels.register(evals)
 
     @evals.command("run")
     def run(
@@ -116,7 +117,7 @@ def register(app: typer.Typer) -> None:
         except SwitchboardError as error:
             fail(str(error))
         if feed:
-            _feed(done, results, snapshot, store, config, out)
+            _feed(done, _scored(results), snapshot, store, config, out)
         if as_json:
             import msgspec
 
@@ -128,18 +129,26 @@ def register(app: typer.Typer) -> None:
 
     @evals.command("feed")
     def feed_run(
-        run: Annotated[str, typer.Argument(metavar="RUN", help="SUITE, SUITE/RUN or a directory.")],
+        run: eval_reports.RunArgument,
+        labels: Annotated[
+            bool,
+            typer.Option(
+                "--labels", help="What people said is right, in the place of what scorers say."
+            ),
+        ] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """Let a run's results bear on the decisions of its route."""
-        from gateway.evals.runs import HOME, found, read
+        folder, done, results = eval_reports.read_run(run, config)
+        rows = eval_labels.marked(folder) if labels else _scored(results)
+        out = Console(stderr=True)
+        fed = _feed(done, rows, snapshot_of(config), store, config, out)
+        if as_json:
+            import msgspec
 
-        try:
-            done, results = read(found(config / HOME, run))
-        except SwitchboardError as error:
-            fail(str(error))
-        _feed(done, results, snapshot_of(config), store, config, Console(stderr=True))
+            print(msgspec.json.encode({"fed": fed}).decode())
 
 
 def _suite(path: Path) -> "Suite":
@@ -276,6 +285,7 @@ def _told(
         judge_usd=progress.judge_usd,
         versions={"switchboard": version("switchboard"), "python": platform.python_version()},
         note=note or (progress.stopped and f"stopped by {progress.stopped}"),
+        judges=tuple(each.name for each in suite.scorers if each.part.kind == "judge"),
     )
 
 
@@ -326,14 +336,22 @@ def _encoder(snapshot: Snapshot, suite: "Suite") -> Any:
 # ---------------------------------------------------------------- what was found
 
 
+def _scored(results: "list[Result]") -> dict[str, tuple[int, float]]:
+    """By target how many answers were scored, and how many of them were right."""
+    return {row["target"]: (row["n"], row["right"]) for row in summed(results) if row["n"]}
+
+
 def _feed(
     run: "Run",
-    results: "list[Result]",
+    counts: Mapping[str, tuple[int, float]],
     snapshot: Snapshot,
     store: str | None,
     config: Path,
     out: Console,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Writes by target how many answers there were and how many of them right; the rows."""
+    import msgspec
+
     from gateway.evals.runs import named
     from gateway.store.evidence import Evidence, EvidenceBook
 
@@ -348,14 +366,14 @@ def _feed(
     at = run.finished or run.started
     source = f"eval:{run.suite}"
     rows = [
-        Evidence(route.name, row["target"], route.right, source, row["n"], row["right"], at)
-        for row in summed(results)
-        if row["n"]
+        Evidence(route.name, target, route.right, source, n, right, at)
+        for target, (n, right) in counts.items()
     ]
     with opened(store, config, new=True) as found:
         EvidenceBook(found).add(rows)
-    told = ", ".join(f"{row.target} {row.right:.0f} of {row.n:.0f}" for row in rows)
+    told = ", ".join(f"{row.target} {row.right:.4g} of {row.n:.0f}" for row in rows)
     out.print(f"fed to the route {route.name}: {told}", style=ASIDE)
+    return [msgspec.to_builtins(row) for row in rows]
 
 
 def summed(results: "Iterable[Result]") -> list[dict[str, Any]]:

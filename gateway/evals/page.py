@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 from math import log10
 
+from gateway.evals.agreement import Agreement, Labelled, Preference, ScorerAgreement
 from gateway.evals.compare import Compared, Disagreement, Report, Standing
 from gateway.experiments.page import STYLE
 
@@ -26,8 +27,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;font-size:.85rem}
 LONGEST = 2000
 
 
-def page(found: Report) -> str:
-    """The page."""
+def page(found: Report, people: Labelled | None = None) -> str:
+    """The page, with what people said of the answers where they have."""
     run = found.run
     parts = [
         f"<h1>{escape(run.suite)}</h1>",
@@ -48,6 +49,7 @@ def page(found: Report) -> str:
         "together.</p>"
         if found.compared
         else '<p class="soft">There is only one target.</p>',
+        *_people(people),
         "<h2>Where they disagree</h2>" if found.disagreements else "",
         *(_case(each) for each in found.disagreements),
         f'<p class="soft">suite {escape(run.suite_hash[:12])}, data {escape(run.data_hash[:12])},'
@@ -76,6 +78,69 @@ def words(pair: Compared) -> str:
         f"{pair.one} and {pair.other} cannot be told apart on {pair.cases} cases:"
         f" {points:.1f} points for {one} ({between}; {chance})"
     )
+
+
+def label_words(people: Labelled) -> list[tuple[str, bool]]:
+    """What labels say, a line each, and whether it is a preference that is sure."""
+    raters = ", ".join(f"{name} {count}" for name, count in people.raters.items())
+    lines = [(f"{people.labels} labels of pairs: {raters}", False)]
+    if people.unread:
+        lines.append((f"{people.unread} lines of the labels cannot be read", False))
+    lines += [(_preference(each), each.sure) for each in people.preferences]
+    lines += [
+        (
+            f"{each.target} is right in {100 * each.right:.1f} % of {each.cases} cases"
+            f" (95 %: {100 * each.low:.1f} to {100 * each.high:.1f})",
+            False,
+        )
+        for each in people.marks
+    ]
+    lines += [(_agreement(each), False) for each in people.agreements]
+    return lines + [(_scorer(each), False) for each in people.scorers]
+
+
+def _preference(each: Preference) -> str:
+    counts = f"{each.wins} wins, {each.ties} ties, {each.losses} losses on {each.cases} cases"
+    if each.share is None:
+        return f"{each.one} against {each.other}: {counts}"
+    share, low, high = (100 * value for value in (each.share, each.low, each.high))
+    chance = f"p {'< 0.001' if each.p < 0.001 else f'= {each.p:.3f}'}, sign test"
+    verdict = "not surely different"
+    if each.sure:
+        verdict = f"{each.one if each.wins > each.losses else each.other} is preferred"
+    return (
+        f"{each.one} against {each.other}: {counts}; {share:.1f} % of those that differ"
+        f" (95 %: {low:.1f} to {high:.1f}; {chance}): {verdict}"
+    )
+
+
+def _agreement(each: Agreement) -> str:
+    if each.same is None:
+        return f"raters on {each.on}: nothing was labelled by two"
+    said = f"raters on {each.on}: {100 * each.same:.1f} % the same of {each.rated}"
+    if each.alpha is None:
+        return f"{said}; all said one thing, so there is no alpha"
+    return f"{said}; alpha {each.alpha:.2f} (95 %: {each.low:.2f} to {each.high:.2f})"
+
+
+def _scorer(each: ScorerAgreement) -> str:
+    who = "the judge" if each.judge else "the scorer"
+    said = f"{who} {each.scorer} with people on {each.on}: {100 * each.same:.1f} % the same"
+    beyond = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
+    return f"{said} of {each.cases}{beyond}"
+
+
+def _people(people: Labelled | None) -> list[str]:
+    if people is None:
+        return []
+    lines = [
+        f"<p{' class=yes' if sure else ''}>{escape(said)}</p>" for said, sure in label_words(people)
+    ]
+    note = (
+        "A case counts once, by most of its raters. Alpha (Krippendorff) and kappa (Cohen): 1 is"
+        " always the same, 0 as often as by chance."
+    )
+    return ["<h2>By people</h2>", *lines, f'<p class="soft">{note}</p>']
 
 
 def table(standings: Sequence[Standing]) -> str:

@@ -61,8 +61,9 @@ class Asked(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """A run of a suite, with what is needed to make it again. Instants are Unix seconds.
 
-    `right` is the scorer that says whether an answer is right. The hashes are SHA-256 in hex, of
-    the suite's file, of its data, and of the configuration that answered.
+    `right` is the scorer that says whether an answer is right; `judges` are those of the scorers by
+    which a model judges. The hashes are SHA-256 in hex, of the suite's file, of its data, and of
+    the configuration that answered.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Run(msgspec.Struct, frozen=True):
     judge_usd: float
     versions: dict[str, str]
     note: str = ""
+    judges: tuple[str, ...] = ()
 
 
 def write(home: Path, run: Run, results: Iterable[Result]) -> Path:

@@ -1,0 +1,297 @@
+"""What people's labels of a run say, how far raters agree, and scorers with them. Pure.
+
+- Of a pair of targets a case counts once, by what most of its raters prefer. The cases that one
+  wins against those that it loses make a sign test, in its mid-p form; ties do not count in it. Of
+  many pairs the p-values are Holm's. The interval of the share that is won is Wilson's.
+- Raters agree by Krippendorff's alpha for named categories (Krippendorff 2011, "Computing
+  Krippendorff's alpha-reliability"): 1 is always, 0 as often as by chance. It takes any number of
+  raters, of whom each may have seen a part. Its interval is a bootstrap's over what was rated.
+- A scorer agrees with people by the share of cases and by Cohen's kappa (1960), on which of two
+  answers is better (a scorer's tie is the same score), and on which are right.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from gateway.evals.compare import SEED, SURE, holm, mcnemar, wilson
+from gateway.evals.labels import Label
+from gateway.evals.runs import Result, Run
+
+TIMES = 2000
+"""Bootstraps of alpha."""
+
+Counts: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+class Preference(msgspec.Struct, frozen=True):
+    """Two targets by people: cases on which one's answer is better, worse or neither. `share` of
+    those that differ is `one`'s, with its interval; None where none differ."""
+
+    one: str
+    other: str
+    cases: int
+    wins: int
+    losses: int
+    ties: int
+    share: float | None
+    low: float
+    high: float
+    p: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether people's preference is more than chance."""
+        return self.p < SURE
+
+
+class Marked(msgspec.Struct, frozen=True):
+    """A target's share of right answers by people, over cases, with its interval."""
+
+    target: str
+    cases: int
+    right: float
+    low: float
+    high: float
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """How far raters agree on what at least two of them have seen: the share of two raters' words
+    that are the same, and alpha with its interval, None where there is nothing to tell."""
+
+    on: str
+    rated: int
+    same: float | None
+    alpha: float | None
+    low: float | None
+    high: float | None
+
+
+class ScorerAgreement(msgspec.Struct, frozen=True):
+    """How far a scorer says what people say. `judge` is whether a model scores."""
+
+    scorer: str
+    judge: bool
+    on: str
+    cases: int
+    same: float
+    kappa: float | None
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """All that labels say of a run; `unread` lines of them could not be read."""
+
+    raters: dict[str, int]
+    labels: int
+    preferences: tuple[Preference, ...]
+    marks: tuple[Marked, ...]
+    agreements: tuple[Agreement, ...]
+    scorers: tuple[ScorerAgreement, ...]
+    unread: int = 0
+
+
+def labelled(
+    run: Run, results: Sequence[Result], labels: Sequence[Label], unread: int = 0
+) -> Labelled | None:
+    """What the labels say; None where there are none. Each rater's last of a pair is in `labels`
+    once."""
+    if not labels:
+        return None
+    words = _preferred(labels)
+    marks = _marks(labels)
+    return Labelled(
+        dict(Counter(each.rater for each in labels)),
+        len(labels),
+        _preferences(words),
+        _marked(marks),
+        (
+            agreement("which is better", words.values()),
+            agreement("what is right", [_yes_no(said) for said in marks.values()]),
+        ),
+        _scorers(run, results, words, marks),
+        unread,
+    )
+
+
+def shares(labels: Iterable[Label]) -> dict[str, dict[str, float]]:
+    """By target and case, the share of raters who say that the answer is right."""
+    found: dict[str, dict[str, float]] = {}
+    for (case, target), said in _marks(labels).items():
+        found.setdefault(target, {})[case] = sum(said.values()) / len(said)
+    return found
+
+
+# ---------------------------------------------------------------- what was said
+
+
+def _preferred(labels: Iterable[Label]) -> dict[tuple[str, str, str], list[str]]:
+    """By (case, one, other) what raters prefer."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for each in labels:
+        if each.preferred is not None:
+            found.setdefault((each.case, each.one, each.other), []).append(each.preferred)
+    return found
+
+
+def _marks(labels: Iterable[Label]) -> dict[tuple[str, str], dict[str, bool]]:
+    """By (case, target) who says that the answer is right; who said it of two pairs, last."""
+    found: dict[tuple[str, str], dict[str, bool]] = {}
+    for each in sorted(labels, key=lambda label: label.at):
+        for target, right in each.right.items():
+            found.setdefault((each.case, target), {})[each.rater] = right
+    return found
+
+
+def _yes_no(said: Mapping[str, bool]) -> list[str]:
+    return ["right" if right else "wrong" for right in said.values()]
+
+
+def _most(said: Sequence[str]) -> int:
+    """1 where most prefer one, -1 where most prefer the other, 0 where neither."""
+    balance = said.count("one") - said.count("other")
+    return (balance > 0) - (balance < 0)
+
+
+def _preferences(words: Mapping[tuple[str, str, str], Sequence[str]]) -> tuple[Preference, ...]:
+    by_pair: dict[tuple[str, str], list[int]] = {}
+    for (_, one, other), said in words.items():
+        by_pair.setdefault((one, other), []).append(_most(said))
+    found = [preference(one, other, votes) for (one, other), votes in by_pair.items()]
+    corrected = holm([each.p for each in found])
+    return tuple(
+        msgspec.structs.replace(each, p=p) for each, p in zip(found, corrected, strict=True)
+    )
+
+
+def preference(one: str, other: str, votes: Sequence[int]) -> Preference:
+    """Of each case 1, 0 or -1: how often one is better, and how sure that is."""
+    wins, losses = votes.count(1), votes.count(-1)
+    decided = wins + losses
+    low, high = wilson(wins, decided)
+    share = wins / decided if decided else None
+    return Preference(
+        one, other, len(votes), wins, losses, votes.count(0),
+        share, low, high, mcnemar(wins, losses),
+    )  # fmt: skip
+
+
+def _marked(marks: Mapping[tuple[str, str], Mapping[str, bool]]) -> tuple[Marked, ...]:
+    by_target: dict[str, list[float]] = {}
+    for (_, target), said in marks.items():
+        by_target.setdefault(target, []).append(sum(said.values()) / len(said))
+    found = []
+    for target, each in by_target.items():
+        right = sum(each) / len(each)
+        found.append(Marked(target, len(each), right, *wilson(sum(each), len(each))))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- who agrees
+
+
+def agreement(on: str, seen: Iterable[Sequence[str]]) -> Agreement:
+    """How far raters agree on what at least two of them have seen."""
+    rated = [said for said in seen if len(said) > 1]
+    if not rated:
+        return Agreement(on, 0, None, None, None, None)
+    counts = _coincidences(rated)
+    total = counts.sum(axis=0)
+    same = float(np.trace(total) / total.sum())
+    rng = np.random.default_rng(SEED)
+    n = len(rated)
+    drawn = rng.multinomial(n, np.full(n, 1.0 / n), size=TIMES)
+    again = np.einsum("dn,nij->dij", drawn.astype(np.float64), counts)
+    alphas = [value for each in again if (value := _alpha(each)) is not None]
+    low, high = np.quantile(alphas, [0.025, 0.975]) if alphas else (None, None)
+    alpha = _alpha(total)
+    if alpha is None or low is None or high is None:
+        return Agreement(on, n, same, None, None, None)
+    return Agreement(on, n, same, alpha, float(low), float(high))
+
+
+def _coincidences(
+    rated: Sequence[Sequence[str]],
+) -> Counts:
+    """Of each thing the pairs of values that two raters gave it, each over raters less one."""
+    values = sorted({value for said in rated for value in said})
+    place = {value: index for index, value in enumerate(values)}
+    found = np.zeros((len(rated), len(values), len(values)))
+    for index, said in enumerate(rated):
+        counts = np.zeros(len(values))
+        for value in said:
+            counts[place[value]] += 1.0
+        found[index] = (np.outer(counts, counts) - np.diag(counts)) / (len(said) - 1)
+    return found
+
+
+def _alpha(counts: Counts) -> float | None:
+    """Krippendorff's alpha of a matrix of coincidences; None where only one value was given."""
+    n, each = float(counts.sum()), counts.sum(axis=0)
+    by_chance = float((n * n - each @ each) / (n - 1.0))
+    if by_chance <= 0.0:
+        return None
+    return 1.0 - float(n - np.trace(counts)) / by_chance
+
+
+def kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:
+    """Cohen's kappa of two raters' values of the same things; None where both only have one."""
+    n = len(one)
+    if not n:
+        return None
+    seen = sum(a == b for a, b in zip(one, other, strict=True)) / n
+    mine, others = Counter(one), Counter(other)
+    chance = sum(mine[value] * others[value] for value in mine) / (n * n)
+    return None if chance >= 1.0 else (seen - chance) / (1.0 - chance)
+
+
+# ---------------------------------------------------------------- scorers
+
+
+def _scorers(
+    run: Run,
+    results: Sequence[Result],
+    words: Mapping[tuple[str, str, str], Sequence[str]],
+    marks: Mapping[tuple[str, str], Mapping[str, bool]],
+) -> tuple[ScorerAgreement, ...]:
+    first = {(each.case, each.target): each for each in results if each.rep == 0}
+    found = []
+    for scorer in run.scorers:
+        judge = scorer in run.judges
+        people, scored = [], []
+        for (case, one, other), said in words.items():
+            a, b = first.get((case, one)), first.get((case, other))
+            if a is not None and b is not None and scorer in a.scores and scorer in b.scores:
+                difference = a.scores[scorer] - b.scores[scorer]
+                people.append(_most(said))
+                scored.append((difference > 0) - (difference < 0))
+        if people:
+            found.append(_agreed(scorer, judge, "which is better", people, scored))
+        if scorer == run.right:
+            found += _on_right(scorer, judge, first, marks)
+    return tuple(found)
+
+
+def _on_right(
+    scorer: str,
+    judge: bool,
+    first: Mapping[tuple[str, str], Result],
+    marks: Mapping[tuple[str, str], Mapping[str, bool]],
+) -> list[ScorerAgreement]:
+    people, scored = [], []
+    for place, said in marks.items():
+        balance = 2 * sum(said.values()) - len(said)
+        result = first.get(place)
+        if balance and result is not None and result.right is not None:
+            people.append(balance > 0)
+            scored.append(result.right)
+    return [_agreed(scorer, judge, "what is right", people, scored)] if people else []
+
+
+def _agreed(
+    scorer: str, judge: bool, on: str, people: Sequence[Hashable], scored: Sequence[Hashable]
+) -> ScorerAgreement:
+    same = sum(a == b for a, b in zip(people, scored, strict=True)) / len(people)
+    return ScorerAgreement(scorer, judge, on, len(people), same, kappa(people, scored))
