@@ -1,26 +1,24 @@
 """`switchboard eval`: suites asked of targets, offline."""
 
 import asyncio
-import contextlib
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateway.cli import eval_begin, eval_labels, eval_reports
-from gateway.cli.admin import GatewayOption, base_of, readiness
+from gateway.cli import eval_begin, eval_feed, eval_labels, eval_reports
+from gateway.cli.admin import GatewayOption, base_of
+from gateway.cli.eval_feed import fed, feedable, scored, summed
+from gateway.cli.eval_gateway import TargetsKeyOption, answering, encoder_for, progress_bars
 from gateway.cli.opening import (
     ConfigOption,
     StoreOption,
     fail,
-    opened,
     snapshot_of,
     tell_problems,
 )
@@ -42,6 +40,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(evals, name="eval")
     eval_reports.register(evals)
     eval_begin.register(evals)
+    eval_feed.register(evals)
     eval_labels.register(evals)
 
     @evals.command("run")
@@ -69,16 +68,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         note: Annotated[str, typer.Option(metavar="TEXT", help="Kept with the run.")] = "",
         gateway: GatewayOption = None,
-        key: Annotated[
-            str | None,
-            typer.Option(
-                "--key",
-                envvar="SWITCHBOARD_KEY",
-                metavar="KEY",
-                help="A key that may name targets.",
-                show_envvar=True,
-            ),
-        ] = None,
+        key: TargetsKeyOption = None,
         store: StoreOption = None,
         config: ConfigOption = Path(),
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -94,6 +84,8 @@ def register(app: typer.Typer) -> None:
 
         read_suite, snapshot = _suite(suite), snapshot_of(config)
         chosen = _targets(read_suite, targets, snapshot)
+        if feed:
+            feedable(read_suite.route, snapshot, read_suite.name)
         out = Console(stderr=True, highlight=False)
         try:
             done, results = asyncio.run(
@@ -116,8 +108,8 @@ def register(app: typer.Typer) -> None:
             )
         except SwitchboardError as error:
             fail(str(error))
-        if feed:
-            _feed(done, _scored(results), snapshot, store, config, out)
+        if feed and done.complete:
+            fed(done, scored(results), snapshot, store, config, out)
         if as_json:
             import msgspec
 
@@ -126,29 +118,6 @@ def register(app: typer.Typer) -> None:
             _print(done, results, config / HOME)
         if not done.complete:
             raise typer.Exit(2)
-
-    @evals.command("feed")
-    def feed_run(
-        run: eval_reports.RunArgument,
-        labels: Annotated[
-            bool,
-            typer.Option(
-                "--labels", help="What people said is right, in the place of what scorers say."
-            ),
-        ] = False,
-        store: StoreOption = None,
-        config: ConfigOption = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    ) -> None:
-        """Let a run's results bear on the decisions of its route."""
-        folder, done, results = eval_reports.read_run(run, config)
-        rows = eval_labels.marked(folder) if labels else _scored(results)
-        out = Console(stderr=True)
-        fed = _feed(done, rows, snapshot_of(config), store, config, out)
-        if as_json:
-            import msgspec
-
-            print(msgspec.json.encode({"fed": fed}).decode())
 
 
 def _suite(path: Path) -> "Suite":
@@ -205,23 +174,16 @@ async def _run(
 
     from gateway.evals import runs
     from gateway.evals.asking import Asker
-    from gateway.evals.running import Cache, Runner
+    from gateway.evals.purse import Cache
+    from gateway.evals.running import Runner
 
     route = snapshot.routes[suite.route] if suite.route is not None else None
     started = time.time()
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[spent]}"),
-        console=out,
-        disable=not out.is_terminal,
-    )
+    bars = progress_bars(out)
     async with (
         httpx.AsyncClient(trust_env=False) as client,
-        _gateway(base, snapshot, config, out, named=named) as url,
+        answering(base, snapshot, config, out, named=named) as url,
     ):
         with bars:
             bar = bars.add_task(suite.name, spent="")
@@ -233,7 +195,7 @@ async def _run(
                 Cache(home / "cache", reads=not fresh),
                 limit_usd=limit_usd,
                 at_once=at_once,
-                encoder=_encoder(snapshot, suite),
+                encoder=encoder_for(snapshot, suite),
                 internal=route is not None and route.internal,
                 told=lambda: bars.update(
                     bar,
@@ -289,119 +251,7 @@ def _told(
     )
 
 
-@contextlib.asynccontextmanager
-async def _gateway(
-    base: str, snapshot: Snapshot, config: Path, out: Console, *, named: bool
-) -> AsyncIterator[str]:
-    """The URL of the running gateway, or of one that is there for this run alone."""
-    import tempfile
-
-    if await asyncio.to_thread(readiness, base) is not None:
-        yield base
-        return
-    if named:
-        raise SwitchboardError(f"no gateway answers at {base}")
-    from gateway.app import Gateway
-    from gateway.serving import listening, litellm_python
-    from gateway.store.store import Store
-
-    out.print(f"no gateway answers at {base}: one is started for this run", style=ASIDE)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(f"sqlite:///{folder}/switchboard.db")
-        started = Gateway(
-            snapshot,
-            store,
-            cache=config / ".switchboard",
-            litellm_python=litellm_python(config, os.environ),
-        )
-        await started.start()
-        try:
-            async with listening(started, "127.0.0.1", 0, snapshot.server) as port:
-                await started.adapters_present()
-                yield f"http://127.0.0.1:{port}"
-        finally:
-            await started.stop()
-
-
-def _encoder(snapshot: Snapshot, suite: "Suite") -> Any:
-    if snapshot.server.encoder is None or all(
-        each.part.kind != "similarity" for each in suite.scorers
-    ):
-        return None
-    from gateway.classify.bert import BertEncoder
-
-    return BertEncoder(Path(snapshot.server.encoder))
-
-
 # ---------------------------------------------------------------- what was found
-
-
-def _scored(results: "list[Result]") -> dict[str, tuple[int, float]]:
-    """By target how many answers were scored, and how many of them were right."""
-    return {row["target"]: (row["n"], row["right"]) for row in summed(results) if row["n"]}
-
-
-def _feed(
-    run: "Run",
-    counts: Mapping[str, tuple[int, float]],
-    snapshot: Snapshot,
-    store: str | None,
-    config: Path,
-    out: Console,
-) -> list[dict[str, Any]]:
-    """Writes by target how many answers there were and how many of them right; the rows."""
-    import msgspec
-
-    from gateway.evals.runs import named
-    from gateway.store.evidence import Evidence, EvidenceBook
-
-    route = snapshot.routes.get(run.route or "")
-    if route is None or route.right is None:
-        fail(
-            f"the suite {run.suite} names no route with a metric that makes answers right:"
-            " write `route` there, and `metrics` and `right` in the route"
-        )
-    if not run.complete:
-        fail(f"the run {named(run)} is not complete; ask it again before it is fed")
-    at = run.finished or run.started
-    source = f"eval:{run.suite}"
-    rows = [
-        Evidence(route.name, target, route.right, source, n, right, at)
-        for target, (n, right) in counts.items()
-    ]
-    with opened(store, config, new=True) as found:
-        EvidenceBook(found).add(rows)
-    told = ", ".join(f"{row.target} {row.right:.4g} of {row.n:.0f}" for row in rows)
-    out.print(f"fed to the route {route.name}: {told}", style=ASIDE)
-    return [msgspec.to_builtins(row) for row in rows]
-
-
-def summed(results: "Iterable[Result]") -> list[dict[str, Any]]:
-    """Each target's answers as a row; seconds are medians, `n` the answers that were scored."""
-    from statistics import median
-
-    rows: dict[str, list[Result]] = {}
-    for each in results:
-        rows.setdefault(each.target, []).append(each)
-    found = []
-    for target, answers in rows.items():
-        scored = [each for each in answers if each.right is not None]
-        first = [each.first_token_s for each in answers if each.first_token_s is not None]
-        whole = [each.total_s for each in answers if each.total_s is not None]
-        found.append(
-            {
-                "target": target,
-                "n": len(scored),
-                "right": sum(bool(each.right) for each in scored),
-                "answers": len(answers),
-                "errors": sum(each.error is not None for each in answers),
-                "cost_usd": sum(each.cost_usd for each in answers),
-                "judge_usd": sum(each.judge_usd for each in answers),
-                "first_token_s": median(first) if first else None,
-                "total_s": median(whole) if whole else None,
-            }
-        )
-    return found
 
 
 def _print(run: "Run", results: "list[Result]", home: Path) -> None:
@@ -419,7 +269,7 @@ def _print(run: "Run", results: "list[Result]", home: Path) -> None:
     )
     if not run.complete:
         why = run.note or f"{run.errors} answers failed"
-        out.print(f"not complete: {why}; run it again to go on", style="yellow")
+        out.print(f"not complete: {why}; it feeds nothing; run it again to go on", style="yellow")
     for each in [each for each in results if each.error is not None][:3]:
         out.print(f"  {each.target}, case {each.case}: {each.error}", style="red")
 

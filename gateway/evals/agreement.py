@@ -17,35 +17,15 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from gateway.evals.compare import SEED, SURE, holm, mcnemar, wilson
+from gateway.evals.compare import SEED, wilson
 from gateway.evals.labels import Label
 from gateway.evals.runs import Result, Run
+from gateway.evals.wins import Preference, preferences
 
 TIMES = 2000
 """Bootstraps of alpha."""
 
 Counts: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-
-
-class Preference(msgspec.Struct, frozen=True):
-    """Two targets by people: cases on which one's answer is better, worse or neither. `share` of
-    those that differ is `one`'s, with its interval; None where none differ."""
-
-    one: str
-    other: str
-    cases: int
-    wins: int
-    losses: int
-    ties: int
-    share: float | None
-    low: float
-    high: float
-    p: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether people's preference is more than chance."""
-        return self.p < SURE
 
 
 class Marked(msgspec.Struct, frozen=True):
@@ -159,23 +139,7 @@ def _preferences(words: Mapping[tuple[str, str, str], Sequence[str]]) -> tuple[P
     by_pair: dict[tuple[str, str], list[int]] = {}
     for (_, one, other), said in words.items():
         by_pair.setdefault((one, other), []).append(_most(said))
-    found = [preference(one, other, votes) for (one, other), votes in by_pair.items()]
-    corrected = holm([each.p for each in found])
-    return tuple(
-        msgspec.structs.replace(each, p=p) for each, p in zip(found, corrected, strict=True)
-    )
-
-
-def preference(one: str, other: str, votes: Sequence[int]) -> Preference:
-    """Of each case 1, 0 or -1: how often one is better, and how sure that is."""
-    wins, losses = votes.count(1), votes.count(-1)
-    decided = wins + losses
-    low, high = wilson(wins, decided)
-    share = wins / decided if decided else None
-    return Preference(
-        one, other, len(votes), wins, losses, votes.count(0),
-        share, low, high, mcnemar(wins, losses),
-    )  # fmt: skip
+    return preferences(by_pair)
 
 
 def _marked(marks: Mapping[tuple[str, str], Mapping[str, bool]]) -> tuple[Marked, ...]:

@@ -91,9 +91,9 @@ class Report(msgspec.Struct, frozen=True):
 
 def report(run: Run, results: Sequence[Result], disagreements: int = 20) -> Report:
     """What a run says; at most so many disagreements, those that split targets most first."""
-    by_target = _by_target(results)
-    standings = on_front([_standing(name, rows) for name, rows in by_target.items()])
-    shares = {name: _shares(rows) for name, rows in by_target.items()}
+    rows = by_target(results)
+    standings = on_front([_standing(name, each) for name, each in rows.items()])
+    shares = {name: case_shares(each) for name, each in rows.items()}
     return Report(run, standings, compared(shares), _disagreements(results)[:disagreements])
 
 
@@ -124,14 +124,15 @@ def on_front(standings: Sequence[Standing]) -> tuple[Standing, ...]:
     return tuple(msgspec.structs.replace(one, on_front=not beaten(one)) for one in standings)
 
 
-def _by_target(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_target(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Each target's results."""
     rows: dict[str, list[Result]] = {}
     for each in results:
         rows.setdefault(each.target, []).append(each)
     return rows
 
 
-def _shares(rows: Sequence[Result]) -> dict[str, float]:
+def case_shares(rows: Sequence[Result]) -> dict[str, float]:
     """Each case's share of right answers, of those that were scored."""
     counts: dict[str, list[bool]] = {}
     for each in rows:
@@ -141,7 +142,7 @@ def _shares(rows: Sequence[Result]) -> dict[str, float]:
 
 
 def _standing(target: str, rows: Sequence[Result]) -> Standing:
-    shares = _shares(rows)
+    shares = case_shares(rows)
     quality = sum(shares.values()) / len(shares) if shares else 0.0
     low, high = wilson(quality * len(shares), len(shares))
     first = [each.first_token_s for each in rows if each.first_token_s is not None]
@@ -279,9 +280,9 @@ class Changed(msgspec.Struct, frozen=True):
 
 def changed(before: Sequence[Result], after: Sequence[Result]) -> tuple[Changed, ...]:
     """Each target that both runs asked, on the cases of both; p-values are Holm's."""
-    old, new = _by_target(before), _by_target(after)
+    old, new = by_target(before), by_target(after)
     shares: dict[str, tuple[dict[str, float], dict[str, float]]] = {
-        name: (_shares(new[name]), _shares(old[name])) for name in new if name in old
+        name: (case_shares(new[name]), case_shares(old[name])) for name in new if name in old
     }
     pairs = {
         name: pair

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from html import escape
 from math import log10
 
-from gateway.evals.agreement import Agreement, Labelled, Preference, ScorerAgreement
+from gateway.evals import wins
+from gateway.evals.agreement import Agreement, Labelled, ScorerAgreement
 from gateway.evals.compare import Compared, Disagreement, Report, Standing
 from gateway.experiments.page import STYLE
 
@@ -86,7 +87,7 @@ def label_words(people: Labelled) -> list[tuple[str, bool]]:
     lines = [(f"{people.labels} labels of pairs: {raters}", False)]
     if people.unread:
         lines.append((f"{people.unread} lines of the labels cannot be read", False))
-    lines += [(_preference(each), each.sure) for each in people.preferences]
+    lines += [(wins.words(each), each.sure) for each in people.preferences]
     lines += [
         (
             f"{each.target} is right in {100 * each.right:.1f} % of {each.cases} cases"
@@ -97,21 +98,6 @@ def label_words(people: Labelled) -> list[tuple[str, bool]]:
     ]
     lines += [(_agreement(each), False) for each in people.agreements]
     return lines + [(_scorer(each), False) for each in people.scorers]
-
-
-def _preference(each: Preference) -> str:
-    counts = f"{each.wins} wins, {each.ties} ties, {each.losses} losses on {each.cases} cases"
-    if each.share is None:
-        return f"{each.one} against {each.other}: {counts}"
-    share, low, high = (100 * value for value in (each.share, each.low, each.high))
-    chance = f"p {'< 0.001' if each.p < 0.001 else f'= {each.p:.3f}'}, sign test"
-    verdict = "not surely different"
-    if each.sure:
-        verdict = f"{each.one if each.wins > each.losses else each.other} is preferred"
-    return (
-        f"{each.one} against {each.other}: {counts}; {share:.1f} % of those that differ"
-        f" (95 %: {low:.1f} to {high:.1f}; {chance}): {verdict}"
-    )
 
 
 def _agreement(each: Agreement) -> str:

@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from gateway.evals.agreement import agreement, kappa, labelled, preference, shares
+from gateway.evals.agreement import agreement, kappa, labelled, shares
 from gateway.evals.labels import Label, Preferred, append, last, pairs, read, turned
+from gateway.evals.wins import preference
 from tests.evals.test_compare import a_run, result
 
 

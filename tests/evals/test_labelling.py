@@ -205,7 +205,7 @@ async def test_the_command_serves_it_and_reports_show_what_was_said(kept: Path) 
     assert (pair["one"], pair["wins"], pair["ties"], pair["losses"]) == ("base", 0, 1, 3)
     page = (kept / "page.html").read_text()
     assert "By people" in page
-    assert "base against lora: 0 wins, 1 ties, 3 losses" in page
+    assert "base against lora: 0 wins, 1 tie, 3 losses" in page
     shown = await asyncio.to_thread(switchboard, "eval", "report", "support", home=kept)
     assert "the scorer exact with people on what is right: 100.0 % the same" in shown.out
     fed = await asyncio.to_thread(

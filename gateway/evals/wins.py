@@ -1,0 +1,87 @@
+"""Which of two is better, case by case: wins, ties and losses, and how sure that is. Pure.
+
+The cases that one wins against those that it loses make a sign test, in its mid-p form; ties do not
+count in it. Of many pairs the p-values are Holm's. The interval of the share that is won is
+Wilson's.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import msgspec
+
+from gateway.evals.compare import SURE, by_target, holm, mcnemar, wilson
+from gateway.evals.runs import Result
+
+
+class Preference(msgspec.Struct, frozen=True):
+    """Two targets: cases on which one's answer is better, worse or neither. `share` of
+    those that differ is `one`'s, with its interval; None where none differ."""
+
+    one: str
+    other: str
+    cases: int
+    wins: int
+    losses: int
+    ties: int
+    share: float | None
+    low: float
+    high: float
+    p: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is more than chance."""
+        return self.p < SURE
+
+
+def preference(one: str, other: str, votes: Sequence[int]) -> Preference:
+    """Of each case 1, 0 or -1: how often one is better, and how sure that is."""
+    wins, losses = votes.count(1), votes.count(-1)
+    decided = wins + losses
+    low, high = wilson(wins, decided)
+    share = wins / decided if decided else None
+    return Preference(
+        one, other, len(votes), wins, losses, votes.count(0),
+        share, low, high, mcnemar(wins, losses),
+    )  # fmt: skip
+
+
+def preferences(votes: Mapping[tuple[str, str], Sequence[int]]) -> tuple[Preference, ...]:
+    """Of each pair (one, other), with Holm's correction for all of them."""
+    found = [preference(one, other, each) for (one, other), each in votes.items()]
+    corrected = holm([each.p for each in found])
+    return tuple(
+        msgspec.structs.replace(each, p=p) for each, p in zip(found, corrected, strict=True)
+    )
+
+
+def by_score(results: Sequence[Result], scorer: str) -> tuple[Preference, ...]:
+    """Every two targets by a scorer: of a case that is better which has the higher score."""
+    scores = {
+        target: {each.case: each.scores[scorer] for each in rows if scorer in each.scores}
+        for target, rows in by_target([each for each in results if each.rep == 0]).items()
+    }
+    votes: dict[tuple[str, str], list[int]] = {}
+    for one, other in combinations(scores, 2):
+        for case in scores[one].keys() & scores[other].keys():
+            difference = scores[one][case] - scores[other][case]
+            votes.setdefault((one, other), []).append((difference > 0) - (difference < 0))
+    return preferences(votes)
+
+
+def words(each: Preference) -> str:
+    """It in words."""
+    ties = f"{each.ties} tie{'' if each.ties == 1 else 's'}"
+    counts = f"{each.wins} wins, {ties}, {each.losses} losses on {each.cases} cases"
+    if each.share is None:
+        return f"{each.one} against {each.other}: {counts}"
+    share, low, high = (100 * value for value in (each.share, each.low, each.high))
+    chance = f"p {'< 0.001' if each.p < 0.001 else f'= {each.p:.3f}'}, sign test"
+    verdict = "not surely different"
+    if each.sure:
+        verdict = f"{each.one if each.wins > each.losses else each.other} is preferred"
+    return (
+        f"{each.one} against {each.other}: {counts}; {share:.1f} % of those that differ"
+        f" (95 %: {low:.1f} to {high:.1f}; {chance}): {verdict}"
+    )
