@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.evals.agreement import Labelled
     from gateway.evals.compare import Changed, Report
     from gateway.evals.runs import Result, Run
+    from gateway.evals.wins import Preference
 
 HEAD = (
     *("", "target", "right", "95 % between", "cases", "usd each"),
@@ -59,10 +60,14 @@ def register(evals: typer.Typer) -> None:
         if html is not None:
             html.write_text(page(found, people), "utf-8")
         if as_json:
-            both = {**msgspec.to_builtins(found), "labels": msgspec.to_builtins(people)}
+            both = {
+                **msgspec.to_builtins(found),
+                "preferences": msgspec.to_builtins(_preferences(told, results)),
+                "labels": msgspec.to_builtins(people),
+            }
             print(msgspec.json.encode(both).decode())
         else:
-            _print(found, people, html)
+            _print(found, people, _preferences(told, results), html)
 
     @evals.command("diff")
     def diff(
@@ -111,7 +116,20 @@ def read_run(run: str, config: Path) -> "tuple[Path, Run, list[Result]]":
 # ---------------------------------------------------------------- one run
 
 
-def _print(found: "Report", people: "Labelled | None", html: Path | None) -> None:
+def _preferences(run: "Run", results: "list[Result]") -> "dict[str, tuple[Preference, ...]]":
+    """By scorer, where nothing is right or wrong and only one can be better than another."""
+    from gateway.evals.wins import by_score
+
+    return {name: by_score(results, name) for name in run.scorers} if run.right is None else {}
+
+
+def _print(
+    found: "Report",
+    people: "Labelled | None",
+    preferred: "dict[str, tuple[Preference, ...]]",
+    html: Path | None,
+) -> None:
+    from gateway.evals import wins
     from gateway.evals.page import label_words, words
     from gateway.evals.runs import named
 
@@ -120,7 +138,7 @@ def _print(found: "Report", people: "Labelled | None", html: Path | None) -> Non
         [
             Cell("●" if each.on_front else " ", "green"),
             Cell(each.target),
-            Cell(f"{100 * each.quality:.1f} %", "bold", figure=True),
+            Cell(f"{100 * each.quality:.1f} %" if each.cases else "–", "bold", figure=True),
             Cell(f"{100 * each.low:.1f} and {100 * each.high:.1f}", figure=True),
             Cell(str(each.cases), figure=True),
             Cell(f"{each.cost_usd:.7f}", figure=True),
@@ -134,6 +152,10 @@ def _print(found: "Report", people: "Labelled | None", html: Path | None) -> Non
     Lines(out, HEAD).print(rows)
     for pair in found.compared:
         out.print(words(pair), style="green" if pair.sure else ASIDE)
+    for scorer, pairs in preferred.items():
+        for each in pairs:
+            style = "green" if each.sure else ASIDE
+            out.print(f"by {scorer}: {wins.words(each)}", style=style, markup=False)
     if people is not None:
         out.print("\nby people", style="bold")
         for said, sure in label_words(people):

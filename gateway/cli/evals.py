@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
         from gateway.evals.runs import HOME
         from gateway.evals.runs import as_json as told
 
-        read_suite, snapshot = _suite(suite), snapshot_of(config)
+        read_suite, snapshot = suite_of(suite), snapshot_of(config)
         chosen = _targets(read_suite, targets, snapshot)
         if feed:
             feedable(read_suite.route, snapshot, read_suite.name)
@@ -120,7 +120,8 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(2)
 
 
-def _suite(path: Path) -> "Suite":
+def suite_of(path: Path) -> "Suite":
+    """A suite's file, or what is wrong with it in red, with exit code 1."""
     from gateway.evals.suites import read
 
     try:
@@ -219,12 +220,11 @@ def _told(
     started: float,
     note: str,
 ) -> "Run":
-    from gateway.evals.runs import Run
+    from gateway.evals.runs import Run, new_id
 
     progress = runner.progress
     return Run(
-        id=time.strftime("%Y%m%d-%H%M%S", time.gmtime(started))
-        + f"-{int(started * 1e3) % 1000:03}",
+        id=new_id(started),
         suite=suite.name,
         route=suite.route,
         suite_file=str(file),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from gateway.cli import shadow_judge
 from gateway.cli.opening import ConfigOption, StoreOption, console, instant, opened
 from gateway.cli.records import Cell, Lines
 
@@ -40,9 +41,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `shadow report`."""
+    """Adds `shadow`."""
     group = typer.Typer(help="Copies of requests, answered for nobody.", no_args_is_help=True)
     app.add_typer(group, name="shadow")
+
+    shadow_judge.register(group)
 
     @group.callback()
     def shadow() -> None:
@@ -86,11 +89,13 @@ def register(app: typer.Typer) -> None:
 
 def reported(route: str, pairs: "Iterable[Pair]") -> Report:
     """Both sides of the pairs."""
+    from gateway.evals.shadowed import said
+
     all_ = list(pairs)
     kept = [
         (a, b)
         for pair in all_
-        if (a := _said(pair.answer)) is not None and (b := _said(pair.shadow_answer)) is not None
+        if (a := said(pair.answer)) is not None and (b := said(pair.shadow_answer)) is not None
     ]
     good = [pair for pair in all_ if pair.shadow_outcome == "ok"]
     return Report(
@@ -106,18 +111,6 @@ def reported(route: str, pairs: "Iterable[Pair]") -> Report:
         compared=len(kept),
         same=sum(a == b for a, b in kept),
     )  # fmt: skip
-
-
-def _said(answer: str | None) -> str | None:
-    """The text of an answer: a stream's is kept as text, a plain one as its body."""
-    if answer is None or not answer.startswith("{"):
-        return answer
-    try:
-        choice = msgspec.json.decode(answer)["choices"][0]
-        said = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return answer
-    return said if isinstance(said, str) else answer
 
 
 def _side(

@@ -140,7 +140,7 @@ def table(standings: Sequence[Standing]) -> str:
     )
     rows = "".join(
         f"<tr><td>{'● ' if each.on_front else ''}{escape(each.target)}</td>"
-        f"<td>{100 * each.quality:.1f} %</td>"
+        f"<td>{_share(each)}</td>"
         f"<td>{100 * each.low:.1f} and {100 * each.high:.1f}</td>"
         f"<td>{each.cases}</td><td>{each.errors}</td><td>{1000 * each.cost_usd:.5f}</td>"
         + "".join(
@@ -227,6 +227,10 @@ def _kind(pair: Compared) -> str:
 
 def _times(repetitions: int) -> str:
     return "once each" if repetitions == 1 else f"{repetitions} times each"
+
+
+def _share(each: Standing) -> str:
+    return f"{100 * each.quality:.1f} %" if each.cases else "–"
 
 
 def _seconds(value: float | None) -> str:

@@ -8,6 +8,7 @@ answers came in. A run that was interrupted has the lines that it got to, and is
 """
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ class Run(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     note: str = ""
     judges: tuple[str, ...] = ()
+
+
+def new_id(started: float) -> str:
+    """Of a run that began then: ids sort as runs began."""
+    instant = time.strftime("%Y%m%d-%H%M%S", time.gmtime(started))
+    return f"{instant}-{int(started * 1e3) % 1000:03}"
 
 
 def write(home: Path, run: Run, results: Iterable[Result]) -> Path:

@@ -56,14 +56,20 @@ def preferences(votes: Mapping[tuple[str, str], Sequence[int]]) -> tuple[Prefere
     )
 
 
-def by_score(results: Sequence[Result], scorer: str) -> tuple[Preference, ...]:
-    """Every two targets by a scorer: of a case that is better which has the higher score."""
+def by_score(
+    results: Sequence[Result], scorer: str, against: str | None = None
+) -> tuple[Preference, ...]:
+    """Every two targets by a scorer, or each `against` one: of a case that is better which has the
+    higher score."""
     scores = {
         target: {each.case: each.scores[scorer] for each in rows if scorer in each.scores}
         for target, rows in by_target([each for each in results if each.rep == 0]).items()
     }
+    pairs = list(combinations(scores, 2))
+    if against is not None:
+        pairs = [(target, against) for target in scores if target != against]
     votes: dict[tuple[str, str], list[int]] = {}
-    for one, other in combinations(scores, 2):
+    for one, other in pairs:
         for case in scores[one].keys() & scores[other].keys():
             difference = scores[one][case] - scores[other][case]
             votes.setdefault((one, other), []).append((difference > 0) - (difference < 0))
