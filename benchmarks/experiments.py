@@ -13,11 +13,14 @@ import msgspec
 import numpy as np
 
 from benchmarks.quality import write
+from gateway.experiments.answers import answer
 from gateway.experiments.bandit import Rewards, weights
 from gateway.experiments.planning import answered_after, fixed_horizon, simulated
+from gateway.experiments.progress import Progress, Scored
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
 from gateway.experiments.slots import FEWEST, half_width
 from gateway.experiments.stats import Contrasts, contrasts, intervals, refuted_at
+from gateway.types import Asked, Experiment
 
 ALPHA = 0.05
 SEED = 20260101
@@ -193,6 +196,53 @@ def adaptive_false_positives(rate: float, runs: int, units: int = 4000) -> Rate:
     return Rate(wrong / runs, runs)
 
 
+class Best(msgspec.Struct, frozen=True):
+    """Runs that ask which arm is best: how many say a wrong one, how many the right one, and after
+    how many units those did, at the median."""
+
+    wrong: Rate
+    right: Rate
+    median: float | None
+
+
+def best_arm(
+    rates: list[float], runs: int, units: int = 4000, *, bandit: bool = True, margin: float = 0.0
+) -> Best:
+    """By the code that is used, read after every unit; a bandit's weights follow the data. Right is
+    an arm that is not worse than any other by more than the margin: without one none is, where
+    several are equal."""
+    arms = [chr(97 + place) for place in range(len(rates))]
+    equal = dict.fromkeys(arms, 1.0 / len(arms))
+    asked = Asked("", "", "right", no_worse=False, margin=margin, best=True)
+    experiment = Experiment(
+        "best", {arm: arm for arm in arms}, equal, 1.0, bandit=bandit, asked=asked
+    )
+    best = max(rates)
+    fine = {a for a, rate in zip(arms, rates, strict=True) if rate > best - margin - 1e-9}
+    if margin == 0.0 and len(fine) > 1:
+        fine = set()
+    wrong, after = 0, []
+    for run in range(runs):
+        rng = np.random.default_rng(SEED + 10 + run)
+        progress = Progress(arms)
+        for start in range(0, units, 100):
+            rewards = {arm: each.rewards for arm, each in progress.arms.items()}
+            shares = weights(rewards, rng) if bandit else equal
+            chosen = rng.choice(len(arms), size=100, p=list(shares.values()))
+            right = rng.random(100) < np.array(rates)[chosen]
+            progress.scored(
+                Scored(n, arms[arm], f"u{n}", shares[arms[arm]], float(yes), float(yes))
+                for n, (arm, yes) in enumerate(zip(chosen, right, strict=True), start + 1)
+            )
+        found = answer(experiment, progress)
+        if found is not None and found.winner in fine:
+            after.append(found.at)
+        elif found is not None:
+            wrong += 1
+    median = float(np.median(after)) if after else None
+    return Best(Rate(wrong / runs, runs), Rate(len(after) / runs, runs), median)
+
+
 def wrong_ratio(runs: int, share: float, units: int = 5000) -> Rate:
     """How many runs are said to have wrong shares, read every 50 units, if `share` is the true one
     of the arm that was declared half of the traffic."""
@@ -299,7 +349,34 @@ def page(runs: int, say: Callable[[str], None]) -> str:
             f"| {what} | {one.split:.2f} | {one.bandit:.2f} (± {one.bandit_error:.2f}) |"
             f" {100 * one.best_share:.0f} % |"
         )
+    lines += ["", *_best_arms(runs, say)]
     return "\n".join(lines)
+
+
+def _best_arms(runs: int, say: Callable[[str], None]) -> list[str]:
+    """The table of experiments that ask which arm is best."""
+    lines = [
+        "Which arm is best, read after every unit up to the 4,000th; a bandit starves the arms that"
+        " it does not believe in, so that it earns more and knows later:",
+        "",
+        "| arms | shares | says a wrong one | says the right one | after units (median) |",
+        "|---|---|---|---|---|",
+    ]
+    for what, rates, margin in (
+        ("90 % each", [0.9, 0.9, 0.9], 0.0),
+        ("90, 90 and 70 %", [0.9, 0.9, 0.7], 0.0),
+        ("90, 80 and 70 %", [0.9, 0.8, 0.7], 0.0),
+        ("90, 85, 85 and 80 %", [0.9, 0.85, 0.85, 0.8], 0.0),
+        ("90, 90 and 70 %, within 3 points", [0.9, 0.9, 0.7], 0.03),
+        ("90, 87 and 87 %, within 3 points", [0.9, 0.87, 0.87], 0.03),
+    ):
+        for shares, bandit in (("a bandit's", True), ("fixed", False)):
+            say(f"the best of {what}, {shares} shares")
+            one = best_arm(rates, runs, bandit=bandit, margin=margin)
+            after = "–" if one.median is None else f"{one.median:,.0f}"
+            right = "–" if margin == 0.0 and rates[0] == rates[1] else str(one.right)
+            lines.append(f"| {what} | {shares} | {one.wrong} | {right} | {after} |")
+    return lines
 
 
 def main() -> None:

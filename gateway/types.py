@@ -196,13 +196,15 @@ class Quotas(msgspec.Struct, frozen=True):
 
 class Asked(msgspec.Struct, frozen=True):
     """What an experiment is to answer: whether `arm` is better than the arm `than` by more than
-    `margin`, or, with `no_worse`, that it is not worse by more. In shares of `metric`."""
+    `margin`, or, with `no_worse`, that it is not worse by more; with `best`, which of all arms is
+    not worse than any other by more, and then it names none. In shares of `metric`."""
 
     arm: str
     than: str
     metric: str
     no_worse: bool
     margin: float = 0.0
+    best: bool = False
 
 
 class Experiment(msgspec.Struct, frozen=True):
@@ -234,7 +236,8 @@ class Experiment(msgspec.Struct, frozen=True):
     @property
     def control(self) -> str:
         """The arm that the others are compared with: the question's, or the first."""
-        return self.asked.than if self.asked is not None else next(iter(self.arms))
+        asked = self.asked
+        return next(iter(self.arms)) if asked is None or asked.best else asked.than
 
 
 class Shadow(msgspec.Struct, frozen=True):

@@ -145,6 +145,7 @@ def _register_reading(group: typer.Typer) -> None:
 
         The interval may be read at any time: it holds at every moment at once.
         """
+        from gateway.experiments.answers import null_of
         from gateway.experiments.page import page
 
         snapshot = snapshot_of(config)
@@ -152,9 +153,7 @@ def _register_reading(group: typer.Typer) -> None:
         with opened(store, config) as found:
             seen = _found(found, snapshot, route, experiment)
         if html is not None:
-            asked = experiment.asked
-            null = None if asked is None else -asked.margin if asked.no_worse else asked.margin
-            html.write_text(page(seen, null), "utf-8")
+            html.write_text(page(seen, null_of(experiment)), "utf-8")
         if as_json:
             print(msgspec.json.encode(seen).decode())
         elif html is not None:
@@ -276,6 +275,12 @@ def _print(seen: "Findings") -> None:
     colour = {True: "bold green", False: "bold red", None: "bold"}[seen.answer]
     out.print(f"[{colour}]{escape(seen.said)}[/{colour}]\n")
     Lines(out, ARMS_HEAD).print([_arm(each) for each in seen.arms])
+    for each in seen.versus:
+        points, low, high = (100 * value for value in (each.estimate, each.low, each.high))
+        out.print(
+            f"{escape(each.arm)} less {escape(each.than)}: {points:+.1f} points, between"
+            f" {low:+.1f} and {high:+.1f}"
+        )
     for guard in seen.guards:
         state = "[red]breached[/red]" if guard.breached else "[green]kept[/green]"
         value = "–" if guard.seen is None else f"{guard.seen:.3g}"

@@ -158,17 +158,19 @@ def _question(
 ) -> Iterator[Problem]:
     at = (*at, "question")
     arms = list(part.arms)
-    named = {"arm": question.arm}
+    named = {"arm": question.arm} if question.arm is not None else {}
     named |= {"better_than": question.better_than} if question.better_than is not None else {}
     named |= {"no_worse_than": question.no_worse_than} if question.no_worse_than is not None else {}
     for key, arm in named.items():
         if arm not in part.arms:
             yield sheet.problem((*at, key), f"no arm `{arm}`", did_you_mean(arm, arms))
-    if len(named) != 2:
+    if question.arm is None and named:
+        yield sheet.problem(at, "is about no arm", "write `arm`, or leave all of them out")
+    elif question.arm is not None and len(named) != 2:
         yield sheet.problem(
             at, "compares with nothing, or with two", "write `better_than` or `no_worse_than`"
         )
-    elif len(set(named.values())) == 1:
+    elif question.arm is not None and len(set(named.values())) == 1:
         yield sheet.problem(at, "compares an arm with itself", "name another arm")
     if question.margin >= 1.0:
         yield sheet.problem((*at, "margin"), "is the whole", "write it as `2 points`")
@@ -186,10 +188,6 @@ def _metric(
     elif metric.type == "score" and metric.right_when is None:
         said = f"nobody knows which score of `{asked.metric}` is right"
         yield sheet.problem((*at, "metric"), said, "give the metric `right_when`")
-    if part.mode == "bandit" and len(part.arms) > 2:
-        yield sheet.problem(
-            at, "a bandit of more than two arms answers no question", "leave it out"
-        )
 
 
 def _ending(sheet: Sheet[RouteFile], at: Path, part: ExperimentPart) -> Iterator[Problem]:

@@ -458,11 +458,12 @@ def experiment(name: str, part: ExperimentPart) -> Experiment:
         asked=None
         if asked is None
         else Asked(
-            arm=asked.arm,
+            arm=asked.arm or "",
             than=asked.no_worse_than or asked.better_than or "",
             metric=asked.metric,
             no_worse=asked.no_worse_than is not None,
             margin=asked.margin,
+            best=asked.arm is None,
         ),
         first_token_p95=part.guards.first_token_p95,
         errors=part.guards.errors,

@@ -819,9 +819,14 @@ class CandidatePart(Part):
 
 
 class QuestionPart(Part):
-    """What an experiment is to answer. One of `better_than` and `no_worse_than` names an arm."""
+    """What an experiment is to answer: whether an arm is better or no worse than another, which one
+    of `better_than` and `no_worse_than` names; or, without any arm, which of all is best."""
 
-    arm: Name = Field(description="The arm that it is about.", examples=["lora"])
+    arm: Name | None = Field(
+        default=None,
+        description="The arm that it is about; left out, the question is which of all is best.",
+        examples=["lora"],
+    )
     metric: Name = Field(
         description="The metric of the route that is compared.", examples=["accepted"]
     )
@@ -837,7 +842,8 @@ class QuestionPart(Part):
     )
     margin: Points = Field(
         default=0.0,
-        description="By how much. For `no_worse_than` what a cheaper or faster arm may be worse.",
+        description="By how much. For `no_worse_than` what a cheaper or faster arm may be worse;"
+        " for the best arm, what another may be better, so that of two alike ones one is found.",
         examples=["2 points"],
     )
 

@@ -16,6 +16,11 @@ FLOOR = 0.05
 DRAWS = 4000
 
 
+def least_share(arms: int) -> float:
+    """What every one of so many arms gets at least, once shares move."""
+    return min(FLOOR, 1.0 / arms)
+
+
 class Rewards(msgspec.Struct, frozen=True):
     """What an arm's units brought in dollars: how many, the sums of these and of their squares."""
 

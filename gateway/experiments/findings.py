@@ -1,22 +1,16 @@
-"""What may be said of an experiment now. Pure.
-
-The question is two one-sided tests, each at 1 - confidence, that may be read at any time: "not
-better" (or "worse by more than the margin") refuted is a yes, the contrary refuted is a no. Until
-then there is no answer. The interval is two-sided and for people to look at: at the same
-confidence, so it is a little wider than what the answer needs.
-"""
+"""What may be said of an experiment now: its arms, guards, money and answer. Pure."""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
+from gateway.experiments.answers import Look, Versus, asked_words, known, said
 from gateway.experiments.progress import Progress
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
 from gateway.experiments.slots import Ratio, Slot
 from gateway.experiments.slots import ratio as slots_ratio
-from gateway.experiments.stats import contrasts, intervals, refuted_at
-from gateway.types import Asked, Experiment, Standing
+from gateway.types import Experiment, Standing
 
 LOOKS = 60
 """Points of the course that is plotted, at most."""
@@ -71,17 +65,10 @@ class Guard(msgspec.Struct, frozen=True):
     breached: bool
 
 
-class Look(msgspec.Struct, frozen=True):
-    """The difference after so many scored units, and its interval."""
-
-    units: int
-    estimate: float
-    low: float
-    high: float
-
-
 class Findings(msgspec.Struct, frozen=True):
-    """All of it. `answer` is None while there is none; `at` the scored units that it took.
+    """All of it. `answer` is None while there is none; `winner` the arm that it is for, and `at`
+    the scored units that it took. Of a question for the best arm `versus` has the differences of
+    that which leads and the others.
 
     The two ratios say how many times as long the question's arm takes as the other, by slots of
     time. `ratio_p` is None where shares move. `saved_a_month` are the dollars of the route's
@@ -107,6 +94,8 @@ class Findings(msgspec.Struct, frozen=True):
     times_comparable: bool
     saved_a_month: float | None
     warnings: tuple[str, ...]
+    winner: str | None = None
+    versus: tuple[Versus, ...] = ()
     first_token_ratio: Ratio | None = None
     whole_ratio: Ratio | None = None
 
@@ -124,7 +113,8 @@ def found(
     """What there is to say. `shared` is whether arms share replicas; `looks` of 0 plots nothing."""
     shares = (standing.shares if standing is not None else None) or experiment.shares
     seen = tuple(_arm(experiment, arm, shares[arm], progress) for arm in experiment.arms)
-    answer, at, course = _answered(experiment, progress, looks)
+    seen_so_far = known(experiment, progress, looks)
+    answer = seen_so_far.answer
     ratio, response = _ratios(experiment, progress)
     comparable = not shared or experiment.slot_s is not None
     return Findings(
@@ -137,11 +127,13 @@ def found(
         arms=seen,
         guards=tuple(guards(experiment, progress)),
         cost=progress.cost,
-        asked=asked_words(experiment.asked) if experiment.asked is not None else "",
-        answer=answer,
-        at=at,
-        said=_said(experiment, answer, course),
-        course=course,
+        asked=asked_words(experiment),
+        answer=answer.yes if answer is not None else None,
+        winner=answer.winner if answer is not None else None,
+        at=answer.at if answer is not None else None,
+        said=said(experiment, seen_so_far),
+        course=seen_so_far.course,
+        versus=seen_so_far.versus,
         ratio_p=ratio,
         response_p=response,
         times_comparable=comparable,
@@ -150,11 +142,6 @@ def found(
         first_token_ratio=_slower(experiment, progress.first_slots),
         whole_ratio=_slower(experiment, progress.whole_slots),
     )
-
-
-def answered(experiment: Experiment, progress: Progress) -> bool | None:
-    """Whether the question's answer is yes; None while there is none, or no question."""
-    return _answered(experiment, progress, 0)[0]
 
 
 def guards(experiment: Experiment, progress: Progress) -> Sequence[Guard]:
@@ -218,78 +205,17 @@ def ended(experiment: Experiment, progress: Progress, since: float, now: float) 
     return None
 
 
-def asked_words(asked: Asked) -> str:
-    """The question as a sentence."""
-    by = f" by more than {_points(asked.margin)}" if asked.margin else ""
-    how = "no worse" if asked.no_worse else "better"
-    return f"is {asked.arm} {how} than {asked.than}{by} in {asked.metric}?"
-
-
-def answer_words(experiment: Experiment, answer: bool) -> str:
-    """The answer as a sentence, with how sure it is."""
-    asked = experiment.asked
-    assert asked is not None
-    by = f" by more than {_points(asked.margin)}" if asked.margin else ""
-    if asked.no_worse:
-        how = "no worse" if answer else "worse"
-    else:
-        how = "better" if answer else "not better"
-    return (
-        f"{100 * experiment.confidence:.4g} % sure: {asked.arm} is {how} than {asked.than}{by} in "
-        f"{asked.metric}"
-    )
-
-
-def _answered(
-    experiment: Experiment, progress: Progress, looks: int
-) -> tuple[bool | None, int | None, tuple[Look, ...]]:
-    asked = experiment.asked
-    if asked is None:
-        return None, None, ()
-    shares = experiment.shares
-    mine, other = shares[asked.arm], shares[asked.than]
-    fixed = None if experiment.bandit else mine / (mine + other)
-    treated, scores, chances = progress.pair(asked.arm, asked.than, fixed)
-    if not len(scores):
-        return None, None, ()
-    seen = contrasts(treated, scores, chances)
-    alpha = 1.0 - experiment.confidence
-    null = -asked.margin if asked.no_worse else asked.margin
-    yes, no = refuted_at(seen, null, alpha), refuted_at(seen, null, alpha, "below")
-    first = min(((at, answer) for at, answer in ((yes, True), (no, False)) if at), default=None)
-    course: tuple[Look, ...] = ()
-    if looks:
-        points = np.unique(np.linspace(1, len(scores), looks).astype(np.int64))
-        ends = intervals(seen, alpha, points)
-        course = tuple(
-            Look(int(n), float(seen.values[:n].mean()), low, high)
-            for n, (low, high) in zip(points, ends, strict=True)
-        )
-    return (None, None, course) if first is None else (first[1], first[0], course)
-
-
 def _slower(experiment: Experiment, slots: Mapping[str, Slot]) -> Ratio | None:
     """By the slots that are over; the last is not yet."""
+    if experiment.bandit and len(experiment.arms) > 2:
+        return None  # of a slot only its own arm's chance is known
     other = experiment.control
     asked = experiment.asked
-    arm = asked.arm if asked is not None else next(a for a in experiment.arms if a != other)
+    named = asked.arm if asked is not None and not asked.best else None
+    arm = named or next(a for a in experiment.arms if a != other)
     mine, others = experiment.shares[arm], experiment.shares[other]
     fixed = None if experiment.bandit else mine / (mine + others)
     return slots_ratio(list(slots.values())[:-1], arm, other, fixed, 1.0 - experiment.confidence)
-
-
-def _said(experiment: Experiment, answer: bool | None, course: Sequence[Look]) -> str:
-    if experiment.asked is None:
-        return "no question is asked"
-    if answer is not None:
-        return answer_words(experiment, answer)
-    if not course:
-        return "there is no outcome yet"
-    last = course[-1]
-    return (
-        f"not sure yet: the difference is {_signed(last.estimate)} points, between "
-        f"{_signed(last.low)} and {_signed(last.high)}"
-    )
 
 
 def _arm(experiment: Experiment, arm: str, share: float, progress: Progress) -> ArmSeen:
@@ -331,7 +257,7 @@ def _state(experiment: Experiment, standing: Standing | None) -> str:
 
 def _saved(experiment: Experiment, progress: Progress) -> float | None:
     asked = experiment.asked
-    if asked is None:
+    if asked is None or asked.best:
         return None
     arm, other = progress.arms[asked.arm], progress.arms[asked.than]
     seconds = progress.last_at - progress.first_at
@@ -354,12 +280,3 @@ def _warnings(ratio: float | None, response: float | None, comparable: bool) -> 
             "(`latency: switchback` makes them so)"
         )
     return told
-
-
-def _points(share: float) -> str:
-    points = 100.0 * share
-    return f"{points:.3g} point{'' if points == 1.0 else 's'}"
-
-
-def _signed(share: float) -> str:
-    return f"{100.0 * share:+.1f}"

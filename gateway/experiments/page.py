@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from html import escape
 
-from gateway.experiments.findings import ArmSeen, Findings, Guard, Look, Times
+from gateway.experiments.answers import Look, Versus
+from gateway.experiments.findings import ArmSeen, Findings, Guard, Times
 from gateway.experiments.slots import Ratio
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 260, 56, 36, 12
@@ -40,6 +41,7 @@ def page(found: Findings, null: float | None) -> str:
         plot(found.course, null),
         '<p class="soft">The interval holds at every moment at once, so it may be read, and the '
         "experiment ended, whenever one likes. Each user, conversation or slot counts once.</p>",
+        *(f"<p>{escape(each)}</p>" for each in map(_versus, found.versus)),
         _arms(found.arms),
         _ratio("first token", found.first_token_ratio),
         _ratio("whole answer", found.whole_ratio),
@@ -104,6 +106,11 @@ def _level(at: float, colour: str, dashes: str) -> str:
         f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{at:.1f}" y2="{at:.1f}" stroke="{colour}" '
         f'stroke-dasharray="{dashes}"/>'
     )
+
+
+def _versus(each: Versus) -> str:
+    points, low, high = (100 * value for value in (each.estimate, each.low, each.high))
+    return f"{each.arm} less {each.than}: {points:+.1f} points, between {low:+.1f} and {high:+.1f}"
 
 
 def _arms(arms: tuple[ArmSeen, ...]) -> str:

@@ -9,7 +9,7 @@ import math
 import msgspec
 import numpy as np
 
-from gateway.experiments.findings import asked_words
+from gateway.experiments.answers import asked_words
 from gateway.experiments.stats import Contrasts, contrasts, evidence
 from gateway.types import Experiment
 
@@ -74,9 +74,14 @@ def planned(
     if effect is None:
         effect = 0.0 if asked.no_worse else 100.0 * asked.margin + BETTER_BY
     treated = min(max(rate + effect / 100.0, 0.0), 1.0)
-    margin = asked.margin if asked.no_worse else -asked.margin
-    mine, other = experiment.shares[asked.arm], experiment.shares[asked.than]
-    share, alpha = mine / (mine + other), 1.0 - experiment.confidence
+    margin = asked.margin if asked.no_worse or asked.best else -asked.margin
+    shares, alpha = experiment.shares, 1.0 - experiment.confidence
+    if asked.best:
+        mine, other = min(shares.values()), max(shares.values())
+        alpha /= len(shares) - 1
+    else:
+        mine, other = shares[asked.arm], shares[asked.than]
+    share = mine / (mine + other)
     found = sizes(treated, rate, margin, alpha, share)
     a_day = None
     if logged.requests and logged.days > 0.0 and logged.scored:
@@ -84,12 +89,25 @@ def planned(
         a_day = scored * experiment.traffic * (mine + other)
     days = found.most / a_day if a_day and found.most is not None else None
     return Plan(
-        asked_words(asked), treated, rate, found, a_day, days, tuple(_notes(experiment, logged))
+        asked_words(experiment),
+        treated,
+        rate,
+        found,
+        a_day,
+        days,
+        tuple(_notes(experiment, logged)),
     )
 
 
 def _notes(experiment: Experiment, logged: Logged) -> list[str]:
     told = []
+    if experiment.asked is not None and experiment.asked.best:
+        told.append("this is the best arm against one other; against all of them it takes longer")
+    if experiment.bandit:
+        told.append(
+            "a bandit's shares move, and with them how long it takes: days are those of its"
+            " first shares"
+        )
     if not logged.scored:
         told.append("no request of the log has an outcome: days cannot be told")
     if experiment.slot_s is not None:

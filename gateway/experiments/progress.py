@@ -189,6 +189,19 @@ class Progress:
         chances = logged if fixed is None else np.full(len(shares), fixed)
         return mine[both], np.array(self._scores)[both], chances[both]
 
+    def all_of(
+        self, arm: str, other: str
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Floats, Floats]:
+        """Of all units, in order: who is in the first arm, who in the other; scores; and the chance
+        that each unit's own arm had, as logged."""
+        who = np.array(self._who, dtype=object)
+        return (
+            np.asarray(who == arm, dtype=np.bool_),
+            np.asarray(who == other, dtype=np.bool_),
+            np.array(self._scores),
+            np.array(self._shares),
+        )
+
 
 class _Opened:
     def __init__(self, arm: str, share: float) -> None:

@@ -64,6 +64,31 @@ def contrasts(treated: NDArray[np.bool_], scores: Floats, propensity: Floats) ->
     )
 
 
+def between(
+    mine: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    scores: Floats,
+    drawn: Floats,
+    least_mine: Floats | float,
+    least_others: Floats | float,
+) -> Contrasts:
+    """Those of two arms of several, over all units: who is in the one, who in the other, and the
+    chance that each unit's own arm had. The two arms' chances were never under the least ones.
+
+    A unit of a third arm has no part in a sum but the arms' means before it, whose difference is
+    then all that it says; the mean of each contrast is the difference of the true means still.
+    """
+    a, b = mine.astype(np.float64), others.astype(np.float64)
+    m1, m0 = _means_before(a, scores), _means_before(b, scores)
+    base = m1 - m0
+    p, q = least_mine, least_others
+    return Contrasts(
+        base + a * (scores - m1) / drawn - b * (scores - m0) / drawn,
+        base - np.maximum(m1 / p, (1.0 - m0) / q),
+        base + np.maximum((1.0 - m1) / p, m0 / q),
+    )
+
+
 def _means_before(mine: Floats, scores: Floats) -> Floats:
     """An arm's mean score among the units before each; one of 1/2 is there from the start."""
     n = np.cumsum(mine, axis=-1) - mine

@@ -14,17 +14,11 @@ import numpy as np
 
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
+from gateway.experiments.answers import Answer, answer_words
+from gateway.experiments.answers import answer as answer_of
 from gateway.experiments.assignment import declaration
 from gateway.experiments.bandit import weights
-from gateway.experiments.findings import (
-    answer_words,
-    answered,
-    breach,
-    ended,
-    guards,
-    lopsided,
-    unlike,
-)
+from gateway.experiments.findings import breach, ended, guards, lopsided, unlike
 from gateway.experiments.progress import Ended, Progress, Scored
 from gateway.experiments.standings import Standings
 from gateway.types import Experiment, Route, Snapshot, Standing
@@ -197,7 +191,7 @@ class Watching:
             return
         answer = None
         if progress.news():
-            answer = await asyncio.to_thread(answered, experiment, progress)
+            answer = await asyncio.to_thread(answer_of, experiment, progress)
         if answer is not None:
             doubt = lopsided(experiment, progress)
             await self._answer(route, experiment, standing, answer, doubt)
@@ -211,19 +205,17 @@ class Watching:
         route: Route,
         experiment: Experiment,
         standing: Standing,
-        answer: bool,
+        answer: Answer,
         doubt: str | None,
     ) -> None:
         why = answer_words(experiment, answer)
-        asked = experiment.asked
-        assert asked is not None
-        standing = msgspec.structs.replace(standing, answer=answer)
+        standing = msgspec.structs.replace(standing, answer=answer.yes)
         if experiment.promote and doubt is not None:
             why = f"{why}; nothing is promoted: {doubt}"
         if not experiment.promote or doubt is not None:
             await self._end(experiment, standing, "answered", why)
             return
-        winner = asked.arm if answer else asked.than
+        winner = answer.winner
         try:
             await self._promote(route, experiment, winner, why)
         except SwitchboardError as error:

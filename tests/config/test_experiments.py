@@ -49,6 +49,17 @@ def test_an_experiment_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert found[0].control == "commercial"
 
 
+def test_a_question_without_an_arm_is_which_is_best(tmp_path: Path) -> None:
+    best = GOOD.replace("arm: lora, ", "").replace("no_worse_than: commercial, ", "")
+    text = best.replace("traffic:", "mode: bandit\n    traffic:")
+    (found,) = (
+        loaded(tmp_path, {FILE: GENERAL + METRICS + text}).snapshot.routes["general"].experiments
+    )
+
+    assert found.asked == Asked("", "", "accepted", no_worse=False, margin=0.02, best=True)
+    assert found.control == "commercial"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "said"),
     [
@@ -57,6 +68,7 @@ def test_an_experiment_is_read_as_it_is_written(tmp_path: Path) -> None:
         ("arm: lora", "arm: lara", "question.arm", "no arm `lara`"),
         ("no_worse_than: commercial", "no_worse_than: lora", "question", "with itself"),
         ("no_worse_than: commercial, ", "", "question", "compares with nothing"),
+        ("arm: lora, ", "", "question", "is about no arm"),
         ("margin: 2 points", "margin: 2 %", "question.margin", "unknown unit `%`"),
         ("traffic: 20 %", "traffic: 0 %", "traffic", "is nothing"),
         ("95 %", "100 %", "confidence", "is no confidence"),

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from gateway.experiments.findings import Findings, answered, breach, ended, found, guards
+from gateway.experiments.answers import answer
+from gateway.experiments.findings import Findings, breach, ended, found, guards
 from gateway.experiments.page import page
 from gateway.experiments.planning import Logged, planned
 from gateway.experiments.progress import OVERLAP, Ended, Numbers, Progress, Scored
@@ -55,7 +56,9 @@ def test_an_arm_that_is_as_good_and_cheaper_is_found_to_be_no_worse() -> None:
     progress = happened(2500, {"old": 0.9, "new": 0.9})
     seen = said(progress)
 
-    assert answered(PLAIN, progress) is True
+    ended_ = answer(PLAIN, progress)
+    assert ended_ is not None
+    assert (ended_.winner, ended_.yes) == ("new", True)
     assert seen.said == "95 % sure: new is no worse than old by more than 5 points in accepted"
     assert seen.at is not None
     assert seen.at < 2500
@@ -71,16 +74,47 @@ def test_an_arm_that_is_as_good_and_cheaper_is_found_to_be_no_worse() -> None:
 def test_one_that_is_worse_is_found_to_be_worse_and_the_contrary_of_the_question_is_told() -> None:
     progress = happened(1500, {"old": 0.95, "new": 0.7})
 
-    assert answered(PLAIN, progress) is False
+    ended_ = answer(PLAIN, progress)
+    assert ended_ is not None
+    assert (ended_.winner, ended_.yes) == ("old", False)
     assert "new is worse than old by more than 5 points" in said(progress).said
 
 
 def test_without_enough_there_is_no_answer() -> None:
     progress = happened(60, {"old": 0.9, "new": 0.9})
 
-    assert answered(PLAIN, progress) is None
+    assert answer(PLAIN, progress) is None
     assert said(progress).said.startswith("not sure yet: the difference is ")
     assert said(Progress(PLAIN.arms)).said == "there is no outcome yet"
+
+
+def test_which_is_best_is_told_with_the_leaders_difference_to_every_other() -> None:
+    arms = {"a": "x/a", "b": "x/b", "c": "x/c"}
+    asked = Asked("", "", "accepted", no_worse=False, best=True)
+    best = Experiment("best", arms, dict.fromkeys(arms, 1 / 3), 1.0, bandit=True, asked=asked)
+    rng, progress, rates = np.random.default_rng(5), Progress(arms), {"a": 0.5, "b": 0.9, "c": 0.6}
+    for n in range(1, 2400):
+        arm = "abc"[int(rng.integers(3))]
+        progress.scored([Scored(n, arm, f"u{n}", 1 / 3, float(rng.random() < rates[arm]))])
+        if n == 60:
+            early = said(progress, best)
+    seen = said(progress, best)
+
+    assert early.said.startswith("not sure yet: b leads, and the difference to ")
+    assert seen.asked == "which of a, b and c is best in accepted?"
+    assert (seen.answer, seen.winner) == (True, "b")
+    assert seen.said == "95 % sure: b is the best arm in accepted"
+    assert [(each.arm, each.than) for each in seen.versus] == [("b", "a"), ("b", "c")]
+    assert all(each.low < each.estimate < each.high for each in seen.versus)
+    assert seen.versus[0].estimate == pytest.approx(0.4, abs=0.08)
+    assert "b less a: +" in page(seen, 0.0)
+    within = msgspec.structs.replace(best, asked=msgspec.structs.replace(asked, margin=0.02))
+    assert "is no worse than any other arm by more than 2 points" in said(progress, within).said
+    # Of a named pair of the bandit's arms as well.
+    pair = msgspec.structs.replace(best, asked=Asked("c", "b", "accepted", no_worse=False))
+    assert said(progress, pair).said == "95 % sure: c is not better than b in accepted"
+    plan = planned(best, Logged(1.0, 1000, 1, 1000, 0.8), None, None)
+    assert plan.days is not None
 
 
 def test_a_user_counts_once_however_often_they_answer() -> None:

@@ -7,7 +7,7 @@ from benchmarks import experiments as bench
 from gateway.experiments.bandit import FLOOR, Rewards, weights
 from gateway.experiments.planning import fixed_horizon, simulated, sizes
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
-from gateway.experiments.stats import Contrasts, contrasts, estimate, evidence, intervals
+from gateway.experiments.stats import Contrasts, between, contrasts, estimate, evidence, intervals
 
 RUNS = 300
 
@@ -32,6 +32,32 @@ def test_times_that_are_alike_are_not_told_apart_however_often_they_are_read() -
 
 def test_weights_that_follow_the_data_are_no_excuse() -> None:
     assert _within(bench.adaptive_false_positives(0.8, 60, 1000), 0.05)
+
+
+@pytest.mark.parametrize("bandit", [True, False])
+def test_of_arms_that_are_alike_none_is_said_to_be_the_best(bandit: bool) -> None:
+    assert _within(bench.best_arm([0.9, 0.9, 0.9], 60, 2000, bandit=bandit).wrong, 0.05)
+    assert _within(bench.best_arm([0.6, 0.6, 0.2], 40, 2000, bandit=bandit).wrong, 0.05)
+
+
+def test_the_best_arm_of_a_bandit_is_found_and_one_as_good_as_it_within_a_margin() -> None:
+    found = bench.best_arm([0.6, 0.9, 0.5], 20, 2000)
+    assert (found.wrong.share, found.right.share > 0.8) == (0.0, True)
+    assert bench.best_arm([0.9, 0.9, 0.5], 10, 4000, margin=0.1).right.share > 0.8
+
+
+def test_a_bandits_contrasts_are_right_on_average_and_within_their_bounds() -> None:
+    """Of three arms whose shares swing, from the chance of the drawn arm alone."""
+    rng = np.random.default_rng(12)
+    shares = np.array([[0.05, 0.6, 0.35], [0.7, 0.05, 0.25]])[np.arange(60_000) % 2]
+    arm = (rng.random((60_000, 1)) > np.cumsum(shares, axis=1)).sum(axis=1)
+    scores = (rng.random(60_000) < np.array([0.8, 0.7, 0.2])[arm]).astype(float)
+    drawn = shares[np.arange(60_000), arm]
+    seen = between(arm == 0, arm == 1, scores, drawn, 0.05, 0.05)
+
+    assert estimate(seen) == pytest.approx(0.1, abs=0.03)
+    assert (seen.least <= seen.values + 1e-9).all()
+    assert (seen.values <= seen.most + 1e-9).all()
 
 
 def test_the_peeking_that_is_guarded_against_is_real() -> None:

@@ -56,6 +56,7 @@ class World:
         self.lead = self.another_lead()
 
     def declare(self, experiment: Experiment) -> None:
+        self.experiment = experiment
         metrics = (METRIC,)
         route = Route(
             "r", "", 0.02, False, Match(), (), "p", experiments=(experiment,), metrics=metrics
@@ -92,9 +93,10 @@ class World:
         records, said = [], []
         for letter in arms:
             self.rows += 1
-            n, arm = self.rows, {"o": "old", "n": "new"}[letter]
-            chosen = msgspec.structs.replace(decision(), trial=Trial("x", arm, 0.5, f"u{n}"))
-            attempts = (attempt(PLAIN.arms[arm]),)
+            n, arm = self.rows, {"o": "old", "n": "new", "t": "third"}[letter]
+            share = 1.0 / len(self.experiment.arms)
+            chosen = msgspec.structs.replace(decision(), trial=Trial("x", arm, share, f"u{n}"))
+            attempts = (attempt(self.experiment.arms[arm]),)
             records.append(
                 record(n, decision=chosen, experiment="x", arm=arm, attempts=attempts, cost=0.01)
             )
@@ -153,6 +155,26 @@ def test_where_the_arm_is_no_better_the_control_wins(store: Store) -> None:
 
     assert world.look().answer is False
     assert [arm for arm, _ in world.promoted] == ["old"]
+
+
+@pytest.mark.parametrize("bandit", [True, False])
+def test_the_best_of_three_arms_is_found_and_promoted(store: Store, bandit: bool) -> None:
+    arms = {"old": "openai/mini", "new": "local/qwen", "third": "local/qwen+a"}
+    asked = Asked("", "", "accepted", no_worse=False, best=True)
+    world = World(
+        store,
+        msgspec.structs.replace(
+            PLAIN, arms=arms, shares=dict.fromkeys(arms, 1 / 3), asked=asked, bandit=bandit
+        ),
+    )
+    world.look()
+    world.happen("ont" * 5, better)
+    assert world.look().state == "running"
+    world.happen("ont" * 100, better)
+
+    standing = world.look()
+    assert (standing.state, standing.answer) == ("promoted", True)
+    assert world.promoted == [("new", "95 % sure: new is the best arm in accepted")]
 
 
 def test_what_cannot_be_promoted_is_told_and_ends_all_the_same(store: Store) -> None:
