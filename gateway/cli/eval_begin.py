@@ -4,13 +4,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 import yaml
 from rich.console import Console
 
+from gateway.cli.eval_gateway import chats
 from gateway.cli.opening import (
     ConfigOption,
     StoreOption,
@@ -20,6 +21,9 @@ from gateway.cli.opening import (
     snapshot_of,
 )
 from gateway.cli.records import ASIDE
+from gateway.types import Metric, Route, Snapshot
+
+RUBRIC = "Right, whole and to the point."
 
 
 def register(evals: typer.Typer) -> None:
@@ -47,11 +51,25 @@ def register(evals: typer.Typer) -> None:
         all_tenants: Annotated[
             bool, typer.Option("--all-tenants", help="Of all tenants together.")
         ] = False,
+        judge: Annotated[
+            str | None,
+            typer.Option(
+                metavar="TARGET",
+                help="A model marks answers; then chats of which nobody said anything are cases.",
+            ),
+        ] = None,
+        rubric: Annotated[
+            str, typer.Option(metavar="TEXT", help="What a good answer is, for --judge.")
+        ] = RUBRIC,
         store: StoreOption = None,
         config: ConfigOption = Path(),
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
-        """Make a suite of chats that a route kept and whose right answer somebody has told."""
-        from gateway.evals.beginning import beginning
+        """Make a suite of chats that a route kept, and whose right answer somebody has told.
+
+        With --judge a model marks the answers, and chats count whose right answer nobody told.
+        """
+        from gateway.evals.beginning import beginning, room
         from gateway.store.feedback import FeedbackBook
 
         snapshot = snapshot_of(config)
@@ -59,8 +77,13 @@ def register(evals: typer.Typer) -> None:
         if declared is None:
             fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
         metric = declared.metric(declared.right)
-        if metric is None:
-            fail(f"nothing makes an answer of '{route}' right: write `metrics` and `right`")
+        if metric is None and judge is None:
+            fail(
+                f"nothing says which answers of '{route}' are right: write `metrics` and `right`"
+                " in the route and send feedback, or let a model mark them with --judge TARGET"
+            )
+        if judge is not None:
+            _may_judge(judge, declared, snapshot)
         if declared.keep != "text":
             fail(f"the route '{route}' keeps no text: write `keep: text`, and wait for traffic")
         suite = name or f"{route}-log"
@@ -69,30 +92,80 @@ def register(evals: typer.Typer) -> None:
             if path.exists():
                 fail(f"{path} is there already; name another suite with --name")
         with opened(store, config) as found:
-            begin = instant(since, time.time())
-            chats = FeedbackBook(found).spoken_of(
-                route, metric, begin, tenant, all_tenants=all_tenants
+            kept = FeedbackBook(found).spoken_of(
+                route,
+                metric or Metric("", "boolean"),
+                instant(since, time.time()),
+                tenant,
+                all_tenants=all_tenants,
+                silent=judge is not None,
             )
-        made = beginning(chats, cases, seed)
+        made = beginning(kept, cases, seed, judged=judge is not None)
         if not made.cases:
-            fail(f"none of {len(chats)} kept chats makes a case: {_said(made.left_out) or 'none'}")
-        head = {"name": suite, "route": route, "data": files[1].name, "max_tokens": 512}
+            fail(_nothing(route, since, len(kept), made.left_out, judged=judge is not None))
+        head: dict[str, Any] = {"name": suite, "route": route, "data": files[1].name}
+        head["max_tokens"] = room(made.cases, _context(declared, snapshot))
         if made.system is not None:
             head["system"] = made.system
-        head["score"] = "normalised"
+        if judge is None:
+            head["score"] = "normalised"
+        else:
+            marks = {"kind": "judge", "target": judge, "rubric": rubric, "right_when": ">= 0.75"}
+            head["scorers"] = {"judged": marks}
         text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
         out.mkdir(parents=True, exist_ok=True)
         _private(files[0], text)
         _private(files[1], "".join(msgspec.json.encode(c).decode() + "\n" for c in made.cases))
+        if as_json:
+            told = {
+                "suite": str(files[0]),
+                "data": str(files[1]),
+                "cases": len(made.cases),
+                "left_out": made.left_out,
+            }
+            print(msgspec.json.encode(told).decode())
+            return
         notes = Console(stderr=True, soft_wrap=True, highlight=False)
         notes.print(f"{files[0]}: {len(made.cases)} cases", style="bold", markup=False)
         if made.left_out:
             notes.print(f"left out: {_said(made.left_out)}", style=ASIDE, markup=False)
+        scorer = "" if judge is not None else ", and choose a scorer that fits longer answers"
         notes.print(
-            "They hold what users wrote: look at them before they go anywhere, and choose a scorer"
-            " that fits longer answers.",
+            f"They hold what users wrote: look at them before they go anywhere{scorer}.",
             style="yellow",
         )
+        notes.print(f"Ask it: switchboard eval run {files[0]}", style=ASIDE, markup=False)
+
+
+def _may_judge(judge: str, route: Route, snapshot: Snapshot) -> None:
+    target = snapshot.targets.get(judge)
+    if target is None:
+        fail(f"there is no target `{judge}`; there are: {', '.join(sorted(snapshot.targets))}")
+    if route.internal and not target.internal:
+        fail(f"`{judge}` is not self-hosted, and the data of '{route.name}' is internal")
+
+
+def _context(route: Route, snapshot: Snapshot) -> int | None:
+    """The tokens that the smallest of a route's candidates takes."""
+    declared = [
+        snapshot.targets[each.target].capabilities.context
+        for each in route.candidates
+        if each.target in snapshot.targets and chats(each.target, snapshot)
+    ]
+    return min((each for each in declared if each is not None), default=None)
+
+
+def _nothing(
+    route: str, since: str, chats: int, left_out: Mapping[str, int], *, judged: bool
+) -> str:
+    if chats:
+        return f"none of {chats} kept chats makes a case: {_said(left_out)}"
+    if judged:
+        return f"no chat of '{route}' was kept since {since}"
+    return (
+        f"of no chat of '{route}' that was kept since {since} anybody said that it is right: send"
+        " feedback, or let a model mark answers with --judge TARGET"
+    )
 
 
 def _said(left_out: Mapping[str, int]) -> str:

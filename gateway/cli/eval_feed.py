@@ -56,11 +56,17 @@ def scored(results: "list[Result]") -> dict[str, tuple[int, float]]:
 def feedable(route: "str | None", snapshot: Snapshot, suite: str) -> tuple[str, str]:
     """The route that a suite's runs bear on, and its metric; if there is none, why in red, with
     exit code 1."""
-    declared = snapshot.routes.get(route or "")
-    if declared is None or declared.right is None:
+    if route is None:
         fail(
-            f"the suite {suite} names no route with a metric that makes answers right:"
-            " write `route` there, and `metrics` and `right` in the route"
+            f"the suite {suite} names no route that its results could bear on: write `route` there"
+        )
+    declared = snapshot.routes.get(route)
+    if declared is None:
+        fail(f"the suite {suite} is of the route '{route}', which there is none of any more")
+    if declared.right is None:
+        fail(
+            f"nothing says which answers of the route '{route}' are right: write `metrics` and"
+            " `right` in its file"
         )
     return declared.name, declared.right
 

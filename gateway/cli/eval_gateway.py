@@ -32,6 +32,12 @@ TargetsKeyOption = Annotated[
 ]
 
 
+def chats(name: str, snapshot: Snapshot) -> bool:
+    """Whether a target can be asked a suite's questions; one that is not known here may."""
+    target = snapshot.targets.get(name)
+    return target is None or "chat/completions" in target.capabilities.endpoints
+
+
 def progress_bars(out: Console) -> Progress:
     """How far it is and what it has cost (the field `spent`), where a person looks."""
     return Progress(

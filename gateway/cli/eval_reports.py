@@ -139,7 +139,10 @@ def _print(
             Cell("●" if each.on_front else " ", "green"),
             Cell(each.target),
             Cell(f"{100 * each.quality:.1f} %" if each.cases else "–", "bold", figure=True),
-            Cell(f"{100 * each.low:.1f} and {100 * each.high:.1f}", figure=True),
+            Cell(
+                f"{100 * each.low:.1f} and {100 * each.high:.1f}" if each.cases else "–",
+                figure=True,
+            ),
             Cell(str(each.cases), figure=True),
             Cell(f"{each.cost_usd:.7f}", figure=True),
             *(

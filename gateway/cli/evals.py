@@ -14,7 +14,7 @@ from rich.console import Console
 from gateway.cli import eval_begin, eval_feed, eval_labels, eval_reports
 from gateway.cli.admin import GatewayOption, base_of
 from gateway.cli.eval_feed import fed, feedable, scored, summed
-from gateway.cli.eval_gateway import TargetsKeyOption, answering, encoder_for, progress_bars
+from gateway.cli.eval_gateway import TargetsKeyOption, answering, chats, encoder_for, progress_bars
 from gateway.cli.opening import (
     ConfigOption,
     StoreOption,
@@ -38,11 +38,14 @@ def register(app: typer.Typer) -> None:
     """Adds `eval`."""
     evals = typer.Typer(help="Ask suites of targets, and compare them.", no_args_is_help=True)
     app.add_typer(evals, name="eval")
-    eval_reports.register(evals)
     eval_begin.register(evals)
-    eval_feed.register(evals)
+    _register_run(evals)
+    eval_reports.register(evals)
     eval_labels.register(evals)
+    eval_feed.register(evals)
 
+
+def _register_run(evals: typer.Typer) -> None:
     @evals.command("run")
     def run(
         suite: Annotated[Path, typer.Argument(metavar="SUITE", help="The suite's YAML file.")],
@@ -124,6 +127,10 @@ def suite_of(path: Path) -> "Suite":
     """A suite's file, or what is wrong with it in red, with exit code 1."""
     from gateway.evals.suites import read
 
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        there = sorted(Path("evals").glob("*.yaml"))
+        mend = f"there are: {', '.join(map(str, there))}" if there else "write its YAML file"
+        fail(f"'{path}' is no suite's file; {mend}")
     try:
         return read(path, os.environ)
     except ConfigError as error:
@@ -139,7 +146,7 @@ def _repeated(suite: "Suite", repetitions: int | None) -> "Suite":
 
 
 def _targets(suite: "Suite", named: str | None, snapshot: Snapshot) -> "list[To]":
-    """Who is asked: those named, else the suite's, else the candidates of its route."""
+    """Who is asked: those named, else the suite's, else the candidates of its route that chat."""
     from gateway.evals.suites import To
 
     if suite.route is not None and suite.route not in snapshot.routes:
@@ -151,7 +158,8 @@ def _targets(suite: "Suite", named: str | None, snapshot: Snapshot) -> "list[To]
         return list(own.values())
     if suite.route is None:
         fail(f"suite {suite.name} names neither targets nor a route; use --targets")
-    return [To(each.target) for each in snapshot.routes[suite.route].candidates]
+    names = [each.target for each in snapshot.routes[suite.route].candidates]
+    return [To(name) for name in names if chats(name, snapshot)]
 
 
 async def _run(

@@ -80,6 +80,9 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print(msgspec.json.encode(made).decode())
             return
+        if not all_:
+            console().print(f"no copies of requests of '{route}' since {since}")
+            return
         Lines(console(), HEAD).print([_row("answered", made.answered), _row("shadow", made.shadow)])
         if made.compared:
             console().print(f"{made.same} of {made.compared} answers are the same word for word")

@@ -1,9 +1,9 @@
 """From kept chats to a suite: cases whose answer is known, since somebody said so. Pure.
 
 A case is a chat of one question, under the system prompt that most of them have; what is expected
-is the correction, or the answer that was said to be right. Of more than are wanted a seeded sample
-is taken, in equal parts of each target's chats where there are enough: what is kept most of is not
-all that is asked.
+is the correction, or the answer that was said to be right. Where a model is to judge, nothing need
+be expected. Of more than are wanted a seeded sample is taken, in equal parts of each target's chats
+where there are enough: what is kept most of is not all that is asked.
 """
 
 import json
@@ -16,6 +16,9 @@ import msgspec
 
 from gateway.evals.tuning import answer_of
 from gateway.store.feedback import Kept
+
+LEAST, PLAIN, MOST = 16, 512, 4096
+"""Tokens of an answer: at least, where nothing is known, and at most."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -35,8 +38,9 @@ class Beginning(msgspec.Struct, frozen=True):
     left_out: Mapping[str, int]
 
 
-def beginning(chats: Iterable[Kept], count: int, seed: int) -> Beginning:
-    """At most `count` cases, in the order in which they were asked; each question once."""
+def beginning(chats: Iterable[Kept], count: int, seed: int, *, judged: bool = False) -> Beginning:
+    """At most `count` cases, in the order in which they were asked; each question once. Those that
+    are to be `judged` need no expected answer."""
     asked = [(chat, _question(chat)) for chat in chats]
     systems = Counter(found[0] for _, found in asked if found is not None)
     system = systems.most_common(1)[0][0] if systems else None
@@ -48,13 +52,27 @@ def beginning(chats: Iterable[Kept], count: int, seed: int) -> Beginning:
             left_out["have more than one question, or parts that are no text"] += 1
         elif found[0] != system:
             left_out["have another system prompt than most"] += 1
-        elif not expected:
+        elif not expected and not judged:
             left_out["have no answer that is known to be right"] += 1
-        elif found[1] in known:
+        elif found[1] in known and (known[found[1]].expected or not expected):
             left_out["ask what another asks"] += 1
         else:
-            known[found[1]] = Case(found[1], expected, chat.target, chat.id)
+            known[found[1]] = Case(found[1], expected or "", chat.target, chat.id)
     return Beginning(system, tuple(_sample(list(known.values()), count, seed)), dict(left_out))
+
+
+def room(cases: Sequence[Case], context: int | None) -> int:
+    """The tokens that an answer may take: twice what the longest expected one has by a token of
+    four bytes, and what `context` leaves beside the longest question by one of three, half of it at
+    most."""
+    longest = max((len(case.expected.encode()) for case in cases), default=0)
+    wanted = PLAIN
+    if all(case.expected for case in cases):
+        wanted = min(MOST, max(LEAST, 1 << max(0, (longest // 2 - 1).bit_length())))
+    if context is None:
+        return wanted
+    asked = max((len(case.input.encode()) for case in cases), default=0) // 3
+    return max(1, min(wanted, context // 2, context - asked))
 
 
 def _question(chat: Kept) -> tuple[str | None, str] | None:

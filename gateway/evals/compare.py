@@ -111,7 +111,8 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 
 def on_front(standings: Sequence[Standing]) -> tuple[Standing, ...]:
-    """With those marked that no other beats at once in quality and cost."""
+    """With those marked that no other beats at once in quality and cost; of what was not scored
+    nothing is known."""
 
     def beaten(one: Standing) -> bool:
         return any(
@@ -121,7 +122,10 @@ def on_front(standings: Sequence[Standing]) -> tuple[Standing, ...]:
             for other in standings
         )
 
-    return tuple(msgspec.structs.replace(one, on_front=not beaten(one)) for one in standings)
+    return tuple(
+        msgspec.structs.replace(one, on_front=one.cases > 0 and not beaten(one))
+        for one in standings
+    )
 
 
 def by_target(results: Sequence[Result]) -> dict[str, list[Result]]:

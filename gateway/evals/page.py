@@ -141,7 +141,7 @@ def table(standings: Sequence[Standing]) -> str:
     rows = "".join(
         f"<tr><td>{'● ' if each.on_front else ''}{escape(each.target)}</td>"
         f"<td>{_share(each)}</td>"
-        f"<td>{100 * each.low:.1f} and {100 * each.high:.1f}</td>"
+        f"<td>{_between(each)}</td>"
         f"<td>{each.cases}</td><td>{each.errors}</td><td>{1000 * each.cost_usd:.5f}</td>"
         + "".join(
             f"<td>{_seconds(value)}</td>"
@@ -231,6 +231,10 @@ def _times(repetitions: int) -> str:
 
 def _share(each: Standing) -> str:
     return f"{100 * each.quality:.1f} %" if each.cases else "–"
+
+
+def _between(each: Standing) -> str:
+    return f"{100 * each.low:.1f} and {100 * each.high:.1f}" if each.cases else "–"
 
 
 def _seconds(value: float | None) -> str:

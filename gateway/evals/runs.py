@@ -135,16 +135,30 @@ def _result(folder: Path, number: int, line: bytes) -> Result:
 
 
 def found(home: Path, name: str) -> Path:
-    """The directory of a run: a path, `SUITE/RUN`, or `SUITE` for its latest. Raises RunError."""
+    """The directory of a run: a path, `SUITE/RUN`, or `SUITE` for its latest; a suite's file is as
+    good as its name. Raises RunError."""
     for folder in (Path(name), home / name):
         if (folder / "run.json").is_file():
             return folder
-    runs = latest(home / name)
+    asked = name
+    if name.endswith((".yaml", ".yml")):
+        asked = _named_in(Path(name)) or Path(name).stem
+    runs = latest(home / asked)
     if runs:
         return runs[0]
-    known = sorted(each.name for each in home.iterdir() if each.is_dir()) if home.is_dir() else []
+    known = sorted({each.parents[1].name for each in home.glob("*/*/run.json")})
     there = f"there are runs of: {', '.join(known)}" if known else "there is none yet"
     raise RunError(f"there is no run '{name}' in {home}; {there}")
+
+
+def _named_in(file: Path) -> str | None:
+    """The name that a suite's file says it has."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    names = (line[5:].strip().strip("'\"") for line in lines if line.startswith("name:"))
+    return next(names, None)
 
 
 def latest(folder: Path) -> list[Path]:

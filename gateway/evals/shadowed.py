@@ -130,7 +130,8 @@ class Judging:
     async def judged(self, pairs: Sequence[Both]) -> list[Result]:
         """Two results of each pair, that of the answer and that of the copy; fewer where money is
         at an end. Raises ScorerError, RunFailed."""
-        if self._scorer.part.target is not None:
+        differ = any(both.answer != both.shadow for both in pairs)
+        if self._scorer.part.target is not None and (differ or not self.pairwise):
             await self._purse.who(self._scorer.part.target, judging=True)
         try:
             async with asyncio.TaskGroup() as group:

@@ -170,7 +170,7 @@ def _versus(arm: str, than: str, seen: Contrasts, alpha: float) -> Versus:
 
 
 def _course(seen: Contrasts, alpha: float, looks: int) -> tuple[Look, ...]:
-    points = np.unique(np.linspace(1, len(seen.values), looks).astype(np.int64))
+    points = np.unique(np.linspace(len(seen.values), 1, looks).astype(np.int64))
     ends = intervals(seen, alpha, points)
     return tuple(
         Look(int(n), float(seen.values[:n].mean()), low, high)

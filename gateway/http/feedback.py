@@ -12,7 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+)
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import BadRequest, NotFound
 from gateway.http.openai import bearer
@@ -27,6 +36,12 @@ Words = Annotated[str | None, Field(default=None, max_length=LONGEST)]
 WAYS = ("request", "decision", "completion", "ref", "episode")
 
 
+def _plain(value: object) -> object:
+    if not isinstance(value, bool | int | float):
+        raise PydanticCustomError("value", "write true, false, or a number for a score")
+    return value
+
+
 class Feedback(BaseModel):
     """What is said, and of which answer: one of the first five names it."""
 
@@ -38,7 +53,7 @@ class Feedback(BaseModel):
     ref: Id
     episode: Id
     metric: str = Field(min_length=1, max_length=200)
-    value: StrictBool | StrictInt | StrictFloat = Field(
+    value: Annotated[StrictBool | StrictInt | StrictFloat, BeforeValidator(_plain)] = Field(
         description="`true`, `false`, or a number for a score."
     )
     comment: Words

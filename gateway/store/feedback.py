@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    and_,
     case,
     cast,
     delete,
@@ -164,19 +165,28 @@ class FeedbackBook:
         return found
 
     def spoken_of(
-        self, route: str, metric: Metric, since: float, tenant: str | None, *, all_tenants: bool
+        self,
+        route: str,
+        metric: Metric,
+        since: float,
+        tenant: str | None,
+        *,
+        all_tenants: bool,
+        silent: bool = False,
     ) -> list[Kept]:
-        """A route's chats whose text was kept and of which something was said, the oldest first;
-        a tenant's, those of none, or all of them. The last correction of each counts."""
+        """A route's chats whose text was kept and of which something was said, or `silent` ones,
+        too, the oldest first; a tenant's, those of none, or all of them. The last correction of
+        each counts."""
         c, of = feedback.c, requests.c
         asked = [of.route == route, of.messages.is_not(None), of.started >= since]
-        asked += [of.shadow_of.is_(None), of.outcome == "ok", *_in_time(metric)]
+        asked += [of.shadow_of.is_(None), of.outcome == "ok"]
+        said = and_(of.id == c.request_id, *_in_time(metric))
         if not all_tenants:
             asked.append(of.tenant == tenant if tenant is not None else of.tenant.is_(None))
         right = case((c.metric == metric.name, case((_is_right(metric), 1), else_=0)))
         query = (
             select(of.id, of.target, of.messages, of.answer, of.started, right, c.correction)
-            .select_from(feedback.join(requests, of.id == c.request_id))
+            .select_from(requests.join(feedback, said, isouter=silent))
             .where(*asked)
             .order_by(of.seq, c.seq)
         )

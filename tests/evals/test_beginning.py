@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from gateway.evals.beginning import beginning
+from gateway.evals.beginning import Case, beginning, room
 from gateway.store.feedback import Kept
 
 
@@ -47,3 +47,21 @@ def test_of_many_each_target_has_its_part_and_the_choice_is_the_same_again() -> 
     assert found != beginning(chats, 30, 8)
     targets = [case.target for case in found.cases]
     assert (targets.count("often"), targets.count("seldom")) == (15, 15)
+
+
+def test_where_a_model_is_to_judge_nothing_need_be_expected() -> None:
+    chats = [chat(1, "one", right=None), chat(2, "two"), chat(3, "one", correction="yes")]
+    found = beginning(chats, 10, 0, judged=True)
+    assert {case.input: case.expected for case in found.cases} == {"one": "yes", "two": "answer 2"}
+
+
+def test_an_answer_has_room_and_fits_what_the_candidates_take() -> None:
+    def case(question: int, answer: int) -> Case:
+        return Case("q" * question, "a" * answer, "t", "r")
+
+    assert room([case(10, 8), case(10, 20)], None) == 16
+    assert room([case(10, 300)], None) == 256
+    assert room([case(10, 300)], 256) == 128
+    assert room([case(600, 300)], 256) == 56
+    assert room([case(10, 0)], None) == 512
+    assert room([case(10, 90_000)], None) == 4096

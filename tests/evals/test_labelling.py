@@ -206,7 +206,8 @@ async def test_the_command_serves_it_and_reports_show_what_was_said(kept: Path) 
     page = (kept / "page.html").read_text()
     assert "By people" in page
     assert "base against lora: 0 wins, 1 tie, 3 losses" in page
-    shown = await asyncio.to_thread(switchboard, "eval", "report", "support", home=kept)
+    by_file = ("eval", "report", "evals/support.yaml")
+    shown = await asyncio.to_thread(switchboard, *by_file, home=kept)
     assert "the scorer exact with people on what is right: 100.0 % the same" in shown.out
     fed = await asyncio.to_thread(
         switchboard, "eval", "feed", "support", "--labels", "--json", home=kept

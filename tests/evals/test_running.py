@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from gateway.app import Gateway
 from gateway.cli import build
+from gateway.config.load import load
 from gateway.evals import runs
+from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import EvidenceBook
@@ -264,3 +268,47 @@ async def test_a_run_is_reported_and_two_are_compared(
     assert not changes["half/m"]["regressions"]
     assert "| good/m | -75.0 |" in await ran(tmp_path, "diff", *names, "--markdown")
     assert "there is no run 'rivers'" in await ran(tmp_path, "report", "rivers", code=1)
+
+
+async def test_a_suite_begins_with_what_was_kept_though_nobody_said_what_is_right(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    """A model marks the answers then; candidates that do not chat are not asked."""
+    tree(tmp_path, providers)
+    kept = (tmp_path / "routes/geography.yaml").read_text().replace("policy: plain", KEPT)
+    kept = kept.replace("candidates: [", "candidates: [{target: other/e, quality: 0.1}, ")
+    (tmp_path / "routes/geography.yaml").write_text(kept)
+    with (tmp_path / "gateway.yaml").open("a") as file:
+        file.write(
+            f"  other:\n    kind: openai\n    url: {providers[0].url}\n    models:"
+            f" {{e: {{id: e, price: {PRICE}, capabilities: {{endpoints: [embeddings]}}}}}}\n"
+        )
+    out = ["--out", str(tmp_path / "evals")]
+    await answered_once(tmp_path, "The capital of Peru?")
+    said = await ran(tmp_path, "init", "--from-log", "geography", *out, code=1)
+    assert "of no chat of 'geography' that was kept since 7d anybody said" in " ".join(said.split())
+    judged = ["--judge", "good/m", "--json"]
+    told = await ran(tmp_path, "init", "--from-log", "geography", *out, *judged)
+    assert msgspec.json.decode(told)["cases"] == 1
+    line = ["run", str(tmp_path / "evals/geography-log.yaml"), "--json"]
+    run = await ran(tmp_path, *line)
+    rows = msgspec.json.decode(run[run.index("{") :])["rows"]
+    assert [row["target"] for row in rows] == ["good/m", "half/m"]
+
+
+KEPT = "policy: plain\nkeep: text"
+
+
+async def answered_once(folder: Path, question: str) -> None:
+    """One chat through a gateway of these files, kept in their store."""
+    snapshot = load(folder, {}, None).snapshot
+    gateway = Gateway(
+        snapshot, Store.open(f"sqlite:///{folder}/switchboard.db"), cache=folder / ".switchboard"
+    )
+    await gateway.start()
+    async with listening(gateway, "127.0.0.1", 0, snapshot.server) as port:
+        async with httpx.AsyncClient() as client:
+            body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
+            url = f"http://127.0.0.1:{port}/v1/chat/completions"
+            (await client.post(url, json=body)).raise_for_status()
+    await gateway.stop()

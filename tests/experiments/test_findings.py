@@ -85,6 +85,7 @@ def test_without_enough_there_is_no_answer() -> None:
 
     assert answer(PLAIN, progress) is None
     assert said(progress).said.startswith("not sure yet: the difference is ")
+    assert said(progress, looks=1).said == said(progress).said  # of the last unit, not the first
     assert said(Progress(PLAIN.arms)).said == "there is no outcome yet"
 
 
