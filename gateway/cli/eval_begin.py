@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -22,6 +22,9 @@ from gateway.cli.opening import (
 )
 from gateway.cli.records import ASIDE
 from gateway.types import Metric, Route, Snapshot
+
+if TYPE_CHECKING:
+    from gateway.evals.beginning import Beginning
 
 RUBRIC = "Right, whole and to the point."
 
@@ -69,23 +72,11 @@ def register(evals: typer.Typer) -> None:
 
         With --judge a model marks the answers, and chats count whose right answer nobody told.
         """
-        from gateway.evals.beginning import beginning, room
+        from gateway.evals.beginning import beginning
         from gateway.store.feedback import FeedbackBook
 
         snapshot = snapshot_of(config)
-        declared = snapshot.routes.get(route)
-        if declared is None:
-            fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
-        metric = declared.metric(declared.right)
-        if metric is None and judge is None:
-            fail(
-                f"nothing says which answers of '{route}' are right: write `metrics` and `right`"
-                " in the route and send feedback, or let a model mark them with --judge TARGET"
-            )
-        if judge is not None:
-            _may_judge(judge, declared, snapshot)
-        if declared.keep != "text":
-            fail(f"the route '{route}' keeps no text: write `keep: text`, and wait for traffic")
+        declared, metric = _from(route, judge, snapshot)
         suite = name or f"{route}-log"
         files = out / f"{suite}.yaml", out / f"{suite}.jsonl"
         for path in files:
@@ -94,7 +85,7 @@ def register(evals: typer.Typer) -> None:
         with opened(store, config) as found:
             kept = FeedbackBook(found).spoken_of(
                 route,
-                metric or Metric("", "boolean"),
+                metric,
                 instant(since, time.time()),
                 tenant,
                 all_tenants=all_tenants,
@@ -103,38 +94,77 @@ def register(evals: typer.Typer) -> None:
         made = beginning(kept, cases, seed, judged=judge is not None)
         if not made.cases:
             fail(_nothing(route, since, len(kept), made.left_out, judged=judge is not None))
-        head: dict[str, Any] = {"name": suite, "route": route, "data": files[1].name}
-        head["max_tokens"] = room(made.cases, _context(declared, snapshot))
-        if made.system is not None:
-            head["system"] = made.system
+        head = _head(suite, files[1].name, made, declared, snapshot)
         if judge is None:
             head["score"] = "normalised"
         else:
             marks = {"kind": "judge", "target": judge, "rubric": rubric, "right_when": ">= 0.75"}
-            head["scorers"] = {"judged": marks}
-        text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+            head["scorers"] = {"judged": _plain(marks)}
+        text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100)
         out.mkdir(parents=True, exist_ok=True)
         _private(files[0], text)
         _private(files[1], "".join(msgspec.json.encode(c).decode() + "\n" for c in made.cases))
-        if as_json:
-            told = {
-                "suite": str(files[0]),
-                "data": str(files[1]),
-                "cases": len(made.cases),
-                "left_out": made.left_out,
-            }
-            print(msgspec.json.encode(told).decode())
-            return
-        notes = Console(stderr=True, soft_wrap=True, highlight=False)
-        notes.print(f"{files[0]}: {len(made.cases)} cases", style="bold", markup=False)
-        if made.left_out:
-            notes.print(f"left out: {_said(made.left_out)}", style=ASIDE, markup=False)
-        scorer = "" if judge is not None else ", and choose a scorer that fits longer answers"
-        notes.print(
-            f"They hold what users wrote: look at them before they go anywhere{scorer}.",
-            style="yellow",
+        _tell(files, made, as_json=as_json, judged=judge is not None)
+
+
+def _from(route: str, judge: str | None, snapshot: Snapshot) -> tuple[Route, Metric]:
+    """The route, and the metric that says which answers are right; one that never does where a
+    model is to judge. What is wrong with them in red, with exit code 1."""
+    declared = snapshot.routes.get(route)
+    if declared is None:
+        fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+    metric = declared.metric(declared.right)
+    if metric is None and judge is None:
+        fail(
+            f"nothing says which answers of '{route}' are right: write `metrics` and `right`"
+            " in the route and send feedback, or let a model mark them with --judge TARGET"
         )
-        notes.print(f"Ask it: switchboard eval run {files[0]}", style=ASIDE, markup=False)
+    if judge is not None:
+        _may_judge(judge, declared, snapshot)
+    if declared.keep != "text":
+        fail(f"the route '{route}' keeps no text: write `keep: text`, and wait for traffic")
+    return declared, metric or Metric("", "boolean")
+
+
+def _head(
+    suite: str, data: str, made: "Beginning", route: Route, snapshot: Snapshot
+) -> dict[str, Any]:
+    """The suite's file but for its scorer."""
+    from gateway.evals.beginning import room
+
+    head: dict[str, Any] = {"name": suite, "route": route.name, "data": data}
+    head["max_tokens"] = room(made.cases, _context(route, snapshot))
+    if made.system is not None:
+        head |= _plain({"system": made.system})
+    return head
+
+
+def _plain(texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts that mean themselves in a file where `${X}` is a variable of the environment: who wrote
+    a prompt must not be told what is in ours."""
+    return {name: text.replace("${", "$${") for name, text in texts.items()}
+
+
+def _tell(files: tuple[Path, Path], made: "Beginning", *, as_json: bool, judged: bool) -> None:
+    if as_json:
+        told = {
+            "suite": str(files[0]),
+            "data": str(files[1]),
+            "cases": len(made.cases),
+            "left_out": made.left_out,
+        }
+        print(msgspec.json.encode(told).decode())
+        return
+    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    notes.print(f"{files[0]}: {len(made.cases)} cases", style="bold", markup=False)
+    if made.left_out:
+        notes.print(f"left out: {_said(made.left_out)}", style=ASIDE, markup=False)
+    scorer = "" if judged else ", and choose a scorer that fits longer answers"
+    notes.print(
+        f"They hold what users wrote: look at them before they go anywhere{scorer}.",
+        style="yellow",
+    )
+    notes.print(f"Ask it: switchboard eval run {files[0]}", style=ASIDE, markup=False)
 
 
 def _may_judge(judge: str, route: Route, snapshot: Snapshot) -> None:

@@ -14,6 +14,7 @@ from gateway.app import Gateway
 from gateway.cli import build
 from gateway.config.load import load
 from gateway.evals import runs
+from gateway.evals.suites import read
 from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
@@ -290,6 +291,8 @@ async def test_a_suite_begins_with_what_was_kept_though_nobody_said_what_is_righ
     judged = ["--judge", "good/m", "--json"]
     told = await ran(tmp_path, "init", "--from-log", "geography", *out, *judged)
     assert msgspec.json.decode(told)["cases"] == 1
+    # What a client wrote is no variable of ours.
+    assert read(tmp_path / "evals/geography-log.yaml", {"HOME": "secret"}).system == SYSTEM
     line = ["run", str(tmp_path / "evals/geography-log.yaml"), "--json"]
     run = await ran(tmp_path, *line)
     rows = msgspec.json.decode(run[run.index("{") :])["rows"]
@@ -297,6 +300,7 @@ async def test_a_suite_begins_with_what_was_kept_though_nobody_said_what_is_righ
 
 
 KEPT = "policy: plain\nkeep: text"
+SYSTEM = "Know ${HOME}, $${HOME:-x} and {key.tenant}."
 
 
 async def answered_once(folder: Path, question: str) -> None:
@@ -308,7 +312,9 @@ async def answered_once(folder: Path, question: str) -> None:
     await gateway.start()
     async with listening(gateway, "127.0.0.1", 0, snapshot.server) as port:
         async with httpx.AsyncClient() as client:
-            body = {"model": "auto", "messages": [{"role": "user", "content": question}]}
+            texts = {"system": SYSTEM, "user": question}
+            messages = [{"role": role, "content": text} for role, text in texts.items()]
+            body = {"model": "auto", "messages": messages}
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
             (await client.post(url, json=body)).raise_for_status()
     await gateway.stop()
