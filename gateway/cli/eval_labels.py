@@ -2,6 +2,8 @@
 
 import asyncio
 import getpass
+import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,7 +74,7 @@ def register(evals: typer.Typer) -> None:
             known, _ = labels.read(path)
         except SwitchboardError as error:
             fail(str(error))
-        who = rater or getpass.getuser()
+        who = rater or _user()
         ended = asyncio.Event()
         labelling = Labelling(
             told.suite, pairs, who, chosen, known,
@@ -94,6 +96,21 @@ def register(evals: typer.Typer) -> None:
                 style="bold",
                 markup=False,
             )
+
+
+def _user() -> str:
+    """Who runs this; a user whom the system knows by number alone has to say."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        fail("this system has no name for you: say who labels with --rater NAME")
+
+
+def _has_screen() -> bool:
+    """Whether a browser can be opened; in a terminal alone one would take it over."""
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def marked(folder: Path) -> dict[str, tuple[int, float]]:
@@ -145,7 +162,7 @@ async def _serve(
             await server.startup(sockets=[own])
             notes.print(f"label here, on this machine alone: {url}", style="bold", markup=False)
             notes.print("Finish on the page, or ctrl-C, ends it; all is kept.", style=ASIDE)
-            if open_it:
+            if open_it and _has_screen():
                 await asyncio.to_thread(webbrowser.open, url)
             loop = asyncio.create_task(server.main_loop())
             finishing = asyncio.create_task(ended.wait())

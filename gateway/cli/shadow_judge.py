@@ -3,6 +3,7 @@
 import asyncio
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,7 @@ from gateway.types import Snapshot
 if TYPE_CHECKING:
     from gateway.evals.purse import Progress
     from gateway.evals.runs import Result, Run
-    from gateway.evals.shadowed import Both
+    from gateway.evals.shadowed import Both, Chosen
     from gateway.evals.suites import Scorer
     from gateway.evals.wins import Preference
 
@@ -86,24 +87,11 @@ def register(group: typer.Typer) -> None:
         asked twice. It makes a run, shadow-ROUTE, which `eval report` shows and people may label by
         `eval label`. Exits with 2 where the limit ended it.
         """
-        from gateway.evals.shadowed import chosen
-        from gateway.store.shadows import ShadowBook
-
         snapshot = snapshot_of(config)
         if route not in snapshot.routes:
             fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
         means, folder = _scorer(by, rubric, suite, scorer)
-        with opened(store, config) as found:
-            pairs = list(ShadowBook(found).pairs(route, instant(since, time.time())))
-        picked = chosen(pairs, cases, seed)
-        if not picked.pairs:
-            why = ", ".join(f"{count} {each}" for each, count in picked.left_out.items())
-            mend = (
-                "`shadow` and `keep: text` in the route keep them"
-                if not why or "text" in why
-                else "look at `switchboard log`"
-            )
-            fail(f"there is nothing to judge since {since}: {why or 'no copies'}; {mend}")
+        picked = _picked(route, since, cases, seed, store, config)
         started, out = time.time(), Console(stderr=True, highlight=False)
         try:
             results, progress = asyncio.run(
@@ -120,20 +108,46 @@ def register(group: typer.Typer) -> None:
         if unsaid := len(results) // 2 - sum(each.cases for each in wins):
             left_out["got no word from the judge"] = unsaid
         if as_json:
-            told = {
-                "route": route,
-                "run": f"{run.suite}/{run.id}",
-                "scorer": means.name,
-                "complete": run.complete,
-                "shadows": [{**msgspec.to_builtins(each), "sure": each.sure} for each in wins],
-                "left_out": left_out,
-                "judge_usd": progress.judge_usd,
-            }
-            print(msgspec.json.encode(told).decode())
+            print(msgspec.json.encode(_told(run, means.name, wins, left_out)).decode())
         else:
             _print(run, wins, left_out)
         if not run.complete:
             raise typer.Exit(2)
+
+
+def _picked(
+    route: str, since: str, cases: int, seed: int, store: str | None, config: Path
+) -> "Chosen":
+    """The pairs to judge; if there are none, why in red, with exit code 1."""
+    from gateway.evals.shadowed import chosen
+    from gateway.store.shadows import ShadowBook
+
+    with opened(store, config) as found:
+        pairs = list(ShadowBook(found).pairs(route, instant(since, time.time())))
+    picked = chosen(pairs, cases, seed)
+    if not picked.pairs:
+        why = ", ".join(f"{count} {each}" for each, count in picked.left_out.items())
+        mend = (
+            "`shadow` and `keep: text` in the route keep them"
+            if not why or "text" in why
+            else "look at `switchboard log`"
+        )
+        fail(f"there is nothing to judge since {since}: {why or 'no copies'}; {mend}")
+    return picked
+
+
+def _told(
+    run: "Run", scorer: str, wins: "tuple[Preference, ...]", left_out: Mapping[str, int]
+) -> dict[str, Any]:
+    return {
+        "route": run.route,
+        "run": f"{run.suite}/{run.id}",
+        "scorer": scorer,
+        "complete": run.complete,
+        "shadows": [{**msgspec.to_builtins(each), "sure": each.sure} for each in wins],
+        "left_out": left_out,
+        "judge_usd": run.judge_usd,
+    }
 
 
 def _scorer(
@@ -271,7 +285,7 @@ def _wins(results: "list[Result]", scorer: str) -> "tuple[Preference, ...]":
     )
 
 
-def _print(run: "Run", wins: "tuple[Preference, ...]", left_out: "Any") -> None:
+def _print(run: "Run", wins: "tuple[Preference, ...]", left_out: Mapping[str, int]) -> None:
     from gateway.evals.wins import words
 
     out = console()
