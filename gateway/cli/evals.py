@@ -278,6 +278,14 @@ def _print(run: "Run", results: "list[Result]", home: Path) -> None:
     if not run.complete:
         why = run.note or f"{run.errors} answers failed"
         out.print(f"not complete: {why}; it feeds nothing; run it again to go on", style="yellow")
+    unscored = sum(each.error is None and each.right is None for each in results)
+    if unscored:
+        out.print(
+            f"{unscored} answers are neither right nor wrong: the judge of `{run.right}` did not"
+            " say, in the form that it was asked for",
+            style="yellow",
+            markup=False,
+        )
     for each in [each for each in results if each.error is not None][:3]:
         out.print(f"  {each.target}, case {each.case}: {each.error}", style="red")
 

@@ -231,11 +231,15 @@ def _plan(
 def _print_plan(experiment: "Experiment", plan: "Plan") -> None:
     out = console()
     out.print(f"[bold]{escape(plan.asked)}[/bold]")
-    out.print(
-        f"if the rates are {100 * plan.treated:.1f} and {100 * plan.control:.1f} %, four of five"
-        f" such experiments are answered within {_count(plan.sizes.most)} outcomes"
-        f" (a test read once, at its end, takes {plan.sizes.fixed:,})"
-    )
+    rates = f"if the rates are {100 * plan.treated:.1f} and {100 * plan.control:.1f} %"
+    once = f"(a test read once, at its end, takes {plan.sizes.fixed:,})"
+    if plan.sizes.most is None:
+        out.print(f"{rates}, it takes more outcomes than could be tried {once}")
+    else:
+        out.print(
+            f"{rates}, four of five such experiments are answered within {plan.sizes.most:,}"
+            f" outcomes {once}"
+        )
     if plan.days is None:
         out.print("[yellow]how many days that is cannot be told[/yellow]")
     else:
@@ -243,10 +247,6 @@ def _print_plan(experiment: "Experiment", plan: "Plan") -> None:
         out.print(f"[bold green]{days}[/bold green], at {plan.a_day:,.1f} outcomes a day")
     for each in plan.notes:
         out.print(f"[yellow]{escape(each)}[/yellow]")
-
-
-def _count(number: int | None) -> str:
-    return "more than could be tried of" if number is None else f"{number:,}"
 
 
 def _row(seen: "Findings") -> list[Cell]:

@@ -66,13 +66,17 @@ def planned(
     asked = experiment.asked
     if asked is None:
         raise ValueError("the experiment has no question, so there is nothing that takes its time")
-    rate = logged.mean if rate is None else rate
+    if rate is None and logged.mean is not None:
+        rate = logged.mean
+        if rate in (0.0, 1.0):  # of few outcomes, and none is ever told from the other
+            rate = (logged.scored * rate + 0.5) / (logged.scored + 1.0)
     if rate is None:
         raise ValueError(
             f"the log has no outcome of {asked.metric} on this route: say the rate with --rate"
         )
     if effect is None:
-        effect = 0.0 if asked.no_worse else 100.0 * asked.margin + BETTER_BY
+        alike = asked.no_worse or (asked.best and asked.margin > 0.0)
+        effect = 0.0 if alike else 100.0 * asked.margin + BETTER_BY
     treated = min(max(rate + effect / 100.0, 0.0), 1.0)
     margin = asked.margin if asked.no_worse or asked.best else -asked.margin
     shares, alpha = experiment.shares, 1.0 - experiment.confidence

@@ -297,6 +297,9 @@ async def test_a_suite_begins_with_what_was_kept_though_nobody_said_what_is_righ
     run = await ran(tmp_path, *line)
     rows = msgspec.json.decode(run[run.index("{") :])["rows"]
     assert [row["target"] for row in rows] == ["good/m", "half/m"]
+    # This judge says a city, and no mark.
+    said = await ran(tmp_path, *line[:2])
+    assert "2 answers are neither right nor wrong: the judge of `judged` did not say" in said
 
 
 KEPT = "policy: plain\nkeep: text"

@@ -116,6 +116,9 @@ def test_which_is_best_is_told_with_the_leaders_difference_to_every_other() -> N
     assert said(progress, pair).said == "95 % sure: c is not better than b in accepted"
     plan = planned(best, Logged(1.0, 1000, 1, 1000, 0.8), None, None)
     assert plan.days is not None
+    assert [plan.treated, plan.control] == pytest.approx([0.85, 0.8])
+    # That all of a few were right is not taken for certain.
+    assert planned(within, Logged(1.0, 9, 1, 9, 1.0), None, None).control == pytest.approx(0.95)
 
 
 def test_a_user_counts_once_however_often_they_answer() -> None:
