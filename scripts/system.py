@@ -19,6 +19,9 @@ PACKAGES = {
 }
 """The package that holds each program."""
 
+AS_GOOD = {"chromium": ("chromium-browser", "google-chrome", "google-chrome-stable")}
+"""Programs that do as well."""
+
 PLACES = "/usr/sbin:/sbin:/usr/lib/postgresql/17/bin:/usr/lib/postgresql/15/bin"
 """Where Debian puts servers: not on every user's PATH."""
 
@@ -26,7 +29,12 @@ PLACES = "/usr/sbin:/sbin:/usr/lib/postgresql/17/bin:/usr/lib/postgresql/15/bin"
 def missing(programs: Sequence[str]) -> list[str]:
     """The packages that are to be installed for `programs`, in the order asked."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), PLACES))
-    return [PACKAGES[program] for program in programs if shutil.which(program, path=path) is None]
+
+    def there(program: str) -> bool:
+        names = (program, *AS_GOOD.get(program, ()))
+        return any(shutil.which(name, path=path) is not None for name in names)
+
+    return [PACKAGES[program] for program in programs if not there(program)]
 
 
 def privilege() -> list[str] | None:

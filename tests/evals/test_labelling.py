@@ -231,3 +231,28 @@ def test_what_cannot_be_labelled_is_said(kept: Path, words: tuple[str, ...], why
     ran = switchboard("eval", "label", *words, "--no-open", home=kept)
     assert ran.code == 1
     assert why in ran.said
+
+
+async def test_of_three_targets_each_pair_is_labelled_and_what_is_right_is_asked_once(
+    tmp_path: Path,
+) -> None:
+    results = [result(1, name, True, output=name * 3) for name in ("x", "y", "z")]
+    kept: list[labels.Label] = []
+    labelling = Labelling(
+        "s", labels.pairs(results, ("x", "y", "z"), 1), "ann", 1, (), kept.append, lambda: 1.0
+    )
+    transport = httpx.ASGITransport(labelling.app(80))
+    base = "http://localhost:80"
+    async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+        headers = {**JSON, "host": "localhost:80", "origin": base}
+        own = f"/{labelling.token}"
+        for n in range(3):
+            shown = (await client.get(f"{own}/pairs/{n}", headers=headers)).json()
+            marks = {side: shown[side] for side in ("left", "right")}
+            # By the third pair both were marked before.
+            assert list(marks.values()).count(None) == (2, 1, 0)[n]
+            body = {"preferred": "tie", "left": True, "right": True}
+            await client.post(f"{own}/pairs/{n}", json=body, headers=headers)
+        state = (await client.get(f"{own}/state", headers=headers)).json()
+    assert (state["done"], state["count"]) == (3, 3)
+    assert {(each.one, each.other) for each in kept} == {("x", "y"), ("x", "z"), ("y", "z")}
