@@ -57,17 +57,18 @@ def register(evals: typer.Typer) -> None:
             people = labelled(told, results, *labels.read(folder / labels.FILE))
         except SwitchboardError as error:
             fail(str(error))
+        preferred = _preferences(told, results)
         if html is not None:
-            html.write_text(page(found, people), "utf-8")
+            html.write_text(page(found, people, preferred), "utf-8")
         if as_json:
             both = {
                 **msgspec.to_builtins(found),
-                "preferences": msgspec.to_builtins(_preferences(told, results)),
+                "preferences": msgspec.to_builtins(preferred),
                 "labels": msgspec.to_builtins(people),
             }
             print(msgspec.json.encode(both).decode())
         else:
-            _print(found, people, _preferences(told, results), html)
+            _print(found, people, preferred, html)
 
     @evals.command("diff")
     def diff(

@@ -3,10 +3,11 @@
 Whatever models said is text here, whatever it looks like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from math import log10
+from types import MappingProxyType
 
 from gateway.evals import wins
 from gateway.evals.agreement import Agreement, Labelled, ScorerAgreement
@@ -28,8 +29,13 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;font-size:.85rem}
 LONGEST = 2000
 
 
-def page(found: Report, people: Labelled | None = None) -> str:
-    """The page, with what people said of the answers where they have."""
+def page(
+    found: Report,
+    people: Labelled | None = None,
+    preferred: Mapping[str, Sequence[wins.Preference]] = MappingProxyType({}),
+) -> str:
+    """The page, with what people said of the answers where they have, and which are `preferred` by
+    scorers where none is right or wrong."""
     run = found.run
     parts = [
         f"<h1>{escape(run.suite)}</h1>",
@@ -49,7 +55,10 @@ def page(found: Report, people: Labelled | None = None) -> str:
         '<p class="soft">On the cases that both have answered; p-values by Holm for all of them '
         "together.</p>"
         if found.compared
+        else ""
+        if preferred
         else '<p class="soft">There is only one target.</p>',
+        *_preferred(preferred),
         *_people(people),
         "<h2>Where they disagree</h2>" if found.disagreements else "",
         *(_case(each) for each in found.disagreements),
@@ -114,6 +123,14 @@ def _scorer(each: ScorerAgreement) -> str:
     said = f"{who} {each.scorer} with people on {each.on}: {100 * each.same:.1f} % the same"
     beyond = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
     return f"{said} of {each.cases}{beyond}"
+
+
+def _preferred(preferred: Mapping[str, Sequence[wins.Preference]]) -> list[str]:
+    return [
+        f"<p{' class=yes' if each.sure else ''}>by {escape(scorer)}: {escape(wins.words(each))}</p>"
+        for scorer, pairs in preferred.items()
+        for each in pairs
+    ]
 
 
 def _people(people: Labelled | None) -> list[str]:

@@ -113,8 +113,12 @@ async def test_a_model_judges_pairs_in_both_orders_and_nothing_twice(kept: Path)
     assert again["shadows"] == told["shadows"]
     assert again["judge_usd"] < told["judge_usd"] / 5  # who judges, once
 
-    shown = await asyncio.to_thread(switchboard, "eval", "report", "shadow-general", home=kept)
-    assert "by judge: one/m against two/m: 0 wins, 5 ties, 7 losses on 12 cases" in shown.out
+    report = ("eval", "report", "shadow-general")
+    shown = await asyncio.to_thread(switchboard, *report, home=kept)
+    words = "by judge: one/m against two/m: 0 wins, 5 ties, 7 losses on 12 cases"
+    assert words in shown.out
+    await asyncio.to_thread(switchboard, *report, "--html", "page.html", home=kept)
+    assert words in (kept / "page.html").read_text()
     said = await asyncio.to_thread(
         switchboard, "shadow", "judge", "general", "--judge", "one/m", home=kept
     )
