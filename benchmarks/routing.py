@@ -17,8 +17,9 @@ def told(found: dict[str, dict[str, Any]]) -> str:
         "By `python -m benchmarks.routing --write`, which is `switchboard bench routing`:"
         " RouteLLM's pair of gpt-4-1106-preview and Mixtral-8x7B. Means over 20 seeds with their"
         " standard error; MMLU by draws of 1,500 labels, GSM8K by five folds, anew by each seed."
-        " kNN (k = 100) and ridge are on the same encoder and the same draws; the margins are the"
-        " 2.5 % quantiles of the mean over seeds by a paired bootstrap of the rows tested on.",
+        " kNN (k = 100, on the same encoder) and ridge (on TF-IDF) are on the same draws; the"
+        " margins are the 2.5 % quantiles of the mean over seeds by a paired bootstrap of the rows"
+        " tested on.",
         "",
         "| | APGR | CPT50, % | CPT80, % | kNN's APGR | margin at least | ridge's APGR"
         " | margin at least | us a decision |",
@@ -43,7 +44,7 @@ def main() -> None:
     found = {
         pool.name: measure(
             pool, vectors_of(pool.prompts, encoder, CACHE, lambda n: None), progress=print
-        )
+        ).figures
         for pool in read(given.data, {})
     }
     print(told(found))

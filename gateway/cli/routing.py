@@ -29,11 +29,15 @@ def register(bench: typer.Typer) -> None:
             typer.Option(metavar="MODEL=USD", help="What an answer costs; repeat for others."),
         ] = None,
         baseline: Annotated[
-            str | None,
+            list[str] | None,
             typer.Option(
                 metavar="NAME",
                 help="Compare with random, cheapest, best or oracle too; knn and ridge always are.",
             ),
+        ] = None,
+        plot: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Write accuracy against cost as an HTML page."),
         ] = None,
         labels: Annotated[
             int, typer.Option(metavar="N", min=2, help="Rows learned from in each draw.")
@@ -47,13 +51,16 @@ def register(bench: typer.Typer) -> None:
         """Measure learned routing: quality over all trades against cost, and microseconds."""
         from gateway.classify.bert import BertEncoder
         from gateway.errors import SwitchboardError
-        from gateway.learn.bench import BASELINES, measure, vectors_of
+        from gateway.learn.baselines import BASELINES
+        from gateway.learn.bench import measure, vectors_of
         from gateway.learn.data import read
+        from gateway.learn.page import page
 
         notes = Console(stderr=True, highlight=False, soft_wrap=True)
-        if baseline is not None and baseline not in BASELINES:
-            raise typer.BadParameter(f"'{baseline}' is none of {', '.join(BASELINES)}")
-        result = {}
+        for each in baseline or []:
+            if each not in BASELINES:
+                raise typer.BadParameter(f"'{each}' is none of {', '.join(BASELINES)}")
+        measured = {}
         try:
             pools = read(data, _prices(price or []))
             encoder = BertEncoder(model)
@@ -67,17 +74,23 @@ def register(bench: typer.Typer) -> None:
                             f"{pool.name}: {n:,} of {len(pool.prompts):,} prompts encoded"
                         ),
                     )
-                result[pool.name] = measure(
+                measured[pool.name] = measure(
                     pool,
                     vectors,
                     labels=labels,
                     seeds=seeds,
-                    baseline=baseline,
+                    baselines=baseline or [],
                     progress=notes.print,
                 )
         except SwitchboardError as error:
             notes.print(f"[red]{error}[/red]")
             raise typer.Exit(1) from error
+        if plot is not None:
+            plot.write_text(
+                page({name: each.curves for name, each in measured.items()}), encoding="utf-8"
+            )
+            notes.print(f"written to {plot}")
+        result = {name: each.figures for name, each in measured.items()}
         if as_json:
             print(msgspec.json.encode(result).decode())
         else:

@@ -1,27 +1,33 @@
 """How well the learned quality routes, on prompts whose every answer was scored.
 
 A big pool is measured by draws: `labels` rows drawn by seed are learned from, all others tested on,
-over `seeds` seeds. A small one by five folds, drawn by seed 0, each tested on what was learned from
-the other four. Nothing but the rows learned from is seen by a fit.
+over `seeds` seeds. A small one by five folds, anew by each seed, each tested on what was learned
+from the other four; rows of the same prompt are in the same fold. Nothing but the rows learned from
+is seen by a fit, nor by what is expected of a model's cost.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from gateway.classify.encoder import Encoder
 from gateway.classify.softmax import Floats
 from gateway.errors import SwitchboardError
-from gateway.learn.curves import Matrix, aiq, apgr, cpt, points, pool_points
+from gateway.learn.baselines import Words, knn, simple
+from gateway.learn.curves import Matrix, aiq, apgr, cpt, hull, points, pool_answers
 from gateway.learn.data import Pool
 from gateway.learn.model import figures, fit
+from gateway.learn.page import Curves
 
-FOLDS, NEIGHBOURS, TIMES, SEED = 5, 100, 200, 20_260_101
-BASELINES = ("random", "cheapest", "best", "knn", "ridge", "oracle")
+FOLDS, TIMES, SEED = 5, 200, 20_260_101
+FEWEST = 10
+"""Rows below which nothing can be said."""
+_STEPS = 41
 _WORTHS = tuple(float(worth) for worth in np.geomspace(1e-6, 1e4, 101))
 
 
@@ -45,100 +51,153 @@ def vectors_of(
     return found
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """The figures of one pool, for people and programs, and its curves, for a plot."""
+
+    figures: dict[str, Any]
+    curves: Curves
+
+
+class _Tested(msgspec.Struct, frozen=True):
+    """What one router said of the rows tested, and what it was to know: which rows they are, and
+    each model's cost on the rows that were learned from, [rows, models]."""
+
+    predicted: Matrix
+    quality: Matrix
+    cost: Matrix
+    expected: Matrix
+    strong: int
+
+    @property
+    def priced(self) -> bool:
+        return not bool(np.isnan(self.cost).any())
+
+
 def measure(
     pool: Pool,
     vectors: Floats,
     *,
     labels: int = 1500,
     seeds: int = 20,
-    baseline: str | None = None,
+    baselines: Sequence[str] = (),
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> Measured:
     """The figures of one pool; shares of strong calls in percent, the rest as in curves.py.
 
     `vectors` are as bert.py gives them, the last layer's before the middle one's. `_low` are 2.5 %
     quantiles of the mean over seeds, by a bootstrap of the rows tested on, the same rows for both
     of a pair.
     """
+    _check(pool, baselines)
     plain = np.array([figures(text) for text in pool.prompts], np.float32)
     half = vectors.shape[1] // 2
     middle, last = np.ascontiguousarray(vectors[:, half:]), vectors[:, :half]
-    if len(pool.models) > 2 and np.isnan(pool.cost).any():
-        raise SwitchboardError(
-            f"{pool.name}: not every model has a cost: add columns such as `NAME|total_cost`, or "
-            "give --price NAME=DOLLARS"
-        )
-    if baseline == "cheapest" and np.isnan(pool.cost).any():
-        raise SwitchboardError(f"{pool.name}: nobody knows what is cheapest: give --price")
-    rows: dict[str, list[dict[str, float]]] = {}
-    drawn_again: dict[str, list[Any]] = {}
+    words = Words(pool.prompts)
+    tests: dict[str, list[_Tested]] = {}
     micros = []
     drawn = len(pool.prompts) >= 2 * labels
-    for name, parts in _splits(len(pool.prompts), labels if drawn else 0, seeds):
+    if not drawn:
+        n = len(pool.prompts)
+        progress(f"{pool.name}: {n:,} rows are too few to draw {labels:,} from: five folds instead")
+    # The strong one is the one that is right more often: known without the test.
+    strong = int(pool.quality.mean(axis=0).argmax())
+    for name, parts in _splits(pool.prompts, labels if drawn else 0, seeds):
         predictions: dict[str, list[Matrix]] = {}
-        tested = []
         for seen, held in parts:
             model = fit(middle[seen], plain[seen], pool.quality[seen])
-            own = model.scores(middle[held], plain[held])
             micros.append(_micros(model.score, middle[held], plain[held]))
-            found = {"learned": own, "knn": _knn(last, pool.quality, seen, held)}
-            found["ridge"] = _ridge(last, pool.quality, seen, held)
-            if baseline is not None and baseline not in found:
-                found[baseline] = _simple(baseline, pool, seen, held)
+            found = {
+                "learned": model.scores(middle[held], plain[held]),
+                "knn": knn(last, pool.quality, seen, held),
+                "ridge": words.ridge(pool.quality, seen, held),
+            }
+            for each in baselines:
+                if each not in found:
+                    found[each] = simple(each, pool.quality, pool.cost, seen, held)
             for who, values in found.items():
                 predictions.setdefault(who, []).append(values)
-            tested.append(held)
-        held = np.concatenate(tested)
+        held = np.concatenate([held for _, held in parts])
+        expected = np.concatenate(
+            [np.tile(pool.cost[seen].mean(axis=0), (len(held), 1)) for seen, held in parts]
+        )
         for who, several in predictions.items():
-            one: Matrix = np.concatenate(several)
-            rows.setdefault(who, []).append(_figures(one, pool, held))
-            drawn_again.setdefault(who, []).append(_drawn_again(one, pool, held))
+            one = np.concatenate(several)
+            tested = _Tested(one, pool.quality[held], pool.cost[held], expected, strong)
+            tests.setdefault(who, []).append(tested)
         progress(f"{pool.name}: {name}")
-    return _summed(pool, rows, drawn_again, baseline, float(np.median(micros)), drawn)
+    figured = _summed(pool, tests, float(np.median(micros)), drawn)
+    return Measured(figured, _curves(pool, tests))
 
 
-def _splits(n: int, labels: int, seeds: int) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+def _check(pool: Pool, baselines: Sequence[str]) -> None:
+    if len(pool.prompts) < FEWEST:
+        raise SwitchboardError(
+            f"{pool.name}: {len(pool.prompts)} rows with a score of every model are too few; "
+            f"{FEWEST} are needed"
+        )
+    unpriced = [
+        name for name, cost in zip(pool.models, pool.cost.T, strict=True) if np.isnan(cost).any()
+    ]
+    if unpriced and len(pool.models) > 2:
+        raise SwitchboardError(
+            f"{pool.name}: no cost of {', '.join(unpriced)}: add columns such as "
+            "`NAME|total_cost`, or give --price NAME=DOLLARS"
+        )
+    if unpriced and "cheapest" in baselines:
+        raise SwitchboardError(f"{pool.name}: nobody knows what is cheapest: give --price")
+
+
+def _splits(
+    prompts: Sequence[str], labels: int, seeds: int
+) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+    n = len(prompts)
     if labels:
         for seed in range(seeds):
             order = np.random.default_rng(seed).permutation(n)
             yield f"draw {seed + 1} of {seeds}", [(order[:labels], order[labels:])]
         return
+    known: dict[str, int] = {}
+    kind = np.array([known.setdefault(text, len(known)) for text in prompts])
+    if len(known) < 2:
+        raise SwitchboardError("all prompts are the same: nothing can be learned from them")
     for seed in range(seeds):
-        order = np.random.default_rng(seed).permutation(n)
-        folds = [part for part in np.array_split(order, min(FOLDS, n)) if len(part)]
-        parts = [(np.setdiff1d(order, part, assume_unique=True), part) for part in folds]
+        order = np.random.default_rng(seed).permutation(len(known))
+        folds = [np.isin(kind, part) for part in np.array_split(order, min(FOLDS, len(known)))]
+        parts = [(np.flatnonzero(~held), np.flatnonzero(held)) for held in folds]
         yield f"folds {seed + 1} of {seeds}", parts
 
 
-def _figures(predicted: Matrix, pool: Pool, held: Any, main: str | None = None) -> dict[str, float]:
-    """All figures, or those that `main` is among."""
-    quality, cost = pool.quality[held], pool.cost[held]
+def _figures(tested: _Tested) -> dict[str, float]:
+    quality, cost = tested.quality, tested.cost
     means = cost.mean(axis=0)
     found: dict[str, float] = {}
-    if not np.isnan(cost).any() and (main is None or main == "aiq"):
-        spent, got = pool_points(predicted, quality, cost, _WORTHS)
-        found["aiq"] = aiq(spent, got, float(means.min()), float(means.max()))
-    if len(pool.models) == 2 and main != "aiq":
-        # The strong one is the one that is right more often: known without the test.
-        strong = int(pool.quality.mean(axis=0).argmax())
-        gap = predicted[:, strong] - predicted[:, 1 - strong]
-        high, low = quality[:, strong], quality[:, 1 - strong]
-        share, accuracy = points(gap, high, low)
-        ends = (float(high.mean()), float(low.mean()))
-        found["apgr"] = apgr(share, accuracy, *ends)
-        found["cpt50"] = cpt(share, accuracy, *ends, 0.5)
-        found["cpt80"] = cpt(share, accuracy, *ends, 0.8)
+    if tested.priced:
+        spent, got = pool_answers(tested.predicted, quality, cost, tested.expected, _WORTHS)
+        points_at = spent.mean(axis=1), got.mean(axis=1)
+        found["aiq"] = aiq(*points_at, float(means.min()), float(means.max()))
+    if quality.shape[1] == 2:
+        found |= _of_two(tested.predicted, quality, tested.strong)
     return found
 
 
+def _of_two(predicted: Matrix, quality: Matrix, strong: int) -> dict[str, float]:
+    gap = predicted[:, strong] - predicted[:, 1 - strong]
+    high, low = quality[:, strong], quality[:, 1 - strong]
+    share, accuracy = points(gap, high, low)
+    ends = (float(high.mean()), float(low.mean()))
+    return {
+        "apgr": apgr(share, accuracy, *ends),
+        "cpt50": cpt(share, accuracy, *ends, 0.5),
+        "cpt80": cpt(share, accuracy, *ends, 0.8),
+    }
+
+
 def _summed(
-    pool: Pool,
-    rows: dict[str, list[dict[str, float]]],
-    drawn_again: dict[str, list[Any]],
-    baseline: str | None,
-    micros: float,
-    drawn: bool,
+    pool: Pool, tests: Mapping[str, Sequence[_Tested]], micros: float, drawn: bool
 ) -> dict[str, Any]:
+    rows = {who: [_figures(each) for each in several] for who, several in tests.items()}
+    again = {who: _drawn_again(several) for who, several in tests.items()}
+
     def of(who: str, figure: str) -> Any:
         return np.array([row[figure] for row in rows[who]])
 
@@ -146,66 +205,81 @@ def _summed(
     found: dict[str, Any] = {name: float(of("learned", name).mean()) for name in rows["learned"][0]}
     n = len(rows["learned"])
     found["se"] = float(of("learned", main).std(ddof=1) / n**0.5) if n > 1 else 0.0
-    mine = np.mean(drawn_again["learned"], axis=0)
+    mine = again["learned"]
     found[f"{main}_low"] = float(np.quantile(mine, 0.025))
     for other in rows:
         if other != "learned":
             found[f"{other}_{main}"] = float(of(other, main).mean())
-            lead = mine - np.mean(drawn_again[other], axis=0)
-            found[f"vs_{other}_low"] = float(np.quantile(lead, 0.025))
-    shown = {"baseline": baseline} if baseline else {}
-    return (
-        found
-        | shown
-        | {
-            "rows": len(pool.prompts),
-            "left_out": pool.left_out,
-            "models": list(pool.models),
-            "protocol": "draws" if drawn else "folds",
-            "seeds": n,
-            "us": round(micros, 1),
-        }
-    )
+            found[f"vs_{other}_low"] = float(np.quantile(mine - again[other], 0.025))
+    return found | {
+        "rows": len(pool.prompts),
+        "left_out": pool.left_out,
+        "models": list(pool.models),
+        "protocol": "draws" if drawn else "folds",
+        "seeds": n,
+        "us": round(micros, 1),
+    }
 
 
-def _drawn_again(predicted: Matrix, pool: Pool, held: Any) -> Any:
-    """The main figure on each of `TIMES` samples of the tested rows, the same for every router."""
+def _drawn_again(several: Sequence[_Tested]) -> Any:
+    """The main figure, mean over seeds, on each of `TIMES` samples of the tested rows: the same
+    rows for every router."""
+    return np.mean([_resampled(each) for each in several], axis=0)
+
+
+def _resampled(tested: _Tested) -> Any:
     rng = np.random.default_rng(SEED)
-    several = [rng.integers(0, len(held), len(held)) for _ in range(TIMES)]
-    main = "apgr" if len(pool.models) == 2 else "aiq"
-    return np.array([_figures(predicted[rows], pool, held[rows], main)[main] for rows in several])
+    n, models = tested.quality.shape
+    samples = [rng.integers(0, n, n) for _ in range(TIMES)]
+    if models == 2:
+        return np.array(
+            [
+                _of_two(tested.predicted[rows], tested.quality[rows], tested.strong)["apgr"]
+                for rows in samples
+            ]
+        )
+    # Whom it asks does not depend on the sample: only the means do.
+    spent, got = pool_answers(
+        tested.predicted, tested.quality, tested.cost, tested.expected, _WORTHS
+    )
+    found = []
+    for rows in samples:
+        times = np.bincount(rows, minlength=n) / n
+        means = times @ tested.cost
+        found.append(aiq(spent @ times, got @ times, float(means.min()), float(means.max())))
+    return np.array(found)
 
 
-def _knn(vectors: Floats, quality: Matrix, seen: Any, held: Any) -> Matrix:
-    near = vectors[held] @ vectors[seen].T
-    k = min(NEIGHBOURS, len(seen))
-    found: Matrix = quality[seen][np.argpartition(-near, k - 1, axis=1)[:, :k]].mean(axis=1)
-    return found
-
-
-def _ridge(vectors: Floats, quality: Matrix, seen: Any, held: Any) -> Matrix:
-    mean, shares = vectors[seen].mean(axis=0), quality[seen].mean(axis=0)
-    known = (vectors[seen] - mean).astype(np.float64)
-    inner = known.T @ known + 30.0 * np.eye(known.shape[1])
-    found: Matrix = (vectors[held] - mean) @ np.linalg.solve(
-        inner, known.T @ (quality[seen] - shares)
-    ) + shares
-    return found
-
-
-def _simple(name: str, pool: Pool, seen: Any, held: Any) -> Matrix:
-    n, models = len(held), len(pool.models)
-    flat: Matrix = np.zeros((n, models))
-    if name == "oracle":
-        flat += pool.quality[held]
-        return flat
-    if name == "random":
-        flat = np.random.default_rng(SEED).random((n, models))
-    elif name == "cheapest":
-        flat[:, pool.cost[seen].mean(axis=0).argmin()] = 1.0
-    else:
-        flat[:, pool.quality[seen].mean(axis=0).argmax()] = 1.0
-    return flat
+def _curves(pool: Pool, tests: Mapping[str, Sequence[_Tested]]) -> Curves:
+    """Each router's quality at the same places, mean over seeds."""
+    costs = all(each.priced for each in tests["learned"])
+    quality, cost = pool.quality.mean(axis=0), pool.cost.mean(axis=0)
+    strong = tests["learned"][0].strong
+    ends = (float(cost.min()), float(cost.max())) if costs else (0.0, 1.0)
+    x = np.linspace(*ends, _STEPS)
+    routers = {}
+    for who, several in tests.items():
+        lines = []
+        for each in several:
+            if costs:
+                found = pool_answers(
+                    each.predicted, each.quality, each.cost, each.expected, _WORTHS
+                )
+                place, height = hull(found[0].mean(axis=1), found[1].mean(axis=1))
+            else:
+                high, low = each.quality[:, strong], each.quality[:, 1 - strong]
+                gap = each.predicted[:, strong] - each.predicted[:, 1 - strong]
+                place, height = points(gap, high, low)
+                place = np.concatenate([[0.0], place])
+                height = np.concatenate([[low.mean()], height])
+            lines.append(np.interp(x, place, height))
+        routers[who] = tuple(np.mean(lines, axis=0).tolist())
+    where = cost if costs else (np.arange(len(cost)) == strong).astype(float)
+    models = {
+        name: (float(place), float(height))
+        for name, place, height in zip(pool.models, where, quality, strict=True)
+    }
+    return Curves(tuple(x.tolist()), routers, models, costs)
 
 
 def _micros(score: Callable[[Floats, Floats], Floats], vectors: Floats, plain: Floats) -> float:

@@ -61,20 +61,19 @@ def cpt(share: Floats, accuracy: Floats, strong: float, weak: float, part: float
     return 100.0 * float(share[place - 1] + between * (share[place] - share[place - 1]))
 
 
-def pool_points(
-    predicted: Matrix, quality: Matrix, cost: Matrix, prices: Sequence[float]
-) -> tuple[Floats, Floats]:
-    """Mean cost and mean quality of the router that asks, for each prompt, the model of the best
-    `predicted` quality less cost over `w`, for every such worth w of an answer in `prices`.
+def pool_answers(
+    predicted: Matrix, quality: Matrix, cost: Matrix, expected: Matrix, worths: Sequence[float]
+) -> tuple[Matrix, Matrix]:
+    """Cost and quality, [worths, prompts], of the router that asks, for each prompt, the model of
+    the best `predicted` quality times what an answer is worth less `expected` cost.
 
-    All matrices are [prompts, models]; the expected cost is each model's mean.
+    All others are [prompts, models]; `expected` is what the router knows of costs.
     """
-    expected = cost.mean(axis=0)
     rows = np.arange(len(quality))
-    found = [rows_of(predicted * worth - expected) for worth in prices]
+    found = [rows_of(predicted * worth - expected) for worth in worths]
     return (
-        np.array([cost[rows, chosen].mean() for chosen in found]),
-        np.array([quality[rows, chosen].mean() for chosen in found]),
+        np.array([cost[rows, chosen] for chosen in found]),
+        np.array([quality[rows, chosen] for chosen in found]),
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gateway.learn.curves import aiq, apgr, cpt, hull, points, pool_points
+from gateway.learn.curves import aiq, apgr, cpt, hull, points, pool_answers
 
 
 def test_apgr_of_a_straight_line_is_a_half() -> None:
@@ -49,6 +49,6 @@ def test_aiq_is_the_mean_height_of_the_hull() -> None:
 def test_a_pools_router_asks_for_what_is_worth_its_price() -> None:
     quality = np.array([[1.0, 1.0], [0.0, 1.0]])
     cost = np.array([[1.0, 10.0], [1.0, 10.0]])
-    c, q = pool_points(quality, quality, cost, [0.001, 100.0])
-    assert list(c) == [1.0, 5.5]
-    assert list(q) == [0.5, 1.0]
+    c, q = pool_answers(quality, quality, cost, cost, [0.001, 100.0])
+    assert list(c.mean(axis=1)) == [1.0, 5.5]
+    assert list(q.mean(axis=1)) == [0.5, 1.0]

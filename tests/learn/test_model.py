@@ -47,7 +47,7 @@ def test_the_bench_finds_what_is_to_be_found() -> None:
     cost = np.tile([0.1, 1.0], (N, 1))
     pool = Pool("made", prompts, ("weak", "strong"), right, cost)
     both = np.hstack([vectors, vectors])
-    found = measure(pool, both, labels=200, seeds=3, baseline="random")
+    found = measure(pool, both, labels=200, seeds=3, baselines=["random"]).figures
     assert found["apgr_low"] > 0.7
     assert found["vs_random_low"] > 0.0
     unpriced = Pool("made", prompts, ("a", "b", "c"), right[:, [0, 1, 1]], np.full((N, 3), np.nan))
