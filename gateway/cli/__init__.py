@@ -24,6 +24,7 @@ from gateway.cli import (
     serve,
     shadows,
     traffic,
+    train,
     up,
 )
 
@@ -53,7 +54,7 @@ def build() -> typer.Typer:
         experiments,
         shadows,
     )
-    for group in (*running, export, evals, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, export, evals, train, agent, plan, keys, audit, migrate, bench):
         group.register(app)
     return app
 

@@ -1,0 +1,87 @@
+"""`switchboard train`: what is there to be learned is found, and where nothing is, that is said."""
+
+import json
+import random
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway.evals import runs
+from gateway.learn import versions
+from gateway.learn.features import features_of
+from gateway.learn.training import Answer, calibration_error, rows_of, train
+from tests.cli.running import switchboard
+from tests.config.trees import write
+from tests.evals.test_compare import a_run, result
+
+
+def answers(n: int, *, told: bool) -> list[Answer]:
+    """The cheap one is right on sums only, where the words tell; else on half of all."""
+    draw = random.Random(3)
+    found = []
+    for at in range(n):
+        easy = draw.random() < 0.5
+        shown = easy if told else draw.random() < 0.5
+        text = f"{'add up these figures' if shown else 'prove this theorem'} number {at}"
+        found.append(Answer(text, "cheap", float(easy), 0.001))
+        found.append(Answer(text, "dear", float(draw.random() < 0.9), 0.004))
+    return found
+
+
+def test_prompts_go_to_who_is_right_on_them_and_that_pays() -> None:
+    model, report = train(rows_of(answers(200, told=True), ["cheap", "dear"]), value=0.01)
+    assert report.pays
+    assert report.brier < 0.7 * report.brier_shares
+    assert report.log_loss < report.log_loss_shares
+    assert report.calibration_error < 0.08
+    easy = model.score(*features_of("add up these figures number 1234"))
+    hard = model.score(*features_of("prove this theorem number 1234"))
+    assert easy[0] > 0.8 > 0.3 > hard[0]
+
+
+def test_where_nothing_is_to_be_learned_it_goes_by_the_shares() -> None:
+    _, report = train(rows_of(answers(200, told=False), ["cheap", "dear"]), value=0.01)
+    assert not report.pays
+    assert report.brier < report.brier_shares + 0.01
+
+
+def test_prompts_that_not_all_have_answered_are_left_out_and_too_few_are_none() -> None:
+    some = [*answers(20, told=True), Answer("only one", "cheap", 1.0, 0.0)]
+    rows = rows_of([*some, some[0], Answer("x", "stranger", 1.0, 0.0)], ["cheap", "dear"])
+    assert (len(rows.texts), rows.left_out) == (20, 1)
+    with pytest.raises(ValueError, match="50 prompts"):
+        train(rows, 0.01)
+
+
+def test_what_is_said_and_what_comes_are_a_tenth_apart() -> None:
+    right = np.array([1.0] * 8 + [0.0] * 2)
+    assert calibration_error(np.full(10, 0.7), right) == pytest.approx(0.1)
+
+
+def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> None:
+    home = write(tmp_path)
+    targets = {"cheap": "local/qwen", "dear": "openai/mini"}
+    found = [
+        result(at // 2, targets[each.target], each.right > 0, input=each.text, cost_usd=each.cost)
+        for at, each in enumerate(answers(200, told=True))
+    ]
+    run = msgspec.structs.replace(a_run(), id="1", suite="sums", route="general")
+    runs.write(home / runs.HOME, run, found)
+    ran = switchboard("train", "--route", "general", "--json", home=home)
+    assert ran.code == 0, ran.err
+    (told,) = json.loads(ran.out)
+    assert told["report"]["gain_low"] > 0.0
+    assert told["runs"] == ["sums/1"]
+    (version,) = versions.history(home / versions.HOME, "general")
+    assert version.version == told["version"]
+    model = versions.read(home / versions.HOME, version)
+    assert model.score(*features_of("add up these figures number 77"))[0] > 0.7
+    again = switchboard("train", "--dry-run", home=home)
+    assert "not kept" in again.out
+    assert len(versions.history(home / versions.HOME, "general")) == 1
+    assert (
+        "no eval run of a route"
+        in switchboard("train", "--route", "contract-summary", home=home).said
+    )
