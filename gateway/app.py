@@ -40,6 +40,7 @@ from gateway.http.pressure import Pressure
 from gateway.http.revisions import revisions_api
 from gateway.http.traffic import traffic_api
 from gateway.journey import Plane
+from gateway.learned import LearnedWatch
 from gateway.limits.alerts import BudgetAlerts
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import SharedLimits
@@ -193,6 +194,11 @@ class Gateway:
             tell=self._quality_changed,
             now=time.time,
         )
+        self.learned = LearnedWatch(
+            None if home is None else home.cache / "learned",
+            lambda: self._snapshot,
+            lambda: self.planes.redress(),
+        )
         self.planes = Planes(
             self.live,
             self.fleet,
@@ -201,6 +207,7 @@ class Gateway:
             self.standings,
             self.resilience,
             qualities=lambda: self.qualities.known,
+            learned=lambda: self.learned.known,
             serve=self._serve,
             cache=cache,
             litellm_python=litellm_python,
@@ -339,6 +346,7 @@ class Gateway:
             self.standings.run(),
             self.watching.run(),
             self.qualities.run(),
+            self.learned.run(),
             self.planes.follow_names(),
             self.planes.look_for_encoder(),
             self._follow_keys(),

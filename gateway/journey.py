@@ -14,6 +14,7 @@ from gateway.backends.shape import Shaped
 from gateway.classify.recognise import Recogniser
 from gateway.errors import ApiError, QueueFull
 from gateway.experiments.assignment import Lanes
+from gateway.learn.scorer import Scorer
 from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight
@@ -41,7 +42,8 @@ NO_USAGE = Usage()
 
 class Plane(msgspec.Struct, frozen=True):
     """One snapshot and what was built from it; `ways` open replies, by policy; `lanes` are the
-    routes' experiments as they stand, `shadows` those of routes that have one."""
+    routes' experiments as they stand, `shadows` those of routes that have one, and `learned` what
+    was learned of routes' qualities, where a policy goes by it."""
 
     snapshot: Snapshot
     recogniser: Recogniser
@@ -50,6 +52,7 @@ class Plane(msgspec.Struct, frozen=True):
     ways: Mapping[str, Opener]
     lanes: Mapping[str, Lanes] = {}
     shadows: Mapping[str, Shadow] = {}
+    learned: Mapping[str, Scorer] = {}
 
 
 class Outlet(Protocol):

@@ -240,6 +240,11 @@ class Pipeline:
         only = recognised.only
         if request.previous is not None:
             only = await self._made_by(request.previous)
+        qualities = None
+        if plane.learned and request.turns and plane.snapshot.policies[recognised.policy].learned:
+            learned = plane.learned.get(recognised.recognition.route)
+            if learned is not None:
+                qualities = learned.qualities(request.turns[0])
         question = Question(
             route=recognised.recognition.route,
             policy=recognised.policy,
@@ -248,6 +253,7 @@ class Pipeline:
             only=only,
             conversation=hash((request.caller.key, request.turns[-1])) if request.turns else 0,
             stream=request.stream,
+            qualities=qualities,
         )
         return recognised.recognition, question
 

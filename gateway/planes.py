@@ -31,6 +31,7 @@ from gateway.errors import SwitchboardError, UpstreamError
 from gateway.experiments.assignment import all_lanes
 from gateway.experiments.standings import Standings
 from gateway.journey import Plane
+from gateway.learn.scorer import Scorer
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.policy.table import Qualities
@@ -96,13 +97,15 @@ class Planes:
         resilience: Resilience,
         *,
         qualities: Callable[[], Qualities],
+        learned: Callable[[], Mapping[str, Scorer]],
         serve: Callable[[Plane], None],
         cache: Path | None,
         litellm_python: str,
     ) -> None:
         """`serve` is given each plane that is to serve from now on; `cache` keeps fits;
-        `qualities` are what is known of targets now."""
+        `qualities` are what is known of targets now, and `learned` what of routes' prompts."""
         self._qualities = qualities
+        self._learned = learned
         self._live = live
         self._fleet = fleet
         self._gpus = gpus
@@ -159,20 +162,32 @@ class Planes:
         snapshot = msgspec.structs.replace(snapshot, qualities=self._qualities())
         backends = self._backends(basis.served)
         lanes = all_lanes(snapshot.routes, self._standings.known)
+        learned = {
+            name: each.of([candidate.target for candidate in snapshot.routes[name].candidates])
+            for name, each in self._learned().items()
+            if name in snapshot.routes
+        }
         if before is None:
             decider = Decider(snapshot)
         else:
             snapshot = shared(snapshot, before.snapshot)
             backends = before.backends if before.backends == backends else backends
             same = snapshot == before.snapshot and backends is before.backends
-            same = same and lanes == before.lanes
+            same = same and lanes == before.lanes and _same(learned, before.learned)
             if same and basis.recogniser is before.recogniser:
                 return
             decider = Decider(snapshot, before.decider)
         same_ways = before is not None and before.snapshot.policies is snapshot.policies
         ways = before.ways if before and same_ways else self._resilience.ways(snapshot.policies)
         self._plane = Plane(
-            snapshot, basis.recogniser, decider, backends, ways, lanes, shadows_of(snapshot)
+            snapshot,
+            basis.recogniser,
+            decider,
+            backends,
+            ways,
+            lanes,
+            shadows_of(snapshot),
+            learned,
         )
         self._serve(self._plane)
 
@@ -337,6 +352,11 @@ class Planes:
         task.add_done_callback(self._besides.discard)
         task.add_done_callback(log_failure)
         return task
+
+
+def _same(one: Mapping[str, Scorer], other: Mapping[str, Scorer]) -> bool:
+    """Whether they are the very same: arrays are not compared."""
+    return one.keys() == other.keys() and all(other[name] is each for name, each in one.items())
 
 
 def log_failure(task: asyncio.Task[None]) -> None:

@@ -362,7 +362,8 @@ class Policy(msgspec.Struct, frozen=True):
     `total_s`, all of it together, and the first token of each stream tried `first_token_s`.
     For a share of at most `hedge` of the requests a second candidate is asked when the first is
     late. With `carry_on` a stream of text that breaks off is gone on with by another. Without
-    `breaking` its failures open no breaker.
+    `breaking` its failures open no breaker. With `learned` a candidate's quality is what was
+    learned for prompts such as the one asked, where that is sure.
     """
 
     name: str
@@ -385,6 +386,7 @@ class Policy(msgspec.Struct, frozen=True):
     hedge: float = 0.0
     carry_on: bool = False
     breaking: Breaking | None = Breaking()
+    learned: bool = False
 
 
 class Serve(msgspec.Struct, frozen=True):
@@ -697,6 +699,8 @@ class Question(msgspec.Struct, frozen=True, gc=False):
 
     `only` names the single target that the client asked for, if it did. `conversation` is the same
     number for requests of one conversation within this process, 0 where it has no beginning.
+    `qualities` are P(right) on this very prompt, by index of the route's candidates, and below 0
+    for one whose known quality is to count; None for all of them.
     """
 
     route: str
@@ -706,6 +710,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     only: str | None = None
     conversation: int = 0
     stream: bool = False
+    qualities: tuple[float, ...] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

@@ -3,8 +3,9 @@
 import asyncio
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -20,6 +21,9 @@ Config = Annotated[
     Path, typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+if TYPE_CHECKING:
+    from gateway.learn.scorer import Scorer
 
 AN_ID = re.compile(r"^(req|dec|chatcmpl|cmpl|resp)[_-]\S+$")
 
@@ -52,7 +56,8 @@ def register(app: typer.Typer) -> None:
         else:
             snapshot = _known(snapshot, store, config)
             try:
-                decision, recognition = asyncio.run(_decided(snapshot, what, route))
+                learned = _learned(snapshot, config)
+                decision, recognition = asyncio.run(_decided(snapshot, what, route, learned))
             except SwitchboardError as error:
                 fail(str(error))
         if as_json:
@@ -121,7 +126,19 @@ def _missing(kind: str, name: str, known: list[str]) -> NoReturn:
     fail(f"there is no {kind} '{name}'{hint}")
 
 
-async def _decided(snapshot: Snapshot, text: str, model: str) -> tuple[Decision, Recognition]:
+def _learned(snapshot: Snapshot, config: Path) -> "Mapping[str, Scorer]":
+    """What was learned, where a policy goes by it."""
+    if not any(each.learned for each in snapshot.policies.values()):
+        return {}
+    from gateway.learn.versions import HOME
+    from gateway.learned import scorers
+
+    return scorers((config if config.is_dir() else config.parent) / HOME, snapshot, {})
+
+
+async def _decided(
+    snapshot: Snapshot, text: str, model: str, learned: "Mapping[str, Scorer]"
+) -> tuple[Decision, Recognition]:
     """The decision on a text by the files alone: nothing is sent and nothing is measured yet."""
     from gateway.classify.declared import declared_classifier
     from gateway.classify.recognise import Recogniser
@@ -135,12 +152,15 @@ async def _decided(snapshot: Snapshot, text: str, model: str) -> tuple[Decision,
     raw = msgspec.json.encode(body)
     request = parse(Endpoint.CHAT, raw, id="explain", headers={}, caller=Caller())
     seen = await recogniser.recognise(request)
+    scorer = learned.get(seen.recognition.route)
+    by_prompt = scorer is not None and snapshot.policies[seen.policy].learned and request.turns
     question = Question(
         route=seen.recognition.route,
         policy=seen.policy,
         needs=request.needs,
         caller=request.caller,
         only=seen.only,
+        qualities=scorer.qualities(request.turns[0]) if scorer and by_prompt else None,
     )
     return decide(question, snapshot, Live(), draw=1.0 - 1e-12), seen.recognition
 

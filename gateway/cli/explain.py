@@ -164,6 +164,8 @@ class _Figures:
         self._candidates = () if route is None else route.candidates
         self._route = decision.route
         self._known = snapshot.qualities
+        policy = snapshot.policies.get(decision.policy)
+        self._learned = policy is not None and policy.learned
 
     def blank(self) -> list[str]:
         """The figures of what was never looked at."""
@@ -184,6 +186,8 @@ class _Figures:
         """P(right) with its standard error, sqrt(q (1 - q) / n) of n observations; the n of what
         was seen."""
         known = self._known.get((self._route, choice.target))
+        if self._learned and choice.quality != self._plain(choice):
+            return f"{choice.quality:.2f} learned"
         if known is not None:
             error = math.sqrt(known.mean * (1 - known.mean) / max(known.n, 1.0))
             return f"{known.mean:.2f} ±{error:.2f} n {known.n:.0f}"
@@ -192,6 +196,15 @@ class _Figures:
         observations = max(self._candidates[choice.candidate].quality_n, 1.0)
         error = math.sqrt(choice.quality * (1 - choice.quality) / observations)
         return f"{choice.quality:.2f} ±{error:.2f}"
+
+    def _plain(self, choice: Choice) -> float:
+        """Its quality on the route as a whole."""
+        known = self._known.get((self._route, choice.target))
+        if known is not None:
+            return known.mean
+        if 0 <= choice.candidate < len(self._candidates):
+            return self._candidates[choice.candidate].quality
+        return choice.quality
 
 
 def _decimals(values: Iterable[float], most: int = 7) -> int:

@@ -28,6 +28,9 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Report only; keep no version.")
         ] = False,
+        use: Annotated[
+            str | None, typer.Option(metavar="VERSION", help="Go back to this one; learn nothing.")
+        ] = None,
         config: ConfigOption = Path(),
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
@@ -40,6 +43,9 @@ def register(app: typer.Typer) -> None:
         home = config if config.is_dir() else config.parent
         if route is not None and route not in snapshot.routes:
             fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+        if use is not None:
+            _go_back(home, route, use)
+            return
         known = _answers(home)
         routes = (
             [route] if route is not None else [name for name in known if name in snapshot.routes]
@@ -58,6 +64,19 @@ def register(app: typer.Typer) -> None:
         else:
             for made in found:
                 Console().print(_table(made))
+
+
+def _go_back(home: Path, route: str | None, version: str) -> None:
+    from gateway.errors import SwitchboardError
+    from gateway.learn import versions
+
+    if route is None:
+        fail("--use needs --route: versions are a route's own")
+    try:
+        versions.use(home / versions.HOME, route, version)
+    except SwitchboardError as error:
+        fail(str(error))
+    Console(stderr=True, highlight=False).print(f"{route}: {version} from now on", markup=False)
 
 
 def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":

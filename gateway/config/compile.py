@@ -555,6 +555,7 @@ def policy(file: PolicyFile) -> Policy:
         total_s=file.on_failure.total,
         first_token_s=file.on_failure.first_token,
         hedge=file.on_failure.hedge,
+        learned=file.quality == "learned",
         carry_on=file.on_failure.continue_,
         breaking=Breaking(
             failures=file.on_failure.breaker.failures,

@@ -1229,6 +1229,12 @@ class PolicyFile(Part):
         description="When limits leave nothing: `best` takes the least bad, `refuse` answers 503.",
         examples=["best"],
     )
+    quality: Literal["known", "learned"] = Field(
+        default="known",
+        description="P(right) of a candidate: as it is `known` of the whole route, or as `learned`"
+        " by `switchboard train` for prompts such as the one asked, where that is sure.",
+        examples=["learned"],
+    )
     switch_if_better_by: Share = Field(
         default=_POLICY.switch_margin,
         description="Another target takes over only if it is better by more than this.",

@@ -62,6 +62,10 @@ class Model(msgspec.Struct, frozen=True):
 
     def score(self, vector: Floats, figures: Floats) -> Floats:
         """P(right) of every target, [targets], in 0..1; for one prompt, all at once."""
+        return self.judged(vector, figures)[0]
+
+    def judged(self, vector: Floats, figures: Floats) -> tuple[Floats, float]:
+        """The same, and the kernel at the nearest landmark: 1 is there, 0 far from all."""
         centred = vector - self.mean
         centred *= _TEXT_SCALE / max(float(np.sqrt(centred @ centred)), _TINY)
         plain = (figures - self.centre) * self.scale
@@ -72,7 +76,7 @@ class Model(msgspec.Struct, frozen=True):
         near -= half
         np.exp(near, out=near)
         found: Floats = np.clip(near @ self.weights + self.shares, 0.0, 1.0)
-        return found
+        return found, float(near.max())
 
     def scores(self, vectors: Floats, figures: Floats) -> Matrix:
         """The same for many prompts, [prompts, targets]."""

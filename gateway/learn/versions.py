@@ -70,6 +70,17 @@ def history(home: Path, route: str) -> list[Version]:
         raise VersionError(f"{path} cannot be read: {error}") from error
 
 
+def use(home: Path, route: str, version: str) -> None:
+    """Makes one that was there the newest again. Raises VersionError."""
+    kept = {each.version: each for each in history(home, route)}
+    if version not in kept:
+        known = ", ".join(kept) or "none"
+        raise VersionError(f"the route '{route}' has no version '{version}'; there are: {known}")
+    read(home, kept[version])
+    with (home / route / "history.jsonl").open("ab") as file:
+        file.write(msgspec.json.encode(kept[version]) + b"\n")
+
+
 def read(home: Path, version: Version) -> Model:
     """Its model. Raises VersionError."""
     path = home / version.route / f"{version.version}.npz"

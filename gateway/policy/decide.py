@@ -142,13 +142,13 @@ class Decider:
         ranked, over, shut = _score(question, candidates.route, terms, rows, live, ruled_out)
         if shut:
             if ranked or (over and not terms.refuse):
-                ruled_out += _left_alone(shut)
+                ruled_out += _left_alone(shut, question.qualities)
             else:
                 # Nothing that could be answered may fail: then they are asked all the same.
                 ranked = [scored for scored, _ in shut]
         fits = bool(ranked) or not over
         if over:
-            ruled_out += _over_limits(terms, ranked, over)
+            ruled_out += _over_limits(terms, ranked, over, question.qualities)
             if not fits and not terms.refuse:
                 ranked = [entry[0] for entry in over]
         if self._shares:
@@ -171,7 +171,12 @@ class Decider:
             question.route,
             question.policy,
             self._hash,
-            tuple([_choice(scored, p) for scored, p in zip(ranked, propensities, strict=False)]),
+            tuple(
+                [
+                    _choice(scored, p, question.qualities)
+                    for scored, p in zip(ranked, propensities, strict=False)
+                ]
+            ),
             tuple(ruled_out),
             draw,
             was_explored,
@@ -247,6 +252,7 @@ def _score(
     estimates, servers = live.estimates, live.replicas
     outputs, shares = live.outputs, live.cached
     talked, prefixes = question.conversation, live.prefixes
+    learned = question.qualities
     fitting: list[Scored] = []
     over: list[Over] = []
     shut: list[Closed] = []
@@ -268,7 +274,7 @@ def _score(
         cost = tokens * row.input_price + output * row.output_price
         if row.cached_saving and row.target in shares:
             cost -= tokens * row.cached_saving * shares[row.target].mean
-        quality = row.quality
+        quality = row.quality if learned is None else _quality(row, learned)
         worth = value * quality - price * cost
         affordable = cost <= max_cost and quality >= min_quality
         before = order
@@ -348,7 +354,20 @@ def _unfit(row: Row, needs: Needs, internal: bool) -> str:
     )
 
 
-def _over_limits(terms: Terms, ranked: list[Scored], over: list[Over]) -> list[RuledOut]:
+def _quality(row: Row, learned: tuple[float, ...] | None) -> float:
+    """P(right) on the prompt where that was learned, and of the route where not."""
+    if learned is None or row.candidate < 0:
+        return row.quality
+    own = learned[row.candidate]
+    return own if own >= 0.0 else row.quality
+
+
+def _over_limits(
+    terms: Terms,
+    ranked: list[Scored],
+    over: list[Over],
+    learned: tuple[float, ...] | None,
+) -> list[RuledOut]:
     """The candidates none of whose replicas is within the limits, each by its best replica."""
     fitting = {scored[3] for scored in ranked}
     best: dict[Row, Over] = {}
@@ -357,28 +376,33 @@ def _over_limits(terms: Terms, ranked: list[Scored], over: list[Over]) -> list[R
         if row not in fitting:
             best.setdefault(row, entry)
     return [
-        RuledOut(row.target, "limit", _excess(terms, row, entry), _choice(entry[0], 0.0))
+        RuledOut(
+            row.target,
+            "limit",
+            _excess(terms, _quality(row, learned), entry),
+            _choice(entry[0], 0.0, learned),
+        )
         for row, entry in best.items()
     ]
 
 
-def _left_alone(shut: list[Closed]) -> list[RuledOut]:
+def _left_alone(shut: list[Closed], learned: tuple[float, ...] | None) -> list[RuledOut]:
     """What fails, the best first; each replica by itself."""
     return [
-        RuledOut(scored[3].target, "away", f"at {scored[4]}: {why}", _choice(scored, 0.0))
+        RuledOut(scored[3].target, "away", f"at {scored[4]}: {why}", _choice(scored, 0.0, learned))
         for scored, why in sorted(shut)
     ]
 
 
-def _excess(terms: Terms, row: Row, entry: Over) -> str:
+def _excess(terms: Terms, quality: float, entry: Over) -> str:
     """Which limits one replica is over, and by how much."""
     scored, first_p95, whole_p95 = entry
     cost = scored[5]
     parts = []
     if cost > terms.max_cost:
         parts.append(f"costs {dollars(cost, 3)}, over {dollars(terms.max_cost, 3)}")
-    if row.quality < terms.min_quality:
-        parts.append(f"quality {number(row.quality, 3)}, under {number(terms.min_quality, 3)}")
+    if quality < terms.min_quality:
+        parts.append(f"quality {number(quality, 3)}, under {number(terms.min_quality, 3)}")
     if first_p95 > terms.max_first:
         parts.append(
             f"first token p95 {number(first_p95, 3)} s, over {number(terms.max_first, 3)} s"
@@ -414,13 +438,13 @@ def _instead_of_cold(ranked: list[Scored], on_cold: str, live: Live) -> None:
             return
 
 
-def _choice(scored: Scored, propensity: float) -> Choice:
+def _choice(scored: Scored, propensity: float, learned: tuple[float, ...] | None) -> Choice:
     loss, total, _, row, url, cost, first, load_s, others = scored
     return Choice(
         row.target,
         url,
         row.candidate,
-        row.quality,
+        row.quality if learned is None else _quality(row, learned),
         cost,
         first,
         total,

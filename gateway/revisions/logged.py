@@ -29,7 +29,7 @@ from gateway.experiments.again import (
 )
 from gateway.experiments.estimators import Floats, Ints
 from gateway.policy.table import Candidates, Row
-from gateway.revisions.traffic import Asked, question_again
+from gateway.revisions.traffic import LEARNED, Asked, question_again
 from gateway.types import Caller, Needs, Question, Route, Snapshot
 
 Smaller: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
@@ -240,6 +240,8 @@ class Replayer:
             name = policy if chose else route_then.policy
             if name not in self._new.policies:
                 return f"ask for a policy that is not there: {name}"
+            if self._new.policies[name].learned:
+                return LEARNED
             question: Question | str = Question(detail, name, Needs(), Caller(tenant=tenant))
         else:
             question = question_again(asked, before, self._new)

@@ -37,6 +37,7 @@ from gateway.revisions.logged import (
     Smaller,
     matching,
 )
+from gateway.revisions.traffic import LEARNED
 from gateway.store.replay import ReplayLog
 from gateway.types import Metric, Route, Snapshot
 
@@ -52,6 +53,7 @@ POINT = 0.01
 _MENDS = {
     TEXTS: "`keep: text` on their routes, for those to come",
     HEADERS: "name the route in the request, or let it run",
+    LEARNED: "try it on a share of the traffic, by an experiment",
     UNDECIDED: "nothing: no policy saw them",
     LIMITS: "let the policy run with the limit for a while, or try it on its other parts alone",
     COLD: "let the policy run with `on_cold` for a while, or try it on its other parts alone",

@@ -122,6 +122,9 @@ def retold(
     )
 
 
+LEARNED = "go by learned quality, which needs their texts"
+
+
 def _front(decision: Decision) -> Choice | None:
     return decision.ranked[0] if decision.ranked else None
 
@@ -150,4 +153,6 @@ def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question 
         policy = asked.policy  # asked for by its header
     if policy not in snapshot.policies:
         return f"ask for a policy that is not there: {policy}"
+    if snapshot.policies[policy].learned and only is None:
+        return LEARNED
     return Question(route, policy, asked.needs, caller, only)

@@ -1,0 +1,47 @@
+"""A version of a route's learned quality as decisions use it. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.learn.features import features_of
+from gateway.learn.model import Model
+from gateway.policy.table import TENANT
+
+UNSURE = -1.0
+"""Stands for P(right) where the route's own figure is better than a guess."""
+NEAREST = 0.02
+"""Of the kernel at the nearest landmark: about that of a text with no word in common. Below it
+nothing like the prompt was learned from."""
+
+
+class Scorer(msgspec.Struct, frozen=True):
+    """`targets` are those that it was learned of, and `columns` where each of the route's
+    `candidates` stands among them; None where it was not learned."""
+
+    version: str
+    model: Model
+    targets: tuple[str, ...]
+    candidates: tuple[str, ...]
+    columns: tuple[int | None, ...]
+
+    def qualities(self, text: str) -> tuple[float, ...]:
+        """P(right) of each candidate, or UNSURE; of all in one go, for any text."""
+        found, nearest = self.model.judged(*features_of(text))
+        if nearest < NEAREST:
+            return (UNSURE,) * len(self.columns)
+        said = found.tolist()
+        return tuple([UNSURE if at is None else said[at] for at in self.columns])
+
+    def of(self, candidates: Sequence[str]) -> "Scorer":
+        """The same for a route whose candidates may be others now."""
+        if tuple(candidates) == self.candidates:
+            return self
+        return scorer(self.version, self.model, self.targets, candidates)
+
+
+def scorer(version: str, model: Model, targets: Sequence[str], candidates: Sequence[str]) -> Scorer:
+    """For the candidates of a route as they are now."""
+    place = {target: at for at, target in enumerate(targets)}
+    columns = [None if TENANT in name else place.get(name) for name in candidates]
+    return Scorer(version, model, tuple(targets), tuple(candidates), tuple(columns))

@@ -1,0 +1,117 @@
+"""A policy that goes by learned quality, in a gateway that serves while versions come and go."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import msgspec
+
+from gateway.evals import runs
+from gateway.learn import versions
+from gateway.standin.behaviour import Behaviour
+from gateway.standin.standin import StandIn
+from tests.cli.running import Ran, switchboard
+from tests.evals.test_compare import a_run, result
+from tests.gateway.support import Served, serving_home
+from tests.gateway.test_replay import home
+
+LEARNED = "name: balanced\nquality: learned\n"
+EASY, HARD, UNLIKE = (
+    "add up these figures number {}",
+    "prove this theorem number {}",
+    "Zwiebelkuchen",
+)
+
+
+def tried(folder: Path, run: str, seed: int) -> None:
+    """A run in which the small one is right on sums, and the big one on all."""
+    draw = random.Random(seed)
+    found = []
+    for case in range(100):
+        easy = draw.random() < 0.5
+        text = (EASY if easy else HARD).format(draw.randint(10, 99) * 10 + case % 10)
+        for target, right, cost in (("openai/small", easy, 1e-4), ("openai/big", True, 2e-3)):
+            found.append(result(case, target, right, input=text, cost_usd=cost))
+    about = msgspec.structs.replace(a_run(), id=run, suite="sums", route="general")
+    runs.write(folder / runs.HOME, about, found)
+
+
+async def told(folder: Path, *words: str) -> Ran:
+    """A command, run beside the gateway."""
+    return await asyncio.to_thread(switchboard, *words, "--config", str(folder))
+
+
+async def goes_by(served: Served, version: str) -> None:
+    """Waits until the gateway has taken the version."""
+    for _ in range(200):
+        known = served.gateway.learned.known.get("general")
+        if known is not None and known.version == version:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{version} was never taken")
+
+
+async def asked(served: Served, text: str) -> tuple[str, float]:
+    """Who answered, and the quality that it was thought to have."""
+    answer = await served.chat(text)
+    assert answer.status_code == 200, answer.text
+    row = await served.decision(answer)
+    best = row["decision"]["ranked"][0]
+    return best["target"], best["quality"]
+
+
+async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path: Path) -> None:
+    models = {"big": Behaviour(output_tokens=60), "small": Behaviour(output_tokens=30)}
+    async with StandIn(models) as provider:
+        folder = home(tmp_path / "home", provider.url, LEARNED)
+        route = folder / "routes/general.yaml"
+        declared = route.read_text().replace("0.01 usd", "0.05 usd")
+        route.write_text(declared.replace("0.8}", "0.5}"))
+        tried(folder, "1", seed=1)
+        async with serving_home(folder) as served:
+            assert await asked(served, EASY.format(500)) == ("openai/big", 0.9)
+            ran = await told(folder, "train", "--json")
+            assert ran.code == 0, ran.err
+            first = json.loads(ran.out)[0]["version"]
+            await goes_by(served, first)
+            target, quality = await asked(served, EASY.format(500))
+            assert (target, quality > 0.85) == ("openai/small", True)
+            target, quality = await asked(served, HARD.format(500))
+            assert (target, quality > 0.85) == ("openai/big", True)
+            # Nothing like it was ever seen: the route's own figure.
+            assert await asked(served, UNLIKE) == ("openai/big", 0.9)
+
+            tried(folder, "2", seed=2)
+            stop = asyncio.Event()
+            statuses: list[int] = []
+
+            async def keep_asking() -> None:
+                while not stop.is_set():
+                    statuses.append((await served.chat(EASY.format(len(statuses)))).status_code)
+
+            asking = [asyncio.create_task(keep_asking()) for _ in range(3)]
+            second = json.loads((await told(folder, "train", "--json")).out)[0]["version"]
+            assert second != first
+            await goes_by(served, second)
+            back = await told(folder, "train", "--route", "general", "--use", first)
+            assert back.code == 0, back.err
+            await goes_by(served, first)
+            stop.set()
+            await asyncio.gather(*asking)
+            assert set(statuses) == {200}
+        assert [each.version for each in versions.history(folder / versions.HOME, "general")] == [
+            *(first, second, first)
+        ]
+
+        shown = await told(folder, "explain", EASY.format(500), "--json")
+        ranked = json.loads(shown.out)["decision"]["ranked"]
+        assert ranked[0]["target"] == "openai/small"
+        assert "learned" in (await told(folder, "explain", EASY.format(500))).out
+        unlike = await told(folder, "explain", UNLIKE)
+        assert "learned" not in unlike.out
+
+        store = f"sqlite:///{folder}/switchboard.db"
+        policy = str(folder / "policies/balanced.yaml")
+        again = await told(folder, "replay", "--policy", policy, "--since", "1d", "--store", store)
+        assert "go by learned quality" in " ".join((again.out + again.err).split())
