@@ -13,7 +13,7 @@ from gateway.cli.opening import ConfigOption, fail, snapshot_of
 from gateway.types import Route, Snapshot
 
 if TYPE_CHECKING:
-    from gateway.learn.training import Answer
+    from gateway.learn.training import Answer, Rows, Trained, Versus
     from gateway.learn.versions import Version
 
 
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         """Learn from eval runs which target is right on which prompt, and what that is worth.
 
         The report is of rows held out. A version that is surely worse than going by each target's
-        share of right answers is not kept.
+        share of right answers, or than the version before on prompts new to it, is not kept.
         """
         snapshot = snapshot_of(config)
         home = config if config.is_dir() else config.parent
@@ -95,7 +95,7 @@ def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":
             continue
         answers, names = found.get(run.route, ([], ()))
         answers += [
-            Answer(each.input, each.target, float(each.right), each.cost_usd)
+            Answer(each.input, each.target, float(each.right), each.cost_usd, runs.named(run))
             for each in results
             if each.right is not None and each.error is None
         ]
@@ -122,7 +122,7 @@ def _trained(
     rows = rows_of(answers, _targets(route, answers))
     with notes.status(f"{name}: learning from {len(rows.texts):,} prompts") as status:
         try:
-            model, report = train(
+            trained = train(
                 rows,
                 route.value,
                 lambda done, of: status.update(f"{name}: {done} of {of} fits"),
@@ -130,13 +130,36 @@ def _trained(
         except ValueError as error:
             notes.print(f"{name}: {error}", style="yellow", markup=False)
             return None
-    if report.gain_high < 0.0:
-        notes.print(f"{name}: surely worse than each target's share; not kept", style="red")
-        keep = False
-    at = time.time()
-    if not keep:
-        return versions.Version("", at, name, KIND, names, report)
-    return versions.write(home / versions.HOME, name, model, report, names, at)
+    lead = _versus(home, name, rows, trained, answers)
+    made = versions.Version("", time.time(), name, KIND, names, trained.report, lead)
+    for than, high in (
+        ("each target's share", trained.report.gain_high),
+        ("the version before", lead.gain_high if lead is not None else 0.0),
+    ):
+        if high < 0.0:
+            notes.print(f"{name}: surely worse than {than}; not kept", style="red")
+            keep = False
+    return versions.write(home / versions.HOME, trained.model, made) if keep else made
+
+
+def _versus(
+    home: Path, name: str, rows: "Rows", trained: "Trained", answers: "list[Answer]"
+) -> "Versus | None":
+    """Against the version before, on prompts that are new to it, where it can be compared."""
+    from gateway.errors import SwitchboardError
+    from gateway.learn import versions
+    from gateway.learn.features import KIND
+    from gateway.learn.training import versus
+
+    try:
+        kept = versions.history(home / versions.HOME, name)
+        if not kept or (kept[-1].kind, kept[-1].report.targets) != (KIND, rows.targets):
+            return None
+        before = versions.read(home / versions.HOME, kept[-1])
+    except SwitchboardError as error:
+        fail(str(error))
+    known = {each.text for each in answers if each.run in kept[-1].runs}
+    return versus(rows, trained, before, known)
 
 
 def _targets(route: Route, answers: "list[Answer]") -> list[str]:
@@ -157,6 +180,10 @@ def _table(made: "Version") -> Table:
     table.add_row("net $ a request", f"{report.net:.6g}", f"{report.net_shares:.6g}")
     between = f"{report.gain_low:.3g} to {report.gain_high:.3g}"
     table.add_row("gain $ a request", f"{report.gain:.3g}", f"95 %: {between}")
+    if made.versus is not None:
+        lead = made.versus
+        between = f"95 %: {lead.gain_low:.3g} to {lead.gain_high:.3g}, {lead.prompts} new prompts"
+        table.add_row("over the one before", f"{lead.gain:.3g}", between)
     if report.left_out:
         table.add_row("left out", f"{report.left_out:,}", "not answered by all")
     return table

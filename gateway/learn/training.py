@@ -7,14 +7,14 @@ model that has found nothing says the shares. The report is by five folds around
     net = value x right - cost, of whom the router asks: the best value x P(right) - mean cost
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 import numpy as np
 
 from gateway.classify.softmax import Floats
 from gateway.learn.features import features_of
-from gateway.learn.model import Matrix, Model, fit
+from gateway.learn.model import Matrix, Model, Vector, fit
 
 FEWEST = 50
 """Prompts below which nothing is learned."""
@@ -23,12 +23,14 @@ _SURE = 1e-3
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer of a target: how right it was, in 0..1, and what it cost, in dollars."""
+    """One answer of a target: how right it was, in 0..1, and what it cost, in dollars. `run` is
+    where that is known from."""
 
     text: str
     target: str
     right: float
     cost: float
+    run: str = ""
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -40,6 +42,16 @@ class Rows(msgspec.Struct, frozen=True):
     right: Matrix
     cost: Matrix
     left_out: int
+
+
+class Versus(msgspec.Struct, frozen=True):
+    """The new model less the one before, in dollars of net value a request, with a paired
+    bootstrap's 95 % interval: over `prompts` that neither had learned from."""
+
+    prompts: int
+    gain: float
+    gain_low: float
+    gain_high: float
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -70,6 +82,17 @@ class Report(msgspec.Struct, frozen=True):
         return self.gain_low > 0.0
 
 
+class Trained(msgspec.Struct, frozen=True):
+    """A model of all rows, and its report; `predicted` is what models made so said of each row
+    without having seen it, `cost` what they expected answers to cost, and `value` dollars."""
+
+    model: Model
+    report: Report
+    predicted: Matrix
+    cost: Matrix
+    value: float
+
+
 def rows_of(answers: Sequence[Answer], targets: Sequence[str]) -> Rows:
     """Several answers of a target to the same prompt count by their mean."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -87,7 +110,7 @@ def rows_of(answers: Sequence[Answer], targets: Sequence[str]) -> Rows:
 
 def train(
     rows: Rows, value: float, progress: Callable[[int, int], None] = lambda done, of: None
-) -> tuple[Model, Report]:
+) -> Trained:
     """The model of all rows, and what one made so is worth. `value` is dollars a right answer.
     Raises ValueError for fewer than `FEWEST` prompts or two targets."""
     n = len(rows.texts)
@@ -109,7 +132,23 @@ def train(
         progress(fold + 1, FOLDS + 1)
     model = _calibrated(vectors, plain, rows.right)
     progress(FOLDS + 1, FOLDS + 1)
-    return model, _report(rows, predicted, shares, cost, value)
+    report = _report(rows, predicted, shares, cost, value)
+    return Trained(model, report, predicted, cost, value)
+
+
+def versus(rows: Rows, new: Trained, before: Model, known: Collection[str]) -> Versus | None:
+    """`new` against the version before, of the same targets, which has learned from the texts
+    `known`; None where there are fewer than `FEWEST` others."""
+    fresh = np.array([text not in known for text in rows.texts])
+    if int(fresh.sum()) < FEWEST:
+        return None
+    read = [features_of(text) for text, is_fresh in zip(rows.texts, fresh, strict=True) if is_fresh]
+    told = before.scores(
+        np.stack([vector for vector, _ in read]), np.stack([figures for _, figures in read])
+    )
+    some = rows.right[fresh], rows.cost[fresh], new.cost[fresh], new.value
+    lead = _net(new.predicted[fresh], *some) - _net(told, *some)
+    return Versus(int(fresh.sum()), float(lead.mean()), *_between(lead))
 
 
 def _dealt(n: int, folds: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -135,17 +174,9 @@ def _calibrated(vectors: Floats, plain: Floats, right: Matrix) -> Model:
 
 def _report(rows: Rows, predicted: Matrix, shares: Matrix, cost: Matrix, value: float) -> Report:
     right = rows.right
-    at = np.arange(len(right))
-
-    def net(quality: Matrix) -> Matrix:
-        chosen = (value * quality - cost).argmax(axis=1)
-        gained: Matrix = value * right[at, chosen] - rows.cost[at, chosen]
-        return gained
-
-    own, plain = net(predicted), net(shares)
-    rng = np.random.default_rng(SEED)
+    own = _net(predicted, right, rows.cost, cost, value)
+    plain = _net(shares, right, rows.cost, cost, value)
     lead = own - plain
-    again = [float(lead[rng.integers(0, len(lead), len(lead))].mean()) for _ in range(TIMES)]
     return Report(
         len(right),
         rows.left_out,
@@ -158,9 +189,22 @@ def _report(rows: Rows, predicted: Matrix, shares: Matrix, cost: Matrix, value: 
         float(own.mean()),
         float(plain.mean()),
         float(lead.mean()),
-        float(np.quantile(again, 0.025)),
-        float(np.quantile(again, 0.975)),
+        *_between(lead),
     )
+
+
+def _net(quality: Matrix, right: Matrix, cost: Matrix, expected: Matrix, value: float) -> Vector:
+    """What each prompt brought, asking who promised most."""
+    at = np.arange(len(right))
+    chosen = (value * quality - expected).argmax(axis=1)
+    gained: Vector = value * right[at, chosen] - cost[at, chosen]
+    return gained
+
+
+def _between(lead: Vector) -> tuple[float, float]:
+    rng = np.random.default_rng(SEED)
+    again = [float(lead[rng.integers(0, len(lead), len(lead))].mean()) for _ in range(TIMES)]
+    return float(np.quantile(again, 0.025)), float(np.quantile(again, 0.975))
 
 
 def _log_loss(predicted: Matrix, right: Matrix) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from gateway.errors import SwitchboardError
 from gateway.learn.features import KIND
 from gateway.learn.model import Model
-from gateway.learn.training import Report
+from gateway.learn.training import Report, Versus
 
 HOME = Path(".switchboard/learned")
 """Where versions are kept, from the configuration's directory."""
@@ -28,7 +28,8 @@ class VersionError(SwitchboardError):
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One line of the history: `at` in Unix seconds; `runs` are those it was learned from."""
+    """One line of the history: `at` in Unix seconds; `runs` are those it was learned from,
+    and `versus` compares it with the version before. Not kept, it has no name."""
 
     version: str
     at: float
@@ -36,23 +37,24 @@ class Version(msgspec.Struct, frozen=True):
     kind: str
     runs: tuple[str, ...]
     report: Report
+    versus: Versus | None = None
 
 
-def write(
-    home: Path, route: str, model: Model, report: Report, runs: tuple[str, ...], at: float
-) -> Version:
+def write(home: Path, model: Model, version: Version) -> Version:
     """Keeps a version, and puts it last in the history."""
     held = io.BytesIO()
     np.savez(held, **msgspec.structs.asdict(model))
     content = held.getvalue()
     arrays = b"".join(each.tobytes() for each in msgspec.structs.asdict(model).values())
-    named = hashlib.sha256("\0".join([KIND, *report.targets]).encode() + arrays).hexdigest()[:12]
-    folder = home / route
+    named = hashlib.sha256(
+        "\0".join([KIND, *version.report.targets]).encode() + arrays
+    ).hexdigest()[:12]
+    folder = home / version.route
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{named}.npz.new"
     beside.write_bytes(content)
     os.replace(beside, folder / f"{named}.npz")
-    version = Version(named, at, route, KIND, runs, report)
+    version = msgspec.structs.replace(version, version=named)
     with (folder / "history.jsonl").open("ab") as file:
         file.write(msgspec.json.encode(version) + b"\n")
     return version

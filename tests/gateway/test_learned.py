@@ -91,7 +91,9 @@ async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path
                     statuses.append((await served.chat(EASY.format(len(statuses)))).status_code)
 
             asking = [asyncio.create_task(keep_asking()) for _ in range(3)]
-            second = json.loads((await told(folder, "train", "--json")).out)[0]["version"]
+            made = json.loads((await told(folder, "train", "--json")).out)[0]
+            second = made["version"]
+            assert made["versus"]["prompts"] > 50
             assert second != first
             await goes_by(served, second)
             back = await told(folder, "train", "--route", "general", "--use", first)

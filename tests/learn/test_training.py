@@ -11,7 +11,7 @@ import pytest
 from gateway.evals import runs
 from gateway.learn import versions
 from gateway.learn.features import features_of
-from gateway.learn.training import Answer, calibration_error, rows_of, train
+from gateway.learn.training import Answer, calibration_error, rows_of, train, versus
 from tests.cli.running import switchboard
 from tests.config.trees import write
 from tests.evals.test_compare import a_run, result
@@ -31,7 +31,8 @@ def answers(n: int, *, told: bool) -> list[Answer]:
 
 
 def test_prompts_go_to_who_is_right_on_them_and_that_pays() -> None:
-    model, report = train(rows_of(answers(200, told=True), ["cheap", "dear"]), value=0.01)
+    trained = train(rows_of(answers(200, told=True), ["cheap", "dear"]), value=0.01)
+    model, report = trained.model, trained.report
     assert report.pays
     assert report.brier < 0.7 * report.brier_shares
     assert report.log_loss < report.log_loss_shares
@@ -42,9 +43,21 @@ def test_prompts_go_to_who_is_right_on_them_and_that_pays() -> None:
 
 
 def test_where_nothing_is_to_be_learned_it_goes_by_the_shares() -> None:
-    _, report = train(rows_of(answers(200, told=False), ["cheap", "dear"]), value=0.01)
+    report = train(rows_of(answers(200, told=False), ["cheap", "dear"]), value=0.01).report
     assert not report.pays
     assert report.brier < report.brier_shares + 0.01
+
+
+def test_a_version_is_compared_with_the_one_before_on_prompts_new_to_it() -> None:
+    targets = ["cheap", "dear"]
+    ignorant = train(rows_of(answers(200, told=False), targets), value=0.01)
+    rows = rows_of(answers(260, told=True), targets)
+    better = train(rows, value=0.01)
+    found = versus(rows, better, ignorant.model, set(rows.texts[:100]))
+    assert found is not None
+    assert found.prompts == 160
+    assert found.gain_low > 0.0
+    assert versus(rows, better, ignorant.model, set(rows.texts)) is None
 
 
 def test_prompts_that_not_all_have_answered_are_left_out_and_too_few_are_none() -> None:
