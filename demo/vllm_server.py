@@ -6,6 +6,7 @@ Only the standard library is used, so that any Python can do it.
         ...                                      # server.url answers OpenAI's API
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -38,8 +39,9 @@ class Room(NamedTuple):
     `loras` adapters can be in one batch and `cpu_loras` stay in memory; past that, adapters are
     read again from disk. One slot more than there are adapters stays empty: vLLM's CPU build lets
     the adapter in the last slot answer for the base where both share a batch. `context` counts
-    tokens, `kv_cache_gib` GiB of memory. More than one thread does not help so small a model, and
-    on a busy machine threads waiting for each other make it ten times slower.
+    tokens: past the 512 that it was trained on, the base writes no sense, but it writes on.
+    `kv_cache_gib` counts GiB of memory. More than one thread does not help so small a model, and on
+    a busy machine threads waiting for each other make it ten times slower.
     """
 
     loras: int = 5
@@ -75,6 +77,7 @@ def command(port: int, adapters: Mapping[str, Path], room: Room, base: Path) -> 
         "--enable-lora", "--max-loras", str(room.loras),
         "--max-cpu-loras", str(room.cpu_loras), "--max-lora-rank", str(room.lora_rank),
         "--enforce-eager",
+        "--hf-overrides", json.dumps({"max_position_embeddings": room.context}),
     ]  # fmt: skip
     if adapters:
         line.append("--lora-modules")

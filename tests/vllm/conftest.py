@@ -7,6 +7,9 @@ import pytest
 
 from demo import processes, vllm_server
 
+LONGEST = 16_384
+"""What the replica has room for, in tokens of prompt and answer together: ten seconds or more."""
+
 
 class Replica:
     """A vLLM on one port, which can be killed and started again."""
@@ -42,9 +45,11 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     """The trained base, healthy, with no adapter that a test has not had loaded.
 
     An adapter keeps its slot when it is unloaded, and the base needs one that was never taken
-    (`vllm_server.Room`): there is one for every adapter that all these tests load together.
+    (`vllm_server.Room`): there is one for every adapter that all these tests load together. Its
+    context is long enough for an answer that is far from its end when a client goes.
     """
-    replica = Replica(tmp_path_factory.mktemp("vllm"), vllm_server.Room(loras=32, cpu_loras=32))
+    room = vllm_server.Room(loras=32, cpu_loras=32, context=LONGEST)
+    replica = Replica(tmp_path_factory.mktemp("vllm"), room)
     try:
         group = replica.server.process.pid
         assert len(processes.members(group)) > 2  # the API, the engine and its worker
