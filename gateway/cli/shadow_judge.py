@@ -154,7 +154,7 @@ def _scorer(
     by: str | None, rubric: str | None, suite: Path | None, name: str | None
 ) -> "tuple[Scorer, Path]":
     """Who says which is better, and the directory of its files."""
-    from gateway.config.models import ScorerPart
+    from gateway.config.files.suites import ScorerPart
     from gateway.evals.suites import Scorer
 
     if (by is None) == (suite is None):

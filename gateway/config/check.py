@@ -10,13 +10,9 @@ from gateway.config import compile
 from gateway.config.check_backends import check_backends, check_classifier
 from gateway.config.check_experiments import check_experiments
 from gateway.config.fields import TENANT, is_target, split_target
-from gateway.config.models import (
-    GatewayFile,
-    LimitsPart,
-    MatchPart,
-    PolicyFile,
-    RouteFile,
-)
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.policies import LimitsPart, PolicyFile
+from gateway.config.files.routes import MatchPart, RouteFile
 from gateway.config.sheets import Files, M, Sheet, mapping
 from gateway.config.words import closest, did_you_mean
 from gateway.config.yaml import Path

@@ -8,18 +8,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 
 from gateway.config import compile
-from gateway.config.models import (
-    ENDPOINTS,
-    AdapterPart,
-    AnyBackend,
-    GatewayFile,
-    HostedPart,
-    LitellmPart,
-    OpenaiPart,
-    VersionPart,
-    VllmModelPart,
-    VllmPart,
-)
+from gateway.config.files.backends import AnyBackend, HostedPart, LitellmPart, OpenaiPart, VllmPart
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.models import ENDPOINTS, AdapterPart, VersionPart, VllmModelPart
 from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from gateway.config.fields import TENANT
-from gateway.config.models import ExperimentPart, QuestionPart, RouteFile
+from gateway.config.files.experiments import ExperimentPart, QuestionPart
+from gateway.config.files.routes import RouteFile
 from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path

@@ -8,31 +8,29 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.config.models import (
-    ENDPOINTS,
-    AdapterPart,
+from gateway.config.files.backends import (
     AdapterStorePart,
     AnyBackend,
-    CandidatePart,
-    CoordinatorPart,
-    ExperimentPart,
-    GatewayFile,
-    HostedModelPart,
     HostedPart,
     LitellmPart,
-    MatchPart,
-    MetricPart,
-    ModelPart,
     OpenaiPart,
-    PolicyFile,
-    QuotaPart,
-    QuotasPart,
-    RouteFile,
     ServePart,
-    VersionPart,
-    VllmModelPart,
     VllmPart,
 )
+from gateway.config.files.experiments import ExperimentPart
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.limits import QuotaPart, QuotasPart
+from gateway.config.files.models import (
+    ENDPOINTS,
+    AdapterPart,
+    HostedModelPart,
+    ModelPart,
+    VersionPart,
+    VllmModelPart,
+)
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import CandidatePart, MatchPart, MetricPart, RouteFile
+from gateway.config.files.server import CoordinatorPart
 from gateway.types import (
     Adapter,
     Admission,

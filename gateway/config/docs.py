@@ -9,7 +9,10 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gateway.config.models import GatewayFile, PolicyFile, RouteFile, SuiteFile
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import RouteFile
+from gateway.config.files.suites import SuiteFile
 from gateway.config.problems import in_flow, members
 from gateway.config.schema import default_text
 
@@ -18,7 +21,7 @@ PAGE = Path("docs/configuration.md")
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `python -m gateway.config.docs` from the models in gateway/config/models.py. -->
+<!-- Written by `python -m gateway.config.docs` from the models in gateway/config/files. -->
 
 A configuration is a directory:
 

@@ -14,7 +14,9 @@ from pydantic import BaseModel
 
 from gateway.config import compile, yaml
 from gateway.config.check import check
-from gateway.config.models import GatewayFile, PolicyFile, RouteFile
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import RouteFile
 from gateway.config.overlay import GATEWAY, environments, merged, overlay_name
 from gateway.config.problems import validated
 from gateway.config.sheets import Files, Sheet

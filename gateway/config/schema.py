@@ -13,7 +13,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from gateway.config.fields import Read
-from gateway.config.models import GatewayFile, Part, PolicyFile, RouteFile, SuiteFile
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.part import Part
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import RouteFile
+from gateway.config.files.suites import SuiteFile
 
 FILES: Mapping[str, type[BaseModel]] = {
     "gateway.json": GatewayFile,

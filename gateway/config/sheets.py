@@ -7,7 +7,9 @@ from typing import Generic, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from gateway.config.models import GatewayFile, PolicyFile, RouteFile
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import RouteFile
 from gateway.config.yaml import Document, Path, dotted
 from gateway.errors import Problem
 

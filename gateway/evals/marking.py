@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gateway.classify.encoder import Encoder
-from gateway.config.models import ScorerPart
+from gateway.config.files.suites import ScorerPart
 from gateway.evals import code, judge
 from gateway.evals.asking import Reply, messages_of
 from gateway.evals.purse import Purse

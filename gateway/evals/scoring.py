@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.models import ScorerPart
+from gateway.config.files.suites import ScorerPart
 from gateway.errors import SwitchboardError
 from gateway.evals import scorers
 from gateway.evals.scorers import Score

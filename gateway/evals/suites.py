@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.config import yaml
-from gateway.config.models import AskedPart, ScorerPart, SuiteFile
+from gateway.config.files.suites import AskedPart, ScorerPart, SuiteFile
 from gateway.config.problems import validated
 from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem

@@ -9,7 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 
 from gateway.config import docs, schema
-from gateway.config.models import GatewayFile, Part, PolicyFile, RouteFile
+from gateway.config.files.gateway import GatewayFile
+from gateway.config.files.part import Part
+from gateway.config.files.policies import PolicyFile
+from gateway.config.files.routes import RouteFile
 from tests.config.trees import FILES
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from demo import show
 from demo.run import AUTO, BASE, COMMERCIAL
 from gateway.cli import build
 from gateway.config import yaml as configured
+from gateway.config.files.suites import SuiteFile
 from gateway.config.load import load
-from gateway.config.models import SuiteFile
 from gateway.config.problems import validated
 from tests.docs.pages import ROOT, Block, Said, commands, unlike
 from tests.docs.world import World, copy_configuration, curl, words_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.models import ScorerPart
+from gateway.config.files.suites import ScorerPart
 from gateway.evals import code, judge, scorers
 from gateway.evals.scoring import ScorerError, of_text, own_function
 

@@ -7,7 +7,7 @@ import pytest
 
 from demo import suites, tasks
 from gateway.cli.mixing import MOST, Tried, TryFailed, grid, with_front
-from gateway.config.models import ScorerPart
+from gateway.config.files.suites import ScorerPart
 from gateway.errors import ConfigError
 from gateway.evals.scoring import of_text
 from gateway.evals.suites import read
