@@ -15,23 +15,13 @@ from collections.abc import Callable
 
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Limits,
-    Match,
-    Needs,
-    Policy,
-    Price,
-    Question,
-    Route,
-    Server,
-    Shaping,
-    Snapshot,
-    Target,
-    Usage,
-)
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.decisions import Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.records import Usage
+from gateway.types.requests import Caller, Needs
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 
 POLICY = Policy(
     "balanced",

@@ -20,7 +20,7 @@ from gateway.experiments.progress import Progress, Scored
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
 from gateway.experiments.slots import FEWEST, half_width
 from gateway.experiments.stats import Contrasts, contrasts, intervals, refuted_at
-from gateway.types import Asked, Experiment
+from gateway.types.experiments import Asked, Experiment
 
 ALPHA = 0.05
 SEED = 20260101

@@ -20,27 +20,13 @@ from gateway.limits.alerts import Alarm
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import SharedLimits
 from gateway.policy.live import Live
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Choice,
-    Decision,
-    Endpoint,
-    Match,
-    Needs,
-    Policy,
-    Price,
-    Quota,
-    Quotas,
-    Rate,
-    Request,
-    Route,
-    Server,
-    Shaping,
-    Snapshot,
-    Target,
-)
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.decisions import Choice, Decision
+from gateway.types.limits import Quota, Quotas, Rate
+from gateway.types.policies import Policy
+from gateway.types.requests import Caller, Endpoint, Needs, Request
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 
 CONCURRENT = 64
 TIMES = 20_000

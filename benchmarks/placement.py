@@ -40,7 +40,7 @@ from gateway.adapters.demand import Demand
 from gateway.adapters.placement import Room, placed, seconds_at
 from gateway.adapters.residency import Residency
 from gateway.policy.live import Estimate
-from gateway.types import Capabilities, Price, Shaping, Target
+from gateway.types.backends import Capabilities, Price, Shaping, Target
 
 RESULTS = Path(__file__).with_name("placement.json")
 MEASURED = Path(__file__).with_name("vllm_times.json")

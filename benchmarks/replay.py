@@ -27,22 +27,12 @@ from gateway.store.decisions import encoded
 from gateway.store.replay import ReplayLog
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Match,
-    Metric,
-    Needs,
-    Policy,
-    Price,
-    Question,
-    Route,
-    Server,
-    Shaping,
-    Snapshot,
-    Target,
-)
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.decisions import Question
+from gateway.types.policies import Policy
+from gateway.types.requests import Caller, Needs
+from gateway.types.routes import Candidate, Match, Metric, Route
+from gateway.types.snapshot import Server, Snapshot
 
 ROUTES = ("support", "contracts", "translation", "general")
 EVERY = 5

@@ -75,7 +75,11 @@ from gateway.store.store import Store, StoreError
 from gateway.store.weights import WeightBook
 from gateway.store.writer import Writer
 from gateway.traffic import Traffic
-from gateway.types import Caller, Experiment, Record, Route, Server, Snapshot, Weight
+from gateway.types.experiments import Experiment
+from gateway.types.records import Record
+from gateway.types.requests import Caller
+from gateway.types.routes import Route
+from gateway.types.snapshot import Server, Snapshot, Weight
 from gateway.workers.link import Link
 
 if TYPE_CHECKING:

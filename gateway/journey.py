@@ -21,19 +21,12 @@ from gateway.policy.live import Flight
 from gateway.resilience.base import Ask, Opener, Reason
 from gateway.resilience.carry import GO_ON_TOKENS
 from gateway.transport.base import Reply, Sink
-from gateway.types import (
-    Attempt,
-    Choice,
-    Decision,
-    Outcome,
-    Recognition,
-    Record,
-    Request,
-    Shadow,
-    Snapshot,
-    Target,
-    Usage,
-)
+from gateway.types.backends import Target
+from gateway.types.decisions import Choice, Decision
+from gateway.types.records import Attempt, Outcome, Record, Usage
+from gateway.types.requests import Recognition, Request
+from gateway.types.routes import Shadow
+from gateway.types.snapshot import Snapshot
 
 Headers = list[tuple[bytes, bytes]]
 

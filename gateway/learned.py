@@ -11,7 +11,8 @@ from gateway.errors import SwitchboardError
 from gateway.learn import versions
 from gateway.learn.features import KIND
 from gateway.learn.scorer import Scorer, scorer
-from gateway.types import Route, Snapshot
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

@@ -76,21 +76,11 @@ from gateway.resilience.carry import (
 )
 from gateway.resilience.hedge import SOONER
 from gateway.transport.bodies import decoded, read_all
-from gateway.types import (
-    Attempt,
-    Caller,
-    Candidate,
-    Choice,
-    Decision,
-    Endpoint,
-    Outcome,
-    Question,
-    Recognition,
-    Record,
-    Request,
-    Snapshot,
-    Usage,
-)
+from gateway.types.decisions import Choice, Decision, Question
+from gateway.types.records import Attempt, Outcome, Record, Usage
+from gateway.types.requests import Caller, Endpoint, Recognition, Request
+from gateway.types.routes import Candidate
+from gateway.types.snapshot import Snapshot
 
 SHADOW = Caller(name="shadow")
 """Who asks for what nobody waits for."""

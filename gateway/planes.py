@@ -41,8 +41,9 @@ from gateway.shadows import shadows_of
 from gateway.traffic import Traffic
 from gateway.transport.base import Origin, Transport
 from gateway.transport.lean import LeanTransport
-from gateway.types import Backend as Declared
-from gateway.types import Capabilities, Price, Snapshot
+from gateway.types.backends import Backend as Declared
+from gateway.types.backends import Capabilities, Price
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

@@ -14,7 +14,8 @@ from gateway.policy.quality import Change, Tally, change_of, posterior
 from gateway.policy.table import TENANT, Qualities
 from gateway.store.evidence import Evidence
 from gateway.store.feedback import Heard
-from gateway.types import Metric, Quality, Route, Snapshot
+from gateway.types.routes import Metric, Route
+from gateway.types.snapshot import Quality, Snapshot
 
 log = logging.getLogger("switchboard")
 

@@ -19,7 +19,7 @@ from gateway.journey import Journey, Opened
 from gateway.metering.usage import Seen, StreamWatch, usage_of
 from gateway.resilience.base import RULES, AttemptFailed, gathered
 from gateway.transport.base import Reply
-from gateway.types import Decision
+from gateway.types.decisions import Decision
 
 OF_THE_REQUEST: frozenset[Kind] = frozenset({"client", "parameter", "context", "refused"})
 """Failures that say nothing about how the backend is."""

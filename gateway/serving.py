@@ -14,7 +14,7 @@ from gateway.http.protocol import limited
 from gateway.revisions.opening import Home, Opening, open_home
 from gateway.store.keys import Keyring
 from gateway.store.store import Store
-from gateway.types import Server, Snapshot
+from gateway.types.snapshot import Server, Snapshot
 from gateway.workers.link import Link
 from gateway.workers.needs import lacking
 from gateway.workers.supervisor import Supervisor, url_of

@@ -15,7 +15,9 @@ from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.experiments.assignment import place
 from gateway.journey import Journey
-from gateway.types import Endpoint, Shadow, Snapshot
+from gateway.types.requests import Endpoint
+from gateway.types.routes import Shadow
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

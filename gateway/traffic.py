@@ -13,7 +13,8 @@ from gateway.errors import Conflict, NotFound, SwitchboardError
 from gateway.policy.live import Live
 from gateway.policy.table import Candidates
 from gateway.policy.weights import Weights, is_subject
-from gateway.types import Snapshot, Weight, declared_as
+from gateway.types.backends import declared_as
+from gateway.types.snapshot import Snapshot, Weight
 
 log = logging.getLogger("switchboard")
 

@@ -21,7 +21,9 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.types import Canary, Request, Snapshot, Target
+from gateway.types.backends import Canary, Target
+from gateway.types.requests import Request
+from gateway.types.snapshot import Snapshot
 
 MARGIN = 0.01
 """How much higher an error rate, or lower a quality, is let pass."""

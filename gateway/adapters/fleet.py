@@ -48,7 +48,8 @@ from gateway.adapters.state import (
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
-from gateway.types import Adapter, Canary, Snapshot, Target
+from gateway.types.backends import Adapter, Canary, Target
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.adapters")
 

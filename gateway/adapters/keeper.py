@@ -19,7 +19,7 @@ from gateway.adapters.engine import Engine, read
 from gateway.adapters.whereabouts import Whereabouts
 from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
-from gateway.types import Backend, Target
+from gateway.types.backends import Backend, Target
 
 log = logging.getLogger("switchboard.adapters")
 

@@ -15,7 +15,7 @@ import msgspec
 from gateway.adapters import check, files, manifest, mix, sources
 from gateway.adapters.manifest import Entry, directory_name
 from gateway.adapters.shelf import Shelf
-from gateway.types import Adapter, Backend, Version
+from gateway.types.backends import Adapter, Backend, Version
 
 log = logging.getLogger("switchboard.adapters")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from gateway.types import Adapter
+from gateway.types.backends import Adapter
 
 STEPS = (0.05, 0.25, 1.0)
 """The shares that a canary goes through by itself; at the last one it is promoted."""

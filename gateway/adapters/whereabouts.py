@@ -11,7 +11,7 @@ from gateway.adapters.demand import Demand
 from gateway.adapters.placement import Room, placed
 from gateway.adapters.residency import Residency, Use
 from gateway.policy.live import Live
-from gateway.types import Target
+from gateway.types.backends import Target
 
 COLD = 0.5
 """P(resident) below which a request that goes elsewhere takes the adapter's home along."""

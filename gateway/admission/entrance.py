@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from gateway.admission.bound import UNBOUND, Bound
 from gateway.admission.line import Flow, Line, Refused, Ticket
-from gateway.types import Admission
+from gateway.types.backends import Admission
 
 NEWS = 0.05
 """Weight of the newest answer in how long answers take."""

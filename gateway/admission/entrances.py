@@ -10,7 +10,7 @@ from gateway.admission.entrance import Entrance
 from gateway.admission.line import Flow, Refused
 from gateway.errors import QueueFull
 from gateway.policy.live import Live
-from gateway.types import Admission, Backend
+from gateway.types.backends import Admission, Backend
 
 NEVER = float("inf")
 

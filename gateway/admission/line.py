@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from gateway.types import Priority
+from gateway.types.routes import Priority
 
 WEIGHTS: dict[Priority, float] = {"low": 0.25, "normal": 1.0, "high": 4.0}
 """A key gets four times as much of a backend on a `high` route as on a `normal` one, and a quarter

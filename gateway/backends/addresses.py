@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.names")
 

@@ -5,8 +5,8 @@ from typing import Protocol
 import msgspec
 
 from gateway.transport.base import Headers, Origin, Reply, Transport
-from gateway.types import Backend as Declared
-from gateway.types import Timeouts
+from gateway.types.backends import Backend as Declared
+from gateway.types.backends import Timeouts
 
 
 class Call(msgspec.Struct, frozen=True):

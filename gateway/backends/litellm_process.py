@@ -22,7 +22,8 @@ import httpx
 import msgspec
 
 from gateway.errors import SwitchboardError
-from gateway.types import Backend, Capabilities, Price, Snapshot, Target
+from gateway.types.backends import Backend, Capabilities, Price, Target
+from gateway.types.snapshot import Snapshot
 
 SERVER = Path(__file__).with_name("litellm_server.py")
 

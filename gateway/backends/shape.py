@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.types import Candidate, Endpoint, Request, Target
+from gateway.types.backends import Target
+from gateway.types.requests import Endpoint, Request
+from gateway.types.routes import Candidate
 
 _encode = msgspec.json.Encoder().encode
 _messages = msgspec.json.Decoder(list[msgspec.Raw])

@@ -34,8 +34,8 @@ from gateway.backends.base import Backend, Call
 from gateway.errors import ModelAway
 from gateway.policy.live import Live
 from gateway.transport.base import Reply, Sink
-from gateway.types import Backend as Declared
-from gateway.types import Turns
+from gateway.types.backends import Backend as Declared
+from gateway.types.backends import Turns
 
 log = logging.getLogger("switchboard.turns")
 

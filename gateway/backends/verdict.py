@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gateway.errors import Kind
-from gateway.types import Backend
+from gateway.types.backends import Backend
 
 
 class Sign(msgspec.Struct, frozen=True):

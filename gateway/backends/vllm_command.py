@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.adapters import files
 from gateway.adapters.check import RANKS
-from gateway.types import Adapter, Backend, Serve, Version
+from gateway.types.backends import Adapter, Backend, Serve, Version
 
 USUAL_RANK = 16
 """vLLM's own maximum, where no adapter is known to need more."""

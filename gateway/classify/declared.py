@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gateway.classify.base import Classifier
 from gateway.classify.fit import fit
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 
 def declared_classifier(snapshot: Snapshot, cache: Path | None = None) -> Classifier | None:

@@ -15,7 +15,8 @@ from gateway.classify.base import Classifier, Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
 from gateway.classify.rules import Rules, ruled_by
 from gateway.errors import BadRequest, Forbidden, NotFound
-from gateway.types import Recognition, Request, Snapshot, Source
+from gateway.types.requests import Recognition, Request, Source
+from gateway.types.snapshot import Snapshot
 
 CLASSIFIED_CHARS = 4000
 """Characters from a turn's beginning that the classifier reads: what it is about shows there."""

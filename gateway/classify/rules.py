@@ -22,7 +22,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from gateway.types import Recognition, Route, Snapshot
+from gateway.types.requests import Recognition
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 READ_CHARS = 32_768
 

@@ -16,7 +16,8 @@ from gateway.cli.records import ASIDE, Cell, Lines
 if TYPE_CHECKING:
     from gateway.adapters.registry import Standing
     from gateway.cli.mixing import Tried
-    from gateway.types import Adapter, Snapshot
+    from gateway.types.backends import Adapter
+    from gateway.types.snapshot import Snapshot
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -15,7 +15,9 @@ from rich.markup import escape
 from gateway.cli.explain import render, to_json
 from gateway.cli.opening import StoreOption, fail, opened, snapshot_of, store_of
 from gateway.errors import SwitchboardError
-from gateway.types import Caller, Decision, Endpoint, Recognition, Snapshot
+from gateway.types.decisions import Decision
+from gateway.types.requests import Caller, Endpoint, Recognition
+from gateway.types.snapshot import Snapshot
 
 Config = Annotated[
     Path, typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/.")
@@ -145,7 +147,7 @@ async def _decided(
     from gateway.http.parse import parse
     from gateway.policy.decide import decide
     from gateway.policy.live import Live
-    from gateway.types import Question
+    from gateway.types.decisions import Question
 
     recogniser = Recogniser(snapshot, declared_classifier(snapshot))
     body = {"model": model, "messages": [{"role": "user", "content": text}]}

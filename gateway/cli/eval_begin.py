@@ -21,7 +21,8 @@ from gateway.cli.opening import (
     snapshot_of,
 )
 from gateway.cli.records import ASIDE
-from gateway.types import Metric, Route, Snapshot
+from gateway.types.routes import Metric, Route
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.evals.beginning import Beginning

@@ -11,7 +11,7 @@ from gateway.cli.eval_labels import marked
 from gateway.cli.eval_reports import AsJson, RunArgument, read_run
 from gateway.cli.opening import ConfigOption, StoreOption, fail, opened, snapshot_of
 from gateway.cli.records import ASIDE
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.evals.runs import Result, Run

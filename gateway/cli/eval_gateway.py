@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.cli.admin import readiness
 from gateway.cli.records import ASIDE
 from gateway.errors import SwitchboardError
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.classify.encoder import Encoder

@@ -24,7 +24,7 @@ from gateway.cli.opening import (
 )
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.errors import ConfigError, SwitchboardError
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.evals.running import Runner

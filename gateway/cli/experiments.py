@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from gateway.experiments.findings import Findings
     from gateway.experiments.planning import Plan
     from gateway.store.store import Store
-    from gateway.types import Experiment, Route, Snapshot
+    from gateway.types.experiments import Experiment
+    from gateway.types.routes import Route
+    from gateway.types.snapshot import Snapshot
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The experiment's name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

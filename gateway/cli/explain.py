@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.policy.words import explained, known_qualities, number, verdicts
-from gateway.types import Choice, Decision, Recognition, Snapshot
+from gateway.types.decisions import Choice, Decision
+from gateway.types.requests import Recognition
+from gateway.types.snapshot import Snapshot
 
 CHOSEN = "bold green"
 OVER_LIMIT = "yellow"

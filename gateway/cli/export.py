@@ -17,7 +17,7 @@ from gateway.cli.opening import (
     snapshot_of,
 )
 from gateway.cli.records import ASIDE
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 
 def register(app: typer.Typer) -> None:

@@ -15,7 +15,8 @@ from rich.progress import (
 )
 
 from gateway.adapters.registry import Key, Registry, Standing, name_of
-from gateway.types import Adapter, Snapshot
+from gateway.types.backends import Adapter
+from gateway.types.snapshot import Snapshot
 
 
 def fetched(snapshot: Snapshot, targets: Collection[str], out: Console) -> dict[str, Standing]:

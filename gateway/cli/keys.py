@@ -14,7 +14,8 @@ from gateway.cli.audit import written_down
 from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.config import units
-from gateway.types import ROLES, Quota, Rate, Role
+from gateway.types.limits import Quota, Rate
+from gateway.types.requests import ROLES, Role
 
 if TYPE_CHECKING:
     from gateway.store.keys import Key

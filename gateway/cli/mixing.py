@@ -17,7 +17,7 @@ from gateway.adapters.shelf import Shelf
 from gateway.errors import SwitchboardError
 from gateway.evals.asking import share_right
 from gateway.evals.suites import Suite
-from gateway.types import Backend
+from gateway.types.backends import Backend
 
 USUAL = (0.5, 0.75, 1.0, 1.25)
 """Weights that are tried where none are given."""

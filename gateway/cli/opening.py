@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.errors import ConfigError, Problem, SwitchboardError
-from gateway.types import Server, Snapshot
+from gateway.types.snapshot import Server, Snapshot
 
 if TYPE_CHECKING:
     from gateway.store.store import Store

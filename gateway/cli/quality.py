@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gateway.cli.opening import ConfigOption, StoreOption, fail, opened, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
-from gateway.types import Route
+from gateway.types.routes import Route
 
 if TYPE_CHECKING:
     from gateway.store.evidence import Evidence

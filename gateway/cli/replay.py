@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.revisions.replay import Figure, Replay, RouteReplay, Support
     from gateway.store.revisions import Revision
     from gateway.store.store import Store
-    from gateway.types import Snapshot
+    from gateway.types.snapshot import Snapshot
 
 
 def register(app: typer.Typer) -> None:

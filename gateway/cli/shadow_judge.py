@@ -26,7 +26,7 @@ from gateway.cli.opening import (
 )
 from gateway.cli.records import ASIDE
 from gateway.errors import SwitchboardError
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.evals.purse import Progress

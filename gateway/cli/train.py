@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.opening import ConfigOption, fail, snapshot_of
-from gateway.types import Route, Snapshot
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.learn.training import Answer, Rows, Trained, Versus

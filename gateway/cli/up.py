@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.opening import ConfigOption, fail, snapshot_of
-from gateway.types import declared_as
+from gateway.types.backends import declared_as
 
 if TYPE_CHECKING:
     from gateway.backends.vllm_server import Program
-    from gateway.types import Backend, Snapshot
+    from gateway.types.backends import Backend
+    from gateway.types.snapshot import Snapshot
 
 PLAIN_EVERY_S = 15.0
 """How often a start is told of where there is no terminal."""

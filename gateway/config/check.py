@@ -18,7 +18,7 @@ from gateway.config.words import closest, did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.policy.words import dollars, number
-from gateway.types import Target
+from gateway.types.backends import Target
 
 AUTO = "auto"
 

@@ -15,7 +15,7 @@ from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
-from gateway.types import Target
+from gateway.types.backends import Target
 
 REMOTE = ("s3", "hf", "https", "http")
 """The schemes of sources that are fetched over the network."""

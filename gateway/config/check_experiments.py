@@ -9,7 +9,7 @@ from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
-from gateway.types import Target
+from gateway.types.backends import Target
 
 Routes = Sequence[Sheet[RouteFile]]
 

@@ -31,36 +31,25 @@ from gateway.config.files.models import (
 from gateway.config.files.policies import PolicyFile
 from gateway.config.files.routes import CandidatePart, MatchPart, MetricPart, RouteFile
 from gateway.config.files.server import CoordinatorPart
-from gateway.types import (
+from gateway.types.backends import (
     Adapter,
     Admission,
-    Alerts,
-    Asked,
     Backend,
-    Breaking,
-    Candidate,
     Capabilities,
-    Comparison,
-    Experiment,
-    Limits,
-    Match,
-    Metric,
-    Policy,
     Price,
-    Quota,
-    Quotas,
-    Route,
     Serve,
-    Server,
-    Shadow,
     Shaping,
-    Snapshot,
     Target,
     Timeouts,
     Turns,
     Version,
     declared_as,
 )
+from gateway.types.experiments import Asked, Experiment
+from gateway.types.limits import Alerts, Quota, Quotas
+from gateway.types.policies import Breaking, Limits, Policy
+from gateway.types.routes import Candidate, Comparison, Match, Metric, Route, Shadow
+from gateway.types.snapshot import Server, Snapshot
 
 SECONDS_PER_HOUR = 3600
 SECONDS_PER_DAY = 86400

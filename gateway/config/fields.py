@@ -15,7 +15,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gateway.config import units
 from gateway.config.units import Dimension, UnitError
-from gateway.types import Comparison, Rate
+from gateway.types.limits import Rate
+from gateway.types.routes import Comparison
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TENANT = "{key.tenant}"

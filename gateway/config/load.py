@@ -22,7 +22,7 @@ from gateway.config.problems import validated
 from gateway.config.sheets import Files, Sheet
 from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 MAX_PROMPT_BYTES = 1024 * 1024
 

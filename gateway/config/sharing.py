@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 T = TypeVar("T")
 

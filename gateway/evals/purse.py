@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.errors import SwitchboardError
 from gateway.evals.asking import Reply
-from gateway.types import Target
+from gateway.types.backends import Target
 
 
 class RunFailed(SwitchboardError):

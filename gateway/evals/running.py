@@ -14,7 +14,7 @@ from gateway.evals.marking import Marker
 from gateway.evals.purse import Answers, Cache, Purse
 from gateway.evals.runs import Asked, Result
 from gateway.evals.suites import Case, Suite, To, filled
-from gateway.types import Target
+from gateway.types.backends import Target
 
 AT_ONCE = 8
 

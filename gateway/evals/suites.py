@@ -16,7 +16,7 @@ from gateway.config.files.suites import AskedPart, ScorerPart, SuiteFile
 from gateway.config.problems import validated
 from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem
-from gateway.types import Comparison
+from gateway.types.routes import Comparison
 
 _FIELD = re.compile(r"\{(\w+)\}")
 

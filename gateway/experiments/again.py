@@ -28,7 +28,9 @@ from gateway.policy.table import (
     Row,
     Terms,
 )
-from gateway.types import Needs, Policy, Target
+from gateway.types.backends import Target
+from gateway.types.policies import Policy
+from gateway.types.requests import Needs
 
 FITS, OVER, SHUT = 0, 1, 2
 """How a replica stood when the decision was logged: within the limits, over one, or within them but

@@ -19,7 +19,7 @@ import numpy as np
 from gateway.experiments.bandit import least_share
 from gateway.experiments.progress import Progress
 from gateway.experiments.stats import Contrasts, between, contrasts, intervals, refuted_at
-from gateway.types import Asked, Experiment
+from gateway.types.experiments import Asked, Experiment
 
 
 class Look(msgspec.Struct, frozen=True):

@@ -13,7 +13,10 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.types import Experiment, Request, Route, Standing, Trial
+from gateway.types.decisions import Trial
+from gateway.types.experiments import Experiment, Standing
+from gateway.types.requests import Request
+from gateway.types.routes import Route
 
 HEADER = "header:"
 

@@ -10,7 +10,7 @@ from gateway.experiments.progress import Progress
 from gateway.experiments.rates import SRM_ALPHA, above, ratio_p
 from gateway.experiments.slots import Ratio, Slot
 from gateway.experiments.slots import ratio as slots_ratio
-from gateway.types import Experiment, Standing
+from gateway.types.experiments import Experiment, Standing
 
 LOOKS = 60
 """Points of the course that is plotted, at most."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from gateway.experiments.answers import asked_words
 from gateway.experiments.stats import Contrasts, contrasts, evidence
-from gateway.types import Experiment
+from gateway.types.experiments import Experiment
 
 POWER = 0.8
 BETTER_BY = 5.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.experiments.assignment import Assigned
-from gateway.types import Choice, Decision, Question
+from gateway.types.decisions import Choice, Decision, Question
 
 Named = Callable[[str], Sequence[Choice]]
 """The choices of one target for the request, best first; empty where facts rule it out."""

@@ -11,7 +11,8 @@ import msgspec
 from gateway.complaints import Complaint
 from gateway.errors import Conflict, NotFound, SwitchboardError
 from gateway.experiments.assignment import declaration
-from gateway.types import Experiment, Snapshot, Standing
+from gateway.types.experiments import Experiment, Standing
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

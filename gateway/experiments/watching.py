@@ -21,7 +21,9 @@ from gateway.experiments.bandit import weights
 from gateway.experiments.findings import breach, ended, guards, lopsided, unlike
 from gateway.experiments.progress import Ended, Progress, Scored
 from gateway.experiments.standings import Standings
-from gateway.types import Experiment, Route, Snapshot, Standing
+from gateway.types.experiments import Experiment, Standing
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

@@ -13,7 +13,7 @@ from gateway.adapters.keeper import LoadFailed
 from gateway.adapters.state import AdapterState, StateError
 from gateway.errors import ApiError, Conflict, NotFound
 from gateway.http.gate import Gate
-from gateway.types import Caller
+from gateway.types.requests import Caller
 
 T = TypeVar("T")
 

@@ -18,7 +18,8 @@ from gateway.http.stored import StoredObjects
 from gateway.journey import decision_id
 from gateway.pipeline import Pipeline
 from gateway.policy.words import explained, known_qualities
-from gateway.types import Caller, Endpoint, Snapshot
+from gateway.types.requests import Caller, Endpoint
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from gateway.types import Endpoint
+from gateway.types.requests import Endpoint
 
 Schema = dict[str, Any]
 

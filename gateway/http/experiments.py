@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.http.gate import Gate
-from gateway.types import Caller
+from gateway.types.requests import Caller
 
 Stop = Callable[[str, str, str], Awaitable[dict[str, Any]]]
 """Stops an experiment, for a reason, by an author. Raises ApiError."""

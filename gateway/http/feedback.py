@@ -26,7 +26,9 @@ from pydantic_core import PydanticCustomError
 from gateway.errors import BadRequest, NotFound
 from gateway.http.openai import bearer
 from gateway.store.feedback import Answered, Said
-from gateway.types import Caller, Metric, Route, Snapshot
+from gateway.types.requests import Caller
+from gateway.types.routes import Metric, Route
+from gateway.types.snapshot import Snapshot
 
 LONGEST = 20_000
 """Characters of a comment or a correction."""

@@ -25,7 +25,7 @@ from fastapi import Request
 
 from gateway.errors import ApiError, Forbidden, SwitchboardError, Unauthorized
 from gateway.http.openai import Authenticate, bearer
-from gateway.types import Caller, Role
+from gateway.types.requests import Caller, Role
 
 log = logging.getLogger("switchboard")
 

@@ -8,7 +8,7 @@ here, so that no two of them can disagree where a request ends.
 from collections.abc import Iterable
 
 from gateway.errors import ApiError, BadRequest, TooLarge
-from gateway.types import Server
+from gateway.types.snapshot import Server
 
 _VERSIONS = frozenset({"1.1", "1.0"})
 _LOOKED_AT = frozenset({b"content-length", b"host", b"transfer-encoding", b"content-encoding"})

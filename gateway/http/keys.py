@@ -12,7 +12,7 @@ from gateway.errors import Conflict
 from gateway.http.gate import Gate
 from gateway.store.keys import Keys
 from gateway.store.store import StoreError
-from gateway.types import Caller, Role
+from gateway.types.requests import Caller, Role
 
 
 class Wanted(BaseModel):

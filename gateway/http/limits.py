@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Response
 
 from gateway.http.gate import Gate
-from gateway.types import Caller
+from gateway.types.requests import Caller
 
 Shown = Callable[[], Awaitable[list[dict[str, Any]]]]
 """Each account with its limits, and how much of each is used."""

@@ -18,7 +18,7 @@ from gateway.http.parse import TOO_DEEP, parse
 from gateway.http.protocol import CYCLE, Cycle
 from gateway.journey import Headers
 from gateway.pipeline import Pipeline
-from gateway.types import Caller, Endpoint
+from gateway.types.requests import Caller, Endpoint
 
 log = logging.getLogger("switchboard")
 

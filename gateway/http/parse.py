@@ -14,7 +14,7 @@ from gateway.classify.rules import read_of
 from gateway.config import units
 from gateway.errors import BadRequest
 from gateway.http.media import host_of
-from gateway.types import Caller, Endpoint, Needs, Request
+from gateway.types.requests import Caller, Endpoint, Needs, Request
 
 MAX_TURNS = 6
 """How many of the user's turns, from the last one back, are kept for recognising the route."""

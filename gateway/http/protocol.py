@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.errors import ApiError, BadRequest, Overloaded
 from gateway.http.head import body_too_large, head_too_large, judge
 from gateway.http.pressure import Pressure
-from gateway.types import Server
+from gateway.types.snapshot import Server
 
 log = logging.getLogger("switchboard")
 

@@ -19,7 +19,7 @@ from gateway.revisions.running import NothingBefore, Running, Served, brief
 from gateway.store.adapters import AdapterBook
 from gateway.store.reader import Reader
 from gateway.store.revisions import Guard
-from gateway.types import Caller
+from gateway.types.requests import Caller
 
 
 class WrongConfiguration(ApiError):

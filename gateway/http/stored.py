@@ -19,7 +19,9 @@ from gateway.pipeline import Pipeline
 from gateway.refusals import backend_failure
 from gateway.transport.base import Reply
 from gateway.transport.bodies import read_all
-from gateway.types import Backend, Caller, Endpoint, Snapshot
+from gateway.types.backends import Backend
+from gateway.types.requests import Caller, Endpoint
+from gateway.types.snapshot import Snapshot
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """What ids are made of; nothing in them leads anywhere else at the backend."""

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.http.gate import Gate
-from gateway.types import Caller, Weight
+from gateway.types.requests import Caller
+from gateway.types.snapshot import Weight
 
 Give = Callable[[str, float, str, str, bool], Awaitable[Weight]]
 """Gives a subject a share, for a reason, by an author, forced or not. Raises ApiError."""

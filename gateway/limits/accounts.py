@@ -25,7 +25,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.types import Quota, Rate
+from gateway.types.limits import Quota, Rate
 
 SLICES = 30
 """Of a rate's period: a full minute's worth comes free 2 s late at the most."""

@@ -25,7 +25,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from gateway.errors import SwitchboardError
 from gateway.limits.accounts import NANO, Account, Budget
-from gateway.types import Alerts
+from gateway.types.limits import Alerts
 
 log = logging.getLogger("switchboard.limits")
 

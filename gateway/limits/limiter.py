@@ -23,7 +23,10 @@ from gateway.limits.refusing import Headers, refused, room_headers
 from gateway.limits.reserve import nano_of, tokens_of
 from gateway.limits.shared import SharedLimits, Spent
 from gateway.policy.live import Live
-from gateway.types import Caller, Decision, Quota, Request, Snapshot
+from gateway.types.decisions import Decision
+from gateway.types.limits import Quota
+from gateway.types.requests import Caller, Request
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.limits")
 

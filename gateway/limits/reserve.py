@@ -15,7 +15,10 @@ from math import ceil
 
 from gateway.limits.accounts import NANO
 from gateway.policy.live import TAIL, Live
-from gateway.types import Decision, Request, Snapshot, Target
+from gateway.types.backends import Target
+from gateway.types.decisions import Decision
+from gateway.types.requests import Request
+from gateway.types.snapshot import Snapshot
 
 
 def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:

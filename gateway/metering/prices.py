@@ -1,6 +1,7 @@
 """What an answer costs, and how much of it there was when the backend did not say."""
 
-from gateway.types import Price, Usage
+from gateway.types.backends import Price
+from gateway.types.records import Usage
 
 BYTES_PER_TOKEN = 4
 """OpenAI's rule of thumb for English, "1 token ~= 4 chars", taken on UTF-8 bytes, so that scripts

@@ -12,7 +12,8 @@ import msgspec
 
 from gateway.errors import MalformedEvent
 from gateway.metering.prices import BYTES_PER_TOKEN, estimate_tokens
-from gateway.types import Endpoint, Usage
+from gateway.types.records import Usage
+from gateway.types.requests import Endpoint
 
 MAX_EVENT = 32 * 1024 * 1024
 """Bytes of one event that are held at most; a larger one is passed on unseen."""

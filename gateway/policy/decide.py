@@ -55,16 +55,11 @@ from gateway.policy.table import (
 )
 from gateway.policy.words import dollars, number
 from gateway.policy.words import verdicts as verdicts
-from gateway.types import (
-    Choice,
-    Decision,
-    Limits,
-    Needs,
-    Question,
-    Route,
-    RuledOut,
-    Snapshot,
-)
+from gateway.types.decisions import Choice, Decision, Question, RuledOut
+from gateway.types.policies import Limits
+from gateway.types.requests import Needs
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 NEUTRAL_QUALITY = 0.5
 """Quality of a target that was named but is no candidate of the route: nobody knows it."""

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from gateway.types import Needs
+from gateway.types.requests import Needs
 
 
 class Gate(Protocol):

@@ -31,7 +31,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from gateway.policy.gates import Gate
-from gateway.types import Decision, Question, Target, Usage
+from gateway.types.backends import Target
+from gateway.types.decisions import Decision, Question
+from gateway.types.records import Usage
 
 HALF_LIFE_S = 300.0
 HALF_LIFE_N = 100.0

@@ -26,7 +26,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from gateway.types import Quality
+from gateway.types.snapshot import Quality
 
 WITHIN = 0.95
 """How much of the distribution an interval has."""

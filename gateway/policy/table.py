@@ -5,7 +5,11 @@ from typing import TypeAlias
 
 from gateway.policy.live import Estimate, Output, Replica
 from gateway.policy.weights import Weights, drained, held_back, held_replicas, open_replicas
-from gateway.types import Candidate, Policy, Quality, Route, RuledOut, Target
+from gateway.types.backends import Target
+from gateway.types.decisions import RuledOut
+from gateway.types.policies import Policy
+from gateway.types.routes import Candidate, Route
+from gateway.types.snapshot import Quality
 
 Qualities: TypeAlias = Mapping[tuple[str, str], Quality]
 """What is known of P(right), by route and target."""

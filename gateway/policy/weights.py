@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.types import Snapshot, Target, Weight, declared_as
+from gateway.types.backends import Target, declared_as
+from gateway.types.snapshot import Snapshot, Weight
 
 Weights = Mapping[str, Weight]
 """By a target's name, a backend's declared name, or a replica's URL."""

@@ -4,7 +4,10 @@ import math
 
 import msgspec
 
-from gateway.types import Choice, Decision, Limits, Policy, Route, Snapshot
+from gateway.types.decisions import Choice, Decision
+from gateway.types.policies import Limits, Policy
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 REFERENCE_VALUE = 0.01
 """What a right answer is taken to be worth, in dollars, when no route says so."""

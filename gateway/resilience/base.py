@@ -12,7 +12,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from gateway.errors import AttemptsFailed, Kind, UpstreamError
-from gateway.types import Choice, Needs, Target
+from gateway.types.backends import Target
+from gateway.types.decisions import Choice
+from gateway.types.requests import Needs
 
 Reason = Literal["first", "fallback", "retry", "hedge", "continue"]
 """Why an attempt was made."""

@@ -18,7 +18,10 @@ import msgspec
 from gateway.policy.gates import sort_of
 from gateway.policy.live import Estimate, Live
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
-from gateway.types import Breaking, Choice, Snapshot, Target
+from gateway.types.backends import Target
+from gateway.types.decisions import Choice
+from gateway.types.policies import Breaking
+from gateway.types.snapshot import Snapshot
 
 PROBE_S = 60.0
 """How long a request that was let through to see may take before another is."""

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import msgspec
 
 from gateway.metering.usage import MAX_TEXT
-from gateway.types import Endpoint, Request, Target, Usage
+from gateway.types.backends import Target
+from gateway.types.records import Usage
+from gateway.types.requests import Endpoint, Request
 
 _encode = msgspec.json.Encoder().encode
 _messages = msgspec.json.Decoder(list[msgspec.Raw])

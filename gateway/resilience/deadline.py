@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Sequence
 
 from gateway.resilience.base import Ask, Opener, Reason, T
-from gateway.types import Choice
+from gateway.types.decisions import Choice
 
 
 class Deadline:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
-from gateway.types import Choice
+from gateway.types.decisions import Choice
 
 
 class Fallback:

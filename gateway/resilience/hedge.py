@@ -21,7 +21,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from gateway.policy.live import TAIL, Estimate
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
-from gateway.types import Choice, Policy
+from gateway.types.decisions import Choice
+from gateway.types.policies import Policy
 
 SOONER = "another was sooner"
 """Says to an attempt why it is cancelled: not because its client has gone."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import tenacity
 
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, T
-from gateway.types import Choice
+from gateway.types.decisions import Choice
 
 Sleep = Callable[[float], Awaitable[None]]
 

@@ -9,7 +9,7 @@ from gateway.resilience.deadline import Deadline
 from gateway.resilience.fallback import Fallback
 from gateway.resilience.hedge import Hedge
 from gateway.resilience.retry import Retry
-from gateway.types import Policy
+from gateway.types.policies import Policy
 
 
 class Resilience:

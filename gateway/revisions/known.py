@@ -16,7 +16,8 @@ import msgspec
 from gateway.adapters.state import AdapterState
 from gateway.store.keys import Opens
 from gateway.store.revisions import Revision
-from gateway.types import Standing, Weight
+from gateway.types.experiments import Standing
+from gateway.types.snapshot import Weight
 
 log = logging.getLogger("switchboard")
 

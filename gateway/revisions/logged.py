@@ -30,7 +30,10 @@ from gateway.experiments.again import (
 from gateway.experiments.estimators import Floats, Ints
 from gateway.policy.table import Candidates, Row
 from gateway.revisions.traffic import LEARNED, Asked, question_again
-from gateway.types import Caller, Needs, Question, Route, Snapshot
+from gateway.types.decisions import Question
+from gateway.types.requests import Caller, Needs
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 Smaller: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 """Enough for what was expected, at half the memory."""

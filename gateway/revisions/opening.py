@@ -20,7 +20,7 @@ from gateway.errors import ConfigError, Problem
 from gateway.revisions.known import Known, KnownFile
 from gateway.store.revisions import Revision, Revisions
 from gateway.store.store import Store, StoreAway, StoreError
-from gateway.types import Server, Snapshot
+from gateway.types.snapshot import Server, Snapshot
 
 MOST_TRIED = 20
 """Contents before the last that are tried at most."""

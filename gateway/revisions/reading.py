@@ -11,7 +11,8 @@ from gateway.classify.declared import declared_classifier
 from gateway.classify.recognise import Recogniser
 from gateway.classify.rules import read_of
 from gateway.errors import SwitchboardError
-from gateway.types import Caller, Endpoint, Needs, Request, Snapshot
+from gateway.types.requests import Caller, Endpoint, Needs, Request
+from gateway.types.snapshot import Snapshot
 
 TURNS = 6
 """How many of the user's turns are read, the last ones: as many as of a request that is served."""

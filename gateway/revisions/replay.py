@@ -39,7 +39,8 @@ from gateway.revisions.logged import (
 )
 from gateway.revisions.traffic import LEARNED
 from gateway.store.replay import ReplayLog
-from gateway.types import Metric, Route, Snapshot
+from gateway.types.routes import Metric, Route
+from gateway.types.snapshot import Snapshot
 
 LENGTHS = 5
 """Kinds of requests by their length that the model of outcomes tells apart."""

@@ -15,7 +15,8 @@ from gateway.revisions.tried import reachable
 from gateway.store.reader import Reader
 from gateway.store.replay import ReplayLog
 from gateway.store.revisions import Revision
-from gateway.types import Needs, Snapshot
+from gateway.types.requests import Needs
+from gateway.types.snapshot import Snapshot
 
 DAY_S = 86_400.0
 REPLAYED = 5000

@@ -17,7 +17,7 @@ from gateway.errors import ConfigError, SwitchboardError
 from gateway.revisions.files import stamps
 from gateway.revisions.opening import Home, Opening
 from gateway.store.revisions import Guard, Kind, Moved, Revision, Revisions, before
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
 

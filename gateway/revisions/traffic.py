@@ -15,7 +15,9 @@ import msgspec
 
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
-from gateway.types import Caller, Choice, Decision, Needs, Question, Snapshot
+from gateway.types.decisions import Choice, Decision, Question
+from gateway.types.requests import Caller, Needs
+from gateway.types.snapshot import Snapshot
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from gateway.config.load import load_texts
 from gateway.config.yaml import read
 from gateway.errors import ConfigError
 from gateway.store.revisions import Revisions
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 
 class Served:

@@ -15,7 +15,7 @@ from gateway.store.feedback import Answered, FeedbackBook, Said
 from gateway.store.reader import Reader
 from gateway.store.store import StoreError
 from gateway.store.writer import Writer
-from gateway.types import Caller
+from gateway.types.requests import Caller
 
 log = logging.getLogger("switchboard")
 

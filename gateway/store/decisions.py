@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from gateway.types import Choice, Decision, RuledOut, Trial
+from gateway.types.decisions import Choice, Decision, RuledOut, Trial
 
 _encode = msgspec.json.Encoder().encode
 _CHOICE = Choice.__struct_fields__

@@ -12,7 +12,9 @@ from gateway.experiments.progress import Ended, Scored
 from gateway.store.schema import experiment_states as states
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
-from gateway.types import Experiment, Metric, Route, Snapshot, Standing
+from gateway.types.experiments import Experiment, Standing
+from gateway.types.routes import Metric, Route
+from gateway.types.snapshot import Snapshot
 
 SAYS_NOTHING = ("refused", "abandoned")
 """Outcomes that say nothing of an arm."""

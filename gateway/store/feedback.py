@@ -21,7 +21,8 @@ from sqlalchemy import (
 from gateway.store.rows import whole_text
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
-from gateway.types import Caller, Metric
+from gateway.types.requests import Caller
+from gateway.types.routes import Metric
 
 EPISODE = 1000
 """Requests of one episode that one outcome is told of at most."""

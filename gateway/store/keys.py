@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.store.schema import keys, meta
 from gateway.store.store import Store, StoreError, fields
-from gateway.types import Caller, Quota, Role
+from gateway.types.limits import Quota
+from gateway.types.requests import Caller, Role
 
 log = logging.getLogger("switchboard.store")
 

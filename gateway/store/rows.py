@@ -8,7 +8,7 @@ from sqlalchemy import Table
 
 from gateway.store.decisions import encoded
 from gateway.store.store import Store
-from gateway.types import Attempt, Record
+from gateway.types.records import Attempt, Record
 
 ROWS = 32
 """Rows in one statement. The interpreter's lock is let go and fought for once a statement: fewer

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from gateway.store.rows import whole_text
-from gateway.types import Record
+from gateway.types.records import Record
 
 log = logging.getLogger("switchboard.store")
 

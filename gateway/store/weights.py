@@ -8,7 +8,7 @@ from sqlalchemy import Row, func, insert, select
 
 from gateway.store.schema import weights
 from gateway.store.store import Store
-from gateway.types import Weight
+from gateway.types.snapshot import Weight
 
 
 class WeightBook:

@@ -22,7 +22,7 @@ from gateway.store import schema
 from gateway.store.rows import ROWS, Insert, Row, as_it_is, attempt_row, mended, request_row
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
-from gateway.types import Record
+from gateway.types.records import Record
 
 log = logging.getLogger("switchboard.store")
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.types import Timeouts
+from gateway.types.backends import Timeouts
 
 MAX_HEAD = 65_536
 """Bytes of an answer's head, or of one line of it; a longer one is malformed."""

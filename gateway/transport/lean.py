@@ -25,7 +25,7 @@ from gateway.errors import (
     said,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
-from gateway.types import Timeouts
+from gateway.types.backends import Timeouts
 
 HIGH_WATER, LOW_WATER = 131_072, 32_768
 """Unread bytes of a body at which reading from the backend stops, and starts again."""

@@ -25,7 +25,7 @@ from gateway.errors import (
     said,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
-from gateway.types import Timeouts
+from gateway.types.backends import Timeouts
 
 BUFFER = 65_536
 """Reading from the backend stops while twice as many bytes wait unread."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.errors import Problem
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 
 def lacking(snapshot: Snapshot, store: str, workers: int) -> Iterator[Problem]:

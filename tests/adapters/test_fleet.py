@@ -22,7 +22,8 @@ from gateway.store.adapters import AdapterBook
 from gateway.store.audit import ITSELF, AuditBook
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Snapshot, Version
+from gateway.types.backends import Version
+from gateway.types.snapshot import Snapshot
 from tests.adapters import lora
 from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
 

@@ -12,7 +12,7 @@ from gateway.adapters.keeper import FORGET_S, AdapterKeeper, Loadable, LoadFaile
 from gateway.policy.live import Live
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
-from gateway.types import Backend, Capabilities, Price, Shaping, Target
+from gateway.types.backends import Backend, Capabilities, Price, Shaping, Target
 
 NAMES = ("support@v1", "brand@v1")
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gateway.adapters.residency import Residency
 from gateway.adapters.whereabouts import Whereabouts
 from gateway.policy.live import Live
-from gateway.types import Capabilities, Price, Shaping, Target, Usage
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.records import Usage
 
 WARM_S, LOAD_S = 0.05, 0.5
 

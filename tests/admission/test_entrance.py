@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.admission.entrance import Entrance
 from gateway.admission.line import Flow, Refused, Ticket
-from gateway.types import Admission, Priority
+from gateway.types.backends import Admission
+from gateway.types.routes import Priority
 
 NORMAL: Flow = ("key", "normal")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.line import WEIGHTS, Flow, Line, Refused, Ticket
-from gateway.types import Priority
+from gateway.types.routes import Priority
 
 
 def nobody(_: Refused | None) -> None:

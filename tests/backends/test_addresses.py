@@ -7,7 +7,7 @@ import msgspec
 from gateway.backends.addresses import Names, with_addresses
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import StandIn
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, serving, snapshot, target
 
 NAME = "dns://vllm.ml.svc:8000"

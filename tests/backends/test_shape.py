@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from gateway.backends.shape import shape
 from gateway.backends.verdict import openai_shaped
 from gateway.http.parse import parse
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Endpoint,
-    Price,
-    Request,
-    Shaping,
-    Target,
-)
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.requests import Caller, Endpoint, Request
+from gateway.types.routes import Candidate
 
 
 def target(**shaping: Any) -> Target:

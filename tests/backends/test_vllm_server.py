@@ -28,7 +28,7 @@ from gateway.backends.vllm_server import (
     how,
     installed,
 )
-from gateway.types import Adapter, Backend, Serve, Version
+from gateway.types.backends import Adapter, Backend, Serve, Version
 from tests.adapters import lora
 
 FAKE = [sys.executable, str(Path(__file__).with_name("engine_process.py"))]

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.resilience.hedge import SOONER
 from gateway.standin.ledger import Call
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS
 from tests.chaos.story import Drain, Story
 from tests.chaos.traffic import Told

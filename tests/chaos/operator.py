@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from gateway.errors import ConfigError
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.chaos.checks import Wrong
 from tests.chaos.servers import WORDS, Backend, Replica
 from tests.chaos.story import Drain, Story

@@ -13,7 +13,7 @@ import msgspec
 
 from demo import vllm_server
 from gateway.config.load import load_texts
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS, Provider, Replica
 from tests.vllm.support import ROOM
 

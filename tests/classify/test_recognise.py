@@ -10,19 +10,10 @@ from gateway.classify.base import Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
 from gateway.classify.recognise import CLASSIFIED_CHARS, Recognised, Recogniser
 from gateway.errors import ApiError, BadRequest, Forbidden, NotFound
-from gateway.types import (
-    Caller,
-    Candidate,
-    Endpoint,
-    Match,
-    Needs,
-    Policy,
-    Recognition,
-    Request,
-    Route,
-    Server,
-    Snapshot,
-)
+from gateway.types.policies import Policy
+from gateway.types.requests import Caller, Endpoint, Needs, Recognition, Request
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 from tests.policy.world import target
 
 THRESHOLD = 0.5

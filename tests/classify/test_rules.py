@@ -5,7 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.classify.rules import READ_CHARS, Rules
-from gateway.types import Candidate, Match, Recognition, Route, Server, Snapshot
+from gateway.types.requests import Recognition
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 
 laws = settings(
     max_examples=100,

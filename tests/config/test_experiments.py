@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.types import Asked, Experiment, Shadow
+from gateway.types.experiments import Asked, Experiment
+from gateway.types.routes import Shadow
 from tests.config.trees import GENERAL, loaded, problems
 
 METRICS = """\

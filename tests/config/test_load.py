@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.types import Limits, Price, Timeouts, Version
+from gateway.types.backends import Price, Timeouts, Version
+from gateway.types.policies import Limits
 from tests.config.trees import GATEWAY, loaded
 
 

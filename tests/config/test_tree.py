@@ -11,7 +11,7 @@ from demo import tasks
 from gateway.classify.lexical import fit_lexical
 from gateway.config.init import starting_files, write
 from gateway.config.load import load
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
 FIRST_LINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")

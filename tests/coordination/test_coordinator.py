@@ -12,7 +12,7 @@ import pytest
 from gateway.coordination.coordinator import Coordinator
 from gateway.errors import CoordinatorAway
 from gateway.standin.standin import StandIn
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests import servers
 from tests.gateway.support import serving, snapshot, target
 

@@ -8,7 +8,7 @@ import pytest
 
 from demo import measure, tasks
 from gateway.config.load import load
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
 BASE = "local/tiny"

@@ -14,7 +14,7 @@ import yaml
 from gateway.backends.vllm_command import command
 from gateway.cli import build
 from gateway.config.load import load
-from gateway.types import Serve
+from gateway.types.backends import Serve
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"

@@ -9,7 +9,7 @@ from gateway.classify.recognise import CLASSIFIED_CHARS, Recogniser
 from gateway.classify.rules import READ_CHARS
 from gateway.config.load import load
 from gateway.http.parse import MAX_TURNS, parse
-from gateway.types import Caller, Endpoint, Recognition
+from gateway.types.requests import Caller, Endpoint, Recognition
 from tests.docs.pages import ROOT, page
 
 TEXT = page("docs/classify.md")

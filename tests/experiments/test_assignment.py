@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.experiments.assignment import Assigned, Lanes, declaration, lanes, unit_of
-from gateway.types import (
-    Caller,
-    Endpoint,
-    Experiment,
-    Match,
-    Needs,
-    Request,
-    Route,
-    Standing,
-)
+from gateway.types.experiments import Experiment, Standing
+from gateway.types.requests import Caller, Endpoint, Needs, Request
+from gateway.types.routes import Match, Route
 
 EVEN = {"old": 0.5, "new": 0.5}
 ARMS = {"old": "a/one", "new": "a/two"}

@@ -12,7 +12,7 @@ from gateway.experiments.findings import Findings, breach, ended, found, guards
 from gateway.experiments.page import page
 from gateway.experiments.planning import Logged, planned
 from gateway.experiments.progress import OVERLAP, Ended, Numbers, Progress, Scored
-from gateway.types import Asked, Experiment, Standing
+from gateway.types.experiments import Asked, Experiment, Standing
 
 ASKED = Asked("new", "old", "accepted", no_worse=True, margin=0.05)
 PLAIN = Experiment(

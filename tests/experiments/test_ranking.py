@@ -6,7 +6,8 @@ import msgspec
 
 from gateway.experiments.assignment import Assigned
 from gateway.experiments.ranking import with_arm_first
-from gateway.types import Caller, Choice, Decision, Needs, Question, Trial
+from gateway.types.decisions import Choice, Decision, Question, Trial
+from gateway.types.requests import Caller, Needs
 
 QUESTION = Question("general", "plain", Needs(), Caller())
 TRIAL = Trial("x", "new", 0.25, "u")

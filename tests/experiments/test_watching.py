@@ -16,18 +16,11 @@ from gateway.experiments.watching import Watching
 from gateway.store import schema
 from gateway.store.experiments import ExperimentBook
 from gateway.store.store import Store
-from gateway.types import (
-    Asked,
-    Experiment,
-    Match,
-    Metric,
-    Policy,
-    Route,
-    Server,
-    Snapshot,
-    Standing,
-    Trial,
-)
+from gateway.types.decisions import Trial
+from gateway.types.experiments import Asked, Experiment, Standing
+from gateway.types.policies import Policy
+from gateway.types.routes import Match, Metric, Route
+from gateway.types.snapshot import Server, Snapshot
 from tests.store.world import AT, attempt, decision, keep, record
 
 METRIC = Metric("accepted", "boolean", comparison="=", bound=1.0)

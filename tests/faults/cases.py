@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from gateway.standin import Fault, FaultKind
-from gateway.types import Timeouts
+from gateway.types.backends import Timeouts
 
 K = FaultKind
 

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from gateway.standin import Behaviour, Seen, say
-from gateway.types import Policy, Snapshot, Timeouts
+from gateway.types.backends import Timeouts
+from gateway.types.policies import Policy
+from gateway.types.snapshot import Snapshot
 from tests.faults.cases import CASES, HEALTHY, LINEUPS, PATIENT, SAID, Case, Lineup
 from tests.faults.client import Answer, ask
 from tests.faults.upstreams import Origins

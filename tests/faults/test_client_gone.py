@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from gateway.standin import Behaviour, Fault, FaultKind, Seen, StandIn
-from gateway.types import Admission, Policy
+from gateway.types.backends import Admission
+from gateway.types.policies import Policy
 from tests.faults.client import request_bytes
 from tests.gateway.support import Served, serving, snapshot, target
 

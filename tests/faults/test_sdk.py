@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from gateway.standin import Behaviour, Fault, FaultKind, StandIn
-from gateway.types import Policy
+from gateway.types.policies import Policy
 from tests.gateway.support import serving, snapshot, target
 
 K = FaultKind

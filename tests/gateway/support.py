@@ -16,22 +16,19 @@ from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import (
+from gateway.types.backends import (
     Adapter,
     Backend,
-    Candidate,
     Capabilities,
-    Match,
-    Policy,
     Price,
-    Route,
-    Server,
     Shaping,
-    Snapshot,
     Target,
     Timeouts,
     Version,
 )
+from gateway.types.policies import Policy
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 from tests.adapters import lora
 
 EVERYTHING = Capabilities(

@@ -29,16 +29,10 @@ from gateway.standin.standin import INFERENCE, StandIn
 from gateway.standin.wire import Seen
 from gateway.transport.base import Origin, Reply
 from gateway.transport.lean import LeanTransport
-from gateway.types import (
-    Adapter,
-    Backend,
-    Match,
-    Policy,
-    Price,
-    Shaping,
-    Snapshot,
-    Timeouts,
-)
+from gateway.types.backends import Adapter, Backend, Price, Shaping, Timeouts
+from gateway.types.policies import Policy
+from gateway.types.routes import Match
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
 
 PATIENT = Timeouts(connect=30, first_byte=60, between=60, total=600)

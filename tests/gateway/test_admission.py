@@ -13,7 +13,8 @@ import pytest
 
 from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.standin import StandIn
-from gateway.types import Admission, Snapshot
+from gateway.types.backends import Admission
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, answering, route, serving, snapshot, target
 
 ANSWER = json.dumps(

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from gateway.standin.standin import StandIn
-from gateway.types import Match, Policy
+from gateway.types.policies import Policy
+from gateway.types.routes import Match
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
 from tests.transport.peer import forwarding, peer
@@ -104,7 +105,7 @@ async def test_text_is_kept_only_where_the_route_says_so(two_routes: Served) -> 
 
 
 async def test_what_was_shaped_is_in_the_decision(provider: StandIn, tmp_path: Path) -> None:
-    from gateway.types import Shaping
+    from gateway.types.backends import Shaping
 
     shaping = Shaping(
         rename={"max_tokens": "max_completion_tokens"}, drop=frozenset({"temperature"})

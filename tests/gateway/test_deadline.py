@@ -9,7 +9,9 @@ import pytest
 
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
-from gateway.types import Policy, Snapshot, Timeouts
+from gateway.types.backends import Timeouts
+from gateway.types.policies import Policy
+from gateway.types.snapshot import Snapshot
 from tests.backends.test_vllm_server import free_port
 from tests.gateway.support import Served, events_of, route, serving, snapshot, target
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from gateway.standin.standin import StandIn
-from gateway.types import Match, Server, Snapshot
+from gateway.types.routes import Match
+from gateway.types.snapshot import Server, Snapshot
 from tests.classify.servers import embeddings, port_of, vectors
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target

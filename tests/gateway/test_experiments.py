@@ -21,7 +21,8 @@ from gateway.store.audit import AuditBook
 from gateway.store.experiments import ExperimentBook
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Experiment, Snapshot
+from gateway.types.experiments import Experiment
+from gateway.types.snapshot import Snapshot
 from tests.cli.running import Ran, switchboard
 from tests.gateway.support import Served, route, serving, serving_home, snapshot, target
 from tests.limits.test_alerts import until, webhook

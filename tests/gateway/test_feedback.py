@@ -19,7 +19,8 @@ from gateway.standin.standin import StandIn
 from gateway.store.evidence import Evidence, EvidenceBook
 from gateway.store.feedback import FeedbackBook, Said
 from gateway.store.keys import Keys
-from gateway.types import Metric, Snapshot
+from gateway.types.routes import Metric
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, route, serving, snapshot, target
 
 ACCEPTED = Metric("accepted", "boolean", comparison="=", bound=1.0, within_s=3600.0)

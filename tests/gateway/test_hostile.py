@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.standin.standin import StandIn
-from gateway.types import Candidate
+from gateway.types.routes import Candidate
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, answering, route, serving, snapshot, target
 

@@ -9,7 +9,9 @@ import pytest
 from gateway.classify.encoder import EncoderError
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
-from gateway.types import Match, Price, Server, Snapshot
+from gateway.types.backends import Price
+from gateway.types.routes import Match
+from gateway.types.snapshot import Server, Snapshot
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target
 

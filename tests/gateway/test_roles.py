@@ -9,7 +9,7 @@ from gateway.http.gate import REFUSALS_A_MINUTE
 from gateway.standin.standin import StandIn
 from gateway.store.audit import AuditBook, Entry
 from gateway.store.keys import Keys
-from gateway.types import ROLES, Caller, Role
+from gateway.types.requests import ROLES, Caller, Role
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, serving, snapshot, target
 

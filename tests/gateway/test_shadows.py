@@ -14,7 +14,8 @@ from gateway.standin.standin import StandIn
 from gateway.store.reader import Reader
 from gateway.store.shadows import ShadowBook
 from gateway.store.spending import SpendingBook
-from gateway.types import Shadow, Snapshot
+from gateway.types.routes import Shadow
+from gateway.types.snapshot import Snapshot
 from tests.cli.running import switchboard
 from tests.gateway.support import Served, route, serving, snapshot, target, text_of
 

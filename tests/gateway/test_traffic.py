@@ -13,7 +13,7 @@ from gateway.standin.standin import StandIn
 from gateway.store.audit import AuditBook
 from gateway.store.keys import Keys
 from gateway.store.weights import WeightBook
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.cli.running import Ran, switchboard
 from tests.config.trees import ENV
 from tests.gateway.support import Served, route, serving, snapshot, target

@@ -18,7 +18,7 @@ from gateway.config.load import load
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.engine import Card, Engine, Vllm
 from gateway.standin.standin import StandIn
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.adapters import lora
 from tests.config.trees import write
 from tests.gateway.support import Served, serving

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, events_of, route, serving, snapshot, target, text_of
 

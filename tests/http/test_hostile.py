@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests.http.test_protocol import echo, error_of, parsed, served, talk
 
 LIMITS = Server(max_head=4000, max_body=1_000_000, head_timeout=0.3, body_timeout=0.3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.classify.rules import READ_CHARS
 from gateway.errors import BadRequest
 from gateway.http.parse import MAX_TURNS, parse
-from gateway.types import Caller, Endpoint, Request
+from gateway.types.requests import Caller, Endpoint, Request
 
 
 def read(body: Any, endpoint: Endpoint = Endpoint.CHAT, **headers: str) -> Request:

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from gateway.http.pressure import LATE_S, MOST, Pressure
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests.http.test_protocol import echo, error_of, parsed, served
 
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from gateway.http.pressure import Pressure
 from gateway.http.protocol import CYCLE, limited
-from gateway.types import Server
+from gateway.types.snapshot import Server
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:

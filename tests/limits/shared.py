@@ -13,7 +13,9 @@ from gateway.serving import listening
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Price, Quota, Server, Snapshot
+from gateway.types.backends import Price
+from gateway.types.limits import Quota
+from gateway.types.snapshot import Server, Snapshot
 from tests.gateway.support import Served, serving_client, snapshot, target
 
 USD = 1e-4

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.limits.accounts import NANO, SLICES, Account, Window, day_of, month_of
-from gateway.types import Quota, Rate
+from gateway.types.limits import Quota, Rate
 
 MINUTE = 60.0
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()

@@ -17,7 +17,8 @@ from gateway.limits.alerts import BudgetAlerts
 from gateway.standin.standin import StandIn
 from gateway.store.spending import SpendingBook
 from gateway.store.store import Store
-from gateway.types import Alerts, Price, Quota, Quotas
+from gateway.types.backends import Price
+from gateway.types.limits import Alerts, Quota, Quotas
 from tests.gateway.support import serving, snapshot, target
 
 AT = 1_764_028_800.0

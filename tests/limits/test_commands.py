@@ -14,7 +14,7 @@ from gateway.errors import ConfigError
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Quota, Rate
+from gateway.types.limits import Quota, Rate
 from tests.gateway.support import serving, snapshot, target
 
 GATEWAY = """

@@ -17,7 +17,9 @@ from gateway.standin.behaviour import Behaviour, Fault, FaultKind, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Price, Quota, Quotas, Rate, Snapshot
+from gateway.types.backends import Price
+from gateway.types.limits import Quota, Quotas, Rate
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, route, serving, serving_client, snapshot, target
 
 MINUTE = 60.0

@@ -10,7 +10,10 @@ import pytest
 from gateway.limits.accounts import NANO, Account
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
-from gateway.types import Policy, Price, Quota, Rate, Server, Snapshot
+from gateway.types.backends import Price
+from gateway.types.limits import Quota, Rate
+from gateway.types.policies import Policy
+from gateway.types.snapshot import Server, Snapshot
 from tests import servers
 from tests.gateway.support import Served, route, serving, snapshot, target
 from tests.limits.shared import Workers, working

@@ -9,18 +9,11 @@ from gateway.http.parse import parse
 from gateway.limits.accounts import NANO
 from gateway.limits.reserve import nano_of, tokens_of
 from gateway.policy.live import Live
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Choice,
-    Decision,
-    Endpoint,
-    Price,
-    Request,
-    RuledOut,
-    Snapshot,
-)
+from gateway.types.backends import Capabilities, Price
+from gateway.types.decisions import Choice, Decision, RuledOut
+from gateway.types.requests import Caller, Endpoint, Request
+from gateway.types.routes import Candidate
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, snapshot, target
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.limits.accounts import NANO
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
-from gateway.types import Quota, Rate
+from gateway.types.limits import Quota, Rate
 from tests import servers
 from tests.limits.shared import USD, configured, until, working
 

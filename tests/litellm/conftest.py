@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.backends.litellm_process import LitellmProcess
-from gateway.types import Backend
+from gateway.types.backends import Backend
 from tests.litellm.provider import Provider, provider
 
 PYTHON = Path(__file__).parents[2] / ".litellm" / "bin" / "python"

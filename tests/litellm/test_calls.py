@@ -12,7 +12,7 @@ import pytest
 from gateway.backends.base import Call, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess
 from gateway.transport.lean import LeanTransport
-from gateway.types import Backend
+from gateway.types.backends import Backend
 from tests.litellm import wire
 from tests.litellm.conftest import KEYS
 from tests.litellm.provider import Plan, Provider

@@ -15,7 +15,8 @@ from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from gateway.types import Backend, Snapshot
+from gateway.types.backends import Backend
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, route, serving_client, snapshot, target
 from tests.litellm import wire
 from tests.litellm.conftest import KEYS, PYTHON

@@ -33,7 +33,8 @@ from gateway.backends.litellm_process import (
     secrets_of,
     served_by,
 )
-from gateway.types import Backend, Capabilities, Price, Server, Shaping, Snapshot, Target
+from gateway.types.backends import Backend, Capabilities, Price, Shaping, Target
+from gateway.types.snapshot import Server, Snapshot
 from tests.litellm import wire
 from tests.litellm.conftest import KEYS, PYTHON, backends
 from tests.litellm.provider import provider

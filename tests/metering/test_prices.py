@@ -1,7 +1,8 @@
 import pytest
 
 from gateway.metering.prices import cost, estimate_tokens
-from gateway.types import Price, Usage
+from gateway.types.backends import Price
+from gateway.types.records import Usage
 
 PRICE = Price(input=2e-6, cached_input=0.5e-6, output=8e-6)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.metering.usage import MAX_EVENT, MAX_TEXT, StreamWatch, usage_of
 from gateway.standin.behaviour import Behaviour, say
 from gateway.standin.standin import StandIn
-from gateway.types import Endpoint
+from gateway.types.requests import Endpoint
 from tests.metering.test_usage import chunk, relay, stream, told
 
 TEXT = 'Zwölf 🦊 foxes:\n\n"data: [DONE]", {"usage": {"prompt_tokens": 1}}, \u2028 end.'

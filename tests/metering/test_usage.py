@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import MalformedEvent
 from gateway.metering.usage import MAX_EVENT, StreamWatch, estimated_output, usage_of
-from gateway.types import Endpoint, Usage
+from gateway.types.records import Usage
+from gateway.types.requests import Endpoint
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 SAID = Usage(input=11, cached_input=4, output=3)

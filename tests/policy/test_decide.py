@@ -7,17 +7,12 @@ import pytest
 
 from gateway.policy.decide import Decider, decide
 from gateway.policy.live import Live
-from gateway.types import (
-    Capabilities,
-    Decision,
-    Limits,
-    Needs,
-    Policy,
-    Question,
-    Snapshot,
-    Target,
-    Usage,
-)
+from gateway.types.backends import Capabilities, Target
+from gateway.types.decisions import Decision, Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.records import Usage
+from gateway.types.requests import Needs
+from gateway.types.snapshot import Snapshot
 
 from .world import POLICY, ROUTE, policy, question, route, snapshot, target
 

@@ -10,7 +10,10 @@ from rich.console import Console
 from gateway.cli.explain import render, to_json
 from gateway.policy.decide import decide
 from gateway.policy.live import Live
-from gateway.types import Decision, Limits, Policy, Question, Recognition, Snapshot
+from gateway.types.decisions import Decision, Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.requests import Recognition
+from gateway.types.snapshot import Snapshot
 
 from .world import policy, question, route, snapshot, target
 

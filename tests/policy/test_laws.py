@@ -11,20 +11,13 @@ from hypothesis import strategies as st
 from gateway.policy.decide import Decider, decide
 from gateway.policy.live import Live
 from gateway.policy.words import describe, explained, verdicts
-from gateway.types import (
-    Capabilities,
-    Choice,
-    Decision,
-    Limits,
-    Needs,
-    Policy,
-    Price,
-    Question,
-    Route,
-    Snapshot,
-    Target,
-    Usage,
-)
+from gateway.types.backends import Capabilities, Price, Target
+from gateway.types.decisions import Choice, Decision, Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.records import Usage
+from gateway.types.requests import Needs
+from gateway.types.routes import Route
+from gateway.types.snapshot import Snapshot
 
 from .world import POLICY, ROUTE, laws, policy, question, route, snapshot, target
 

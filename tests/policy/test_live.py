@@ -22,7 +22,8 @@ from gateway.policy.live import (
     Output,
     Share,
 )
-from gateway.types import Target, Usage
+from gateway.types.backends import Target
+from gateway.types.records import Usage
 
 from .world import POLICY, ROUTE, laws, policy, question, route, snapshot, target
 

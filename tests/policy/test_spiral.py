@@ -7,7 +7,9 @@ import pytest
 
 from gateway.policy.decide import decide
 from gateway.policy.live import Live
-from gateway.types import Price, Snapshot, Target, Usage
+from gateway.types.backends import Price, Target
+from gateway.types.records import Usage
+from gateway.types.snapshot import Snapshot
 
 from .world import ROUTE, policy, question, route, snapshot, target
 

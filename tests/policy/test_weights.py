@@ -12,7 +12,9 @@ from gateway.policy.draws import mixed
 from gateway.policy.live import Live
 from gateway.policy.weights import weighed
 from gateway.policy.words import verdicts
-from gateway.types import Canary, Decision, Snapshot, Weight
+from gateway.types.backends import Canary
+from gateway.types.decisions import Decision
+from gateway.types.snapshot import Snapshot, Weight
 from tests.policy.world import POLICY, ROUTE, laws, policy, question, route, snapshot, target
 
 DRAWS = 4_000

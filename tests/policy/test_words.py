@@ -6,7 +6,9 @@ import pytest
 from gateway.policy.decide import decide
 from gateway.policy.live import Live
 from gateway.policy.words import describe, dollars, number, percent, verdicts
-from gateway.types import Decision, Limits, Policy, Question, Snapshot
+from gateway.types.decisions import Decision, Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.snapshot import Snapshot
 
 from .world import POLICY, ROUTE, policy, question, route, snapshot, target
 

@@ -4,22 +4,12 @@ from collections.abc import Iterable
 
 from hypothesis import HealthCheck, settings
 
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Limits,
-    Match,
-    Needs,
-    Policy,
-    Price,
-    Question,
-    Route,
-    Server,
-    Shaping,
-    Snapshot,
-    Target,
-)
+from gateway.types.backends import Capabilities, Price, Shaping, Target
+from gateway.types.decisions import Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.requests import Caller, Needs
+from gateway.types.routes import Candidate, Match, Route
+from gateway.types.snapshot import Server, Snapshot
 
 laws = settings(
     max_examples=60,

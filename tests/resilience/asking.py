@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason
-from gateway.types import Capabilities, Choice, Target
+from gateway.types.backends import Capabilities, Target
+from gateway.types.decisions import Choice
 from tests.gateway.support import target
 
 

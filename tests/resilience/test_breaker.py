@@ -11,7 +11,8 @@ from gateway.policy.live import Live
 from gateway.resilience.breaker import Breakers, Turned
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
-from gateway.types import Breaking, Needs, Policy
+from gateway.types.policies import Breaking, Policy
+from gateway.types.requests import Needs
 from tests.gateway.support import Served, route, serving, snapshot, target
 
 URL = "http://a/v1"

@@ -10,7 +10,9 @@ import pytest
 
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
-from gateway.types import Policy, Snapshot, Timeouts
+from gateway.types.backends import Timeouts
+from gateway.types.policies import Policy
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import events_of, route, serving, snapshot, target, text_of
 
 CUT = Fault(kind=FaultKind.CUT, after=3)

@@ -12,7 +12,9 @@ from gateway.resilience.base import Once
 from gateway.resilience.hedge import Hedge
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
-from gateway.types import Choice, Policy, Snapshot
+from gateway.types.decisions import Choice
+from gateway.types.policies import Policy
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, serving, snapshot, target
 from tests.resilience.asking import Scripted, choice, never
 

@@ -13,19 +13,12 @@ from gateway.policy.live import Live
 from gateway.revisions.logged import REFUSED, TEXTS, Outcomes, Replayer
 from gateway.revisions.reading import Reading
 from gateway.store.decisions import encoded
-from gateway.types import (
-    Caller,
-    Candidate,
-    Capabilities,
-    Decision,
-    Limits,
-    Match,
-    Needs,
-    Policy,
-    Price,
-    Question,
-    Snapshot,
-)
+from gateway.types.backends import Capabilities, Price
+from gateway.types.decisions import Decision, Question
+from gateway.types.policies import Limits, Policy
+from gateway.types.requests import Caller, Needs
+from gateway.types.routes import Candidate, Match
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, snapshot, target
 
 

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from gateway.revisions.traffic import Asked, Move, retold
-from gateway.types import Needs, Price, Snapshot
+from gateway.types.backends import Price
+from gateway.types.requests import Needs
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, snapshot, target
 
 

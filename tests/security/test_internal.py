@@ -10,7 +10,8 @@ import pytest
 
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
-from gateway.types import Policy, Timeouts
+from gateway.types.backends import Timeouts
+from gateway.types.policies import Policy
 from tests.gateway.support import route, serving, snapshot, target
 
 EAGER = Policy(

@@ -15,7 +15,8 @@ from gateway.policy.decide import decide
 from gateway.policy.live import Live
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
-from gateway.types import Caller, Capabilities, Endpoint, Needs
+from gateway.types.backends import Capabilities
+from gateway.types.requests import Caller, Endpoint, Needs
 from tests.gateway.support import route, serving, snapshot, target
 from tests.policy import world
 

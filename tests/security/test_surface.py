@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests.gateway.support import Served, serving, snapshot, target
 
 

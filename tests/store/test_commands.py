@@ -14,7 +14,7 @@ from gateway.cli import audit, keys, migrate, records
 from gateway.cli.opening import instant, store_of
 from gateway.store.keys import Keyring
 from gateway.store.store import Store
-from gateway.types import Caller
+from gateway.types.requests import Caller
 from tests.store.world import AT, attempt, keep, record, url
 
 PROGRAM = """

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.store.decisions import decoded, encoded
-from gateway.types import Choice, Decision, RuledOut
+from gateway.types.decisions import Choice, Decision, RuledOut
 from tests.store.world import choice, decision
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.store.evidence import Evidence, EvidenceBook
 from gateway.store.store import Store
-from gateway.types import Metric
+from gateway.types.routes import Metric
 from tests.store.world import AT
 
 

@@ -10,20 +10,12 @@ from gateway.experiments.progress import Ended, Scored
 from gateway.store import schema
 from gateway.store.experiments import ExperimentBook
 from gateway.store.store import Store
-from gateway.types import (
-    Asked,
-    Attempt,
-    Experiment,
-    Match,
-    Metric,
-    Policy,
-    Record,
-    Route,
-    Server,
-    Snapshot,
-    Standing,
-    Trial,
-)
+from gateway.types.decisions import Trial
+from gateway.types.experiments import Asked, Experiment, Standing
+from gateway.types.policies import Policy
+from gateway.types.records import Attempt, Record
+from gateway.types.routes import Match, Metric, Route
+from gateway.types.snapshot import Server, Snapshot
 from tests.store.world import AT, attempt, decision, keep, record
 
 METRIC = Metric("accepted", "boolean", comparison="=", bound=1.0, within_s=3600.0)

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.store.keys import Keyring, Keys
 from gateway.store.store import Store, StoreError
-from gateway.types import Caller
+from gateway.types.requests import Caller
 from tests.store.world import AT, emptied
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from gateway.store.reader import By, Filter, Reader, UsageRow, status_range
 from gateway.store.store import Store
 from gateway.store.writer import Writer
-from gateway.types import Caller, Decision, Recognition, Usage
+from gateway.types.decisions import Decision
+from gateway.types.records import Usage
+from gateway.types.requests import Caller, Recognition
 from tests.store.world import AT, attempt, decision, keep, record
 
 

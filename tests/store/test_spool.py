@@ -16,7 +16,7 @@ import pytest
 from gateway.store.spool import Spool
 from gateway.store.store import Store, StoreError
 from gateway.store.writer import Writer
-from gateway.types import Record
+from gateway.types.records import Record
 from tests import servers
 from tests.store.world import decision, record, until
 

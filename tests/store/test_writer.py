@@ -12,7 +12,8 @@ from gateway.store import schema
 from gateway.store.rows import ROWS, attempt_row, request_row
 from gateway.store.store import Store, StoreError
 from gateway.store.writer import BATCH, Writer
-from gateway.types import Caller, Recognition, Record
+from gateway.types.records import Record
+from gateway.types.requests import Caller, Recognition
 from tests.store.world import AT, attempt, keep, record, until, url
 
 

@@ -10,17 +10,9 @@ import msgspec
 from gateway.store.schema import metadata
 from gateway.store.store import Store
 from gateway.store.writer import Writer
-from gateway.types import (
-    Attempt,
-    Caller,
-    Choice,
-    Decision,
-    Needs,
-    Recognition,
-    Record,
-    RuledOut,
-    Usage,
-)
+from gateway.types.decisions import Choice, Decision, RuledOut
+from gateway.types.records import Attempt, Record, Usage
+from gateway.types.requests import Caller, Needs, Recognition
 
 AT = 1_700_000_000.0
 

@@ -22,7 +22,7 @@ from gateway.errors import (
 from gateway.transport.base import Origin, Reply, Transport
 from gateway.transport.lean import LeanTransport
 from gateway.transport.proxied import AiohttpTransport
-from gateway.types import Timeouts
+from gateway.types.backends import Timeouts
 from tests.transport.peer import (
     CHUNKED,
     WAIT_S,

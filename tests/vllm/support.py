@@ -12,7 +12,8 @@ import msgspec
 from demo import tasks, vllm_server
 from demo.tasks import Example
 from gateway.store.keys import Keys
-from gateway.types import Adapter, Snapshot, Version
+from gateway.types.backends import Adapter, Version
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, route, serving, snapshot, target
 
 SEED = 43

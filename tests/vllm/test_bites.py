@@ -18,7 +18,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from gateway.adapters import mix
-from gateway.types import Snapshot, Version
+from gateway.types.backends import Version
+from gateway.types.snapshot import Snapshot
 from tests.adapters import lora
 from tests.gateway.support import Served
 from tests.vllm.conftest import Replica

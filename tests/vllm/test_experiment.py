@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from demo import tasks, vllm_server
-from gateway.types import Experiment
+from gateway.types.experiments import Experiment
 from tests.cli.running import switchboard
 from tests.gateway.support import Served, serving_home
 from tests.vllm.conftest import Replica

@@ -12,7 +12,7 @@ import pytest
 from demo import tasks
 from gateway.adapters import mix
 from gateway.standin.standin import StandIn
-from gateway.types import Version
+from gateway.types.backends import Version
 from tests.gateway.support import serving
 from tests.vllm.conftest import Replica
 from tests.vllm.support import (

@@ -16,7 +16,7 @@ from demo.tasks import Example
 from gateway.config.load import load
 from gateway.standin.behaviour import Behaviour, say
 from gateway.standin.standin import StandIn
-from gateway.types import Snapshot
+from gateway.types.snapshot import Snapshot
 from tests.gateway.support import Served, events_of, serving
 from tests.vllm.conftest import LONGEST, Replica
 

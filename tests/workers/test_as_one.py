@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import StandIn
-from gateway.types import Server
+from gateway.types.snapshot import Server
 from tests.gateway.support import serving, snapshot, target, with_adapters
 from tests.servers import RealServer
 

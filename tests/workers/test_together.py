@@ -16,7 +16,7 @@ from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store
-from gateway.types import Quota
+from gateway.types.limits import Quota
 from tests import servers
 from tests.gateway.files import ROUTE, write
 from tests.store.world import until

@@ -21,7 +21,7 @@ from gateway.config.fields import (
 )
 from gateway.config.files.models import HostedModelPart, ModelPart, VllmModelPart
 from gateway.config.files.part import Part
-from gateway.types import Admission, Timeouts, Turns
+from gateway.types.backends import Admission, Timeouts, Turns
 
 _TIMEOUTS, _TURNS, _ADMISSION = Timeouts(), Turns(), Admission()
 

@@ -7,7 +7,7 @@ from gateway.config.files.backends import AnyBackend
 from gateway.config.files.limits import QuotasPart
 from gateway.config.files.part import Part
 from gateway.config.files.server import ClassifierPart, CoordinatorPart, ServerPart
-from gateway.types import Server
+from gateway.types.snapshot import Server
 
 _SERVER = Server()
 

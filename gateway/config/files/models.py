@@ -18,7 +18,7 @@ from gateway.config.fields import (
     Whole,
 )
 from gateway.config.files.part import Part
-from gateway.types import Capabilities
+from gateway.types.backends import Capabilities
 
 EndpointName = Literal["chat", "completions", "embeddings", "responses"]
 ENDPOINTS = {

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gateway.config.fields import Index, Name, Number, Seconds, Share, Switch, Usd, Waiting, Whole
 from gateway.config.files.part import Part
-from gateway.types import Breaking, Policy
+from gateway.types.policies import Breaking, Policy
 
 _POLICY, _BREAKING = Policy(""), Breaking()
 

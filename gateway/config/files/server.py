@@ -16,7 +16,7 @@ from gateway.config.fields import (
     Whole,
 )
 from gateway.config.files.part import Part
-from gateway.types import Server
+from gateway.types.snapshot import Server
 
 _SERVER = Server()
 

@@ -1,0 +1,72 @@
+"""What happened: one row a request, one an attempt."""
+
+from typing import Literal
+
+import msgspec
+
+from gateway.types.decisions import Decision
+from gateway.types.requests import Caller, Needs, Recognition
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of one answer; `estimated` when the backend did not say."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    estimated: bool = False
+
+
+Outcome = Literal["ok", "error", "truncated", "abandoned", "refused"]
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One upstream call. `status` is 0 when no head came back."""
+
+    target: str
+    replica: str
+    reason: Literal["first", "fallback", "retry", "hedge", "continue"]
+    started: float
+    status: int
+    outcome: Outcome
+    error: str
+    usage: Usage
+    cost: float
+    first_token_s: float | None
+    total_s: float
+    changed: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """What the store keeps of one request; `text`, `answer` and `messages` (as JSON, as they were
+    sent) only where the route keeps text, `features` where it keeps features."""
+
+    id: str
+    decision_id: str
+    started: float
+    endpoint: str
+    model: str
+    stream: bool
+    caller: Caller
+    recognition: Recognition | None
+    decision: Decision | None
+    needs: Needs
+    attempts: tuple[Attempt, ...]
+    status: int
+    outcome: Outcome
+    error: str
+    usage: Usage
+    cost: float
+    first_token_s: float | None
+    total_s: float
+    overhead_s: float
+    completion_id: str | None = None
+    text: str | None = None
+    answer: str | None = None
+    ref: str | None = None
+    episode: str | None = None
+    messages: str | None = None
+    features: bytes | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    shadow_of: str | None = None
