@@ -6,9 +6,9 @@ one mistake in `gateway.yaml` does not make every candidate unknown.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gateway.config import compile
 from gateway.config.check_backends import check_backends, check_classifier
 from gateway.config.check_experiments import check_experiments
+from gateway.config.compile_backends import targets
 from gateway.config.fields import TENANT, is_target, split_target
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import LimitsPart, PolicyFile
@@ -68,7 +68,7 @@ def _targets(gateway: Sheet[GatewayFile] | None) -> dict[str, Target]:
     return {
         target.name: target
         for name, part in gateway.model.backends.items()
-        for target in compile.targets(name, part)
+        for target in targets(name, part)
     }
 
 

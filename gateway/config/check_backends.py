@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path as FilePath
 
-from gateway.config import compile
+from gateway.config.compile_backends import adapter_store, is_internal, price
 from gateway.config.files.backends import AnyBackend, HostedPart, LitellmPart, OpenaiPart, VllmPart
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.models import ENDPOINTS, AdapterPart, VersionPart, VllmModelPart
@@ -85,7 +85,7 @@ def _servers(sheet: Sheet[GatewayFile], path: Path, part: VllmPart) -> Iterator[
 def _prices(sheet: Sheet[GatewayFile], path: Path, part: AnyBackend) -> Iterator[Problem]:
     """A price that nobody knows would be decided on as 0."""
     for name, model in part.models.items():
-        if compile.price(part, model) is not None:
+        if price(part, model) is not None:
             continue
         place = (*path, "models", name)
         if isinstance(part, LitellmPart):
@@ -94,7 +94,7 @@ def _prices(sheet: Sheet[GatewayFile], path: Path, part: AnyBackend) -> Iterator
                 "has no price: it is taken from litellm's map once its process has started",
                 "declare `price` to decide on your own",
             )
-        elif compile.is_internal(part):
+        elif is_internal(part):
             assert isinstance(part, HostedPart)
             missing = "replica_hour" if part.replica_hour is None else "peak_tokens_per_second"
             yield sheet.warning(
@@ -125,7 +125,7 @@ def _adapters(
                 f"unknown model `{serve.model}` of this backend",
                 did_you_mean(serve.model, part.models),
             )
-    store = compile.adapter_store(part, directory)[0]
+    store = adapter_store(part, directory)[0]
     if store is not None and not store.is_dir():
         yield sheet.warning((*path, "adapter_store"), f"there is no directory {store}")
     for name, model in part.models.items():
