@@ -39,7 +39,7 @@ from rich.table import Table
 from gateway.adapters.demand import Demand
 from gateway.adapters.placement import Room, placed, seconds_at
 from gateway.adapters.residency import Residency
-from gateway.policy.live import Estimate
+from gateway.policy.estimates import Estimate
 from gateway.types.backends import Capabilities, Price, Shaping, Target
 
 RESULTS = Path(__file__).with_name("placement.json")

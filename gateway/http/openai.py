@@ -14,8 +14,8 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ApiError, BadRequest, MethodNotAllowed, Unauthorized
+from gateway.http.cycle import CYCLE, Cycle
 from gateway.http.parse import TOO_DEEP, parse
-from gateway.http.protocol import CYCLE, Cycle
 from gateway.journey import Headers
 from gateway.pipeline import Pipeline
 from gateway.types.requests import Caller, Endpoint

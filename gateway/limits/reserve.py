@@ -14,7 +14,8 @@ dearest count.
 from math import ceil
 
 from gateway.limits.accounts import NANO
-from gateway.policy.live import TAIL, Live
+from gateway.policy.estimates import TAIL
+from gateway.policy.live import Live
 from gateway.types.backends import Target
 from gateway.types.decisions import Decision
 from gateway.types.requests import Request

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from gateway.policy.live import Estimate, Output, Replica
+from gateway.policy.estimates import Estimate, Output, Replica
 from gateway.policy.weights import Weights, drained, held_back, held_replicas, open_replicas
 from gateway.types.backends import Target
 from gateway.types.decisions import RuledOut

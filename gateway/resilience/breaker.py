@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.policy.estimates import Estimate
 from gateway.policy.gates import sort_of
-from gateway.policy.live import Estimate, Live
+from gateway.policy.live import Live
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
 from gateway.types.backends import Target
 from gateway.types.decisions import Choice

@@ -19,7 +19,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from gateway.policy.live import TAIL, Estimate
+from gateway.policy.estimates import TAIL, Estimate
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
 from gateway.types.decisions import Choice
 from gateway.types.policies import Policy

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.http.protocol import Cycle
+from gateway.http.cycle import Cycle
 from gateway.journey import Journey
 from gateway.resilience.base import Ask
 from tests.gateway.support import Served

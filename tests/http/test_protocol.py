@@ -10,8 +10,9 @@ import msgspec
 import pytest
 import uvicorn
 
+from gateway.http.cycle import CYCLE
 from gateway.http.pressure import Pressure
-from gateway.http.protocol import CYCLE, limited
+from gateway.http.protocol import limited
 from gateway.types.snapshot import Server
 
 

@@ -7,21 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy.decide import decide
-from gateway.policy.live import (
+from gateway.policy.estimates import (
     FAILURE_HALF_LIFE_S,
     HALF_LIFE_N,
     HALF_LIFE_S,
     LOAD_S,
     LOADED,
     PRIOR_N,
-    REFRESH_S,
     TAIL,
     Estimate,
     Failures,
-    Live,
     Output,
     Share,
 )
+from gateway.policy.live import REFRESH_S, Live
 from gateway.types.backends import Target
 from gateway.types.records import Usage
 
