@@ -41,16 +41,15 @@ def main() -> None:
 
 def in_words(report: Report) -> str:
     """The report for people."""
-    grown = (report.rss_after - report.rss_before) / 1e6
+    grown, objects = report.grown()
     lines = [
         f"{report.swaps:,} swaps of {report.swap_ms:.1f} ms on average, under load",
         f"{report.requests:,} requests by {report.snapshots_seen:,} snapshots, "
         f"{report.long_streams} of them long streams",
         f"{report.turned_away:,} had to ask again, for want of time on this machine",
         f"{len(report.wrong)} failed, were cut, or saw two snapshots",
-        f"memory {report.rss_after / 1e6:.0f} MB, {grown:+.1f} MB since the first quarter; "
-        f"{report.objects_after - report.objects_before:+,} objects; "
-        f"{report.planes_alive} plane left",
+        f"memory {report.sizes[-1].rss / 1e6:.0f} MB, by {grown / 1e3:+.1f} kB and {objects:+.1f} "
+        f"objects with each swap after the first quarter; {report.planes_alive} plane left",
         *report.wrong[:20],
     ]
     return "\n".join(lines)

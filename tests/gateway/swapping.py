@@ -12,7 +12,7 @@ import gc
 import json
 import os
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import cycle
@@ -165,8 +165,18 @@ class Watch(deque[Seen]):
             self._wrong.append(f"the body of snapshot {k} is for {body['model']}")
 
 
+class Size(msgspec.Struct):
+    """After `swaps` of them: bytes resident, and objects that the collector knows once it has been
+    round, under load and with so many long streams open."""
+
+    swaps: int
+    streams: int
+    rss: int
+    objects: int
+
+
 class Report(msgspec.Struct):
-    """What came of it. `wrong` should be empty; sizes are after a warm-up, and at the end.
+    """What came of it. `wrong` should be empty; `sizes` are after each quarter of the swaps.
 
     `turned_away` had to ask again, since the event loop had no time for them.
     """
@@ -178,11 +188,19 @@ class Report(msgspec.Struct):
     snapshots_seen: int
     wrong: list[str]
     swap_ms: float
-    rss_before: int
-    rss_after: int
-    objects_before: int
-    objects_after: int
+    sizes: list[Size]
     planes_alive: int
+
+    def grown(self) -> tuple[float, float]:
+        """Bytes and objects by which it grew with each swap, between the first and the last size
+        with equally many long streams open; infinite where no two are alike."""
+        often, times = Counter(size.streams for size in self.sizes).most_common(1)[0]
+        if times < 2:
+            return float("inf"), float("inf")
+        alike = [size for size in self.sizes if size.streams == often]
+        swaps = alike[-1].swaps - alike[0].swaps
+        first, last = alike[0], alike[-1]
+        return (last.rss - first.rss) / swaps, (last.objects - first.objects) / swaps
 
 
 class Client:
@@ -243,7 +261,8 @@ class Client:
         asked where that was made, and many a swap falls in between."""
         path = b"/v1/responses"
         first = await self.ask(json.dumps({"model": "stays/mini", "input": "hello"}).encode(), path)
-        more = {"model": "auto", "input": "hello", "previous_response_id": first}
+        # What is stored is the stand-in's, in this process: nothing goes on with these.
+        more = {"model": "auto", "input": "hello", "previous_response_id": first, "store": False}
         while not stop.is_set():
             await self.ask(json.dumps(more).encode(), path)
             await asyncio.sleep(PAUSE_S)
@@ -299,8 +318,8 @@ async def _under_load(
     seconds: float,
 ) -> Report:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    began, spent, warm = loop.time(), 0.0, swaps // 4
-    before = (0, 0)
+    began, spent = loop.time(), 0.0
+    sizes = []
     streams = [asyncio.create_task(client.stream()) for _ in range(STREAMS)]
     load = [asyncio.create_task(client.go_on(stop, n)) for n in range(len(ASKED))]
     load += [asyncio.create_task(client.carry_on(stop)) for _ in range(CONTINUING)]
@@ -311,15 +330,15 @@ async def _under_load(
         spent += loop.time() - at
         if k <= LATER:
             streams.append(asyncio.create_task(client.stream()))
-        if k == warm:
-            before = sizes()
+        if k % (swaps // 4) == 0:
+            sizes.append(size(k, sum(not each.done() for each in streams)))
         await asyncio.sleep(max(0.0, began + seconds * k / swaps - loop.time()))
     stop.set()
     await asyncio.gather(*load, *streams)
     streams.clear()
     load.clear()
     await asyncio.to_thread(served.gateway.writer.flush)
-    rss, objects = sizes()
+    gc.collect()
     planes = (each for each in gc.get_objects() if isinstance(each, Plane))
     alive = sum(each.snapshot.hash.startswith(HASH) for each in planes)
     return Report(
@@ -330,10 +349,7 @@ async def _under_load(
         snapshots_seen=0,
         wrong=[],
         swap_ms=1e3 * spent / swaps,
-        rss_before=before[0],
-        rss_after=rss,
-        objects_before=before[1],
-        objects_after=objects,
+        sizes=sizes,
         planes_alive=alive,
     )
 
@@ -379,9 +395,9 @@ def _wrong_rows(folder: Path, requests: int) -> Iterator[str]:
             yield f"{id} of {named}, answered by {HASH}{k}: {found}, {cost - due} dollars off"
 
 
-def sizes() -> tuple[int, int]:
-    """Bytes resident and objects that the collector knows, once it has been round."""
+def size(swaps: int, streams: int) -> Size:
+    """What it is now."""
     gc.collect()
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE"), len(gc.get_objects())
+    return Size(swaps, streams, pages * os.sysconf("SC_PAGE_SIZE"), len(gc.get_objects()))

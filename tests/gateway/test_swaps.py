@@ -7,7 +7,10 @@ import pytest
 
 from tests.gateway.swapping import LATER, STREAMS, swapped
 
-MIB = 1 << 20
+KIB = 1 << 10
+OBJECTS = 3
+"""By which it may grow with a swap; it is 0.2. Whoever keeps each snapshot keeps 35, each decider
+114, and each mapping of backends, which are themselves shared, 3.2."""
 
 
 async def test_a_thousand_swaps_under_load_with_long_streams_open(
@@ -22,5 +25,6 @@ async def test_a_thousand_swaps_under_load_with_long_streams_open(
     assert report.snapshots_seen > 100  # however slow the machine is
     assert report.turned_away < 0.2 * report.requests
     assert report.planes_alive == 1
-    assert report.objects_after < 1.05 * report.objects_before
-    assert report.rss_after < report.rss_before + 32 * MIB
+    grown, objects = report.grown()
+    assert objects < OBJECTS, report.sizes
+    assert grown < 32 * KIB, report.sizes
