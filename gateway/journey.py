@@ -18,10 +18,11 @@ from gateway.learn.scorer import Scorer
 from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
 from gateway.policy.live import Flight
-from gateway.resilience.base import Ask, Opener, Reason
+from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason
 from gateway.resilience.carry import GO_ON_TOKENS
 from gateway.transport.base import Reply, Sink
 from gateway.types.backends import Target
+from gateway.types.compositions import Composition, StepTaken
 from gateway.types.decisions import Choice, Decision
 from gateway.types.records import Attempt, Outcome, Record, Usage
 from gateway.types.requests import Recognition, Request
@@ -105,8 +106,8 @@ class Journey:
         "attempts",
         "began",
         "completion_id",
+        "composed",
         "conversation",
-        "cost",
         "decision",
         "error",
         "first_token_s",
@@ -118,6 +119,7 @@ class Journey:
         "queued_s",
         "recognition",
         "request",
+        "run",
         "shadow_of",
         "so_far",
         "status",
@@ -138,7 +140,6 @@ class Journey:
         self.outcome: Outcome = "error"
         self.error = ""
         self.usage = NO_USAGE
-        self.cost = 0.0
         self.first_token_s: float | None = None
         self.upstream_s = 0.0
         self.queued_s = 0.0
@@ -150,11 +151,57 @@ class Journey:
         self.ask: Ask[Opened] | None = None
         self.so_far = ("", 0)
         self.shadow_of: str | None = None
+        self.composed = ""
+        self.run: Run | None = None
+
+    @property
+    def cost(self) -> float:
+        """What all attempts have cost so far, in dollars."""
+        return sum(attempt.cost for attempt in self.attempts)
+
+
+class Run(msgspec.Struct):
+    """A composition under way for the request of `journey`, chosen by `choice`; `request` is what
+    its steps are asked from.
+
+    Each step is a journey of its own, with the attempts of this one; `last` is that of the step
+    whose answer the client gets, or stands for one where `given` is its answer already. `usage` is
+    of the steps before it, `came_to` what they came to by name. Its attempts begin with
+    the one at `first`, and `failure` is the latest one of a step.
+    """
+
+    journey: "Journey"
+    request: Request
+    composition: Composition
+    choice: Choice
+    flight: Flight
+    began: float
+    first: int
+    last: "Journey"
+    given: bytes | None = None
+    usage: Usage = NO_USAGE
+    came_to: dict[str, StepTaken] = {}
+    notes: dict[str, str] = {}
+    failure: AttemptFailed | None = None
+
+    @property
+    def cost(self) -> float:
+        """What its attempts have cost so far, in dollars."""
+        return sum(attempt.cost for attempt in self.journey.attempts[self.first :])
+
+    @property
+    def steps(self) -> tuple[StepTaken, ...]:
+        """What the steps have come to, in the order in which they were asked."""
+        return tuple(
+            msgspec.structs.replace(taken, came_to=self.notes.get(name, taken.came_to))
+            for name, taken in self.came_to.items()
+        )
 
 
 class Opened(msgspec.Struct):
     """A reply whose first piece is in: the body of a plain answer and what was `seen` in it, or a
-    stream's first bytes and its watch. `entrance` is the one that it has not left yet."""
+    stream's first bytes and its watch. `entrance` is the one that it has not left yet. With a `run`
+    it is the last step of a composition, or stands for the answer that it gave."""
 
     reply: Reply
     choice: Choice
@@ -169,6 +216,7 @@ class Opened(msgspec.Struct):
     content_type: bytes
     watch: StreamWatch | None = None
     seen: Seen | None = None
+    run: Run | None = None
 
 
 class _NoReply:
@@ -259,6 +307,7 @@ def record(journey: Journey, total_s: float) -> Record:
         experiment=trial.experiment if trial is not None else None,
         arm=trial.arm if trial is not None else None,
         shadow_of=journey.shadow_of,
+        composed=journey.composed,
     )
 
 

@@ -17,6 +17,7 @@ from gateway.admission.entrances import Entrances
 from gateway.backends.base import Call
 from gateway.backends.shape import shape
 from gateway.backends.verdict import message_of, openai_shaped, without_secrets
+from gateway.composing import Composer, told_steps
 from gateway.errors import (
     ApiError,
     AttemptsFailed,
@@ -76,6 +77,7 @@ from gateway.resilience.carry import (
 )
 from gateway.resilience.hedge import SOONER
 from gateway.transport.bodies import decoded, read_all
+from gateway.types.compositions import BACKEND
 from gateway.types.decisions import Choice, Decision, Question
 from gateway.types.records import Attempt, Outcome, Record, Usage
 from gateway.types.requests import Caller, Endpoint, Recognition, Request
@@ -121,6 +123,9 @@ class Pipeline:
         self._draw = draw
         self._maker = maker
         self._at_end = ended
+        self._composer = Composer(
+            live, clock, self._open_any, self._relay, self._headers, self._give_back
+        )
 
     # ------------------------------------------------------------ the way
 
@@ -267,6 +272,15 @@ class Pipeline:
     # ------------------------------------------------------------ dispatch
 
     async def _dispatch(self, journey: Journey) -> Opened:
+        try:
+            return await self._open_any(journey)
+        except AttemptFailed as last:
+            assert journey.ask is not None
+            failures = [failure for _, failure in journey.ask.failures]
+            raise overloaded(journey, failures) or gathered(failures) from last
+
+    async def _open_any(self, journey: Journey) -> Opened:
+        """The first of the ranked choices that opens. Raises AttemptFailed."""
         decision, plane = journey.decision, journey.plane
         assert decision is not None
         ask = journey.ask = Ask(
@@ -281,11 +295,7 @@ class Pipeline:
         choices = decision.ranked
         if decision.ruled_out:
             choices += decision.last_resorts
-        try:
-            return await plane.ways[decision.policy].open(ask, choices, "first")
-        except AttemptFailed as last:
-            failures = [failure for _, failure in ask.failures]
-            raise overloaded(journey, failures) or gathered(failures) from last
+        return await plane.ways[decision.policy].open(ask, choices, "first")
 
     async def _attempt(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
         """One upstream call, up to its first piece. Raises AttemptFailed."""
@@ -293,6 +303,9 @@ class Pipeline:
         assert ask is not None
         assert journey.decision is not None
         target = plane.snapshot.targets[choice.target]
+        if target.backend == BACKEND:
+            return await self._composer.open(journey, choice, reason)
+        journey.composed = ""
         if target.canary is not None and reason == "first":
             target = version_for(plane.snapshot, target, target.canary, request)
         if reason == "continue":
@@ -359,7 +372,11 @@ class Pipeline:
 
     def _drop(self, journey: Journey, opened: Opened) -> None:
         """Gives up what has opened as well as another that was sooner."""
+        if opened.run is not None:
+            self._composer.drop(opened.run)
         opened.reply.abort()
+        if opened.entrance is None:
+            return
         status = opened.reply.status
         self._ended(journey, opened, "abandoned", SOONER, status, unseen(journey))
 
@@ -480,6 +497,9 @@ class Pipeline:
     # ------------------------------------------------------------ relay
 
     async def _relay(self, journey: Journey, opened: Opened, outlet: Outlet) -> None:
+        if opened.run is not None:
+            await self._composer.relay(opened, outlet)
+            return
         journey.upstream_s = opened.first_at - opened.began
         journey.status = opened.reply.status
         if opened.watch is None:
@@ -599,7 +619,7 @@ class Pipeline:
             (b"content-type", opened.content_type or b"application/json"),
             (b"x-request-id", journey.request.id.encode()),
             (b"x-switchboard-route", decision.route.encode()),
-            (b"x-switchboard-target", opened.target.name.encode()),
+            (b"x-switchboard-target", _answering(journey, opened).encode()),
             (
                 b"x-switchboard-attempts",
                 b"%d" % (len(journey.attempts) + (opened.watch is not None)),
@@ -607,6 +627,8 @@ class Pipeline:
             (b"x-switchboard-decision", decision_id(journey.request.id).encode()),
             (b"x-switchboard-overhead-ms", b"%.3f" % (journey.overhead_s * 1e3)),
         ]
+        if journey.run is not None:
+            headers.append((b"x-switchboard-steps", told_steps(journey.run).encode()))
         if journey.hold is not None:
             headers += journey.hold.headers
         return headers
@@ -650,7 +672,6 @@ class Pipeline:
             entrance.busy(now)
         target, replica = opened.target, opened.choice.replica
         dollars = cost(usage, target.price)
-        journey.cost += dollars
         total = now - opened.began
         journey.attempts.append(
             Attempt(
@@ -705,6 +726,10 @@ def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidat
     if decision is None or choice.candidate < 0:
         return None
     return snapshot.routes[decision.route].candidates[choice.candidate]
+
+
+def _answering(journey: Journey, opened: Opened) -> str:
+    return opened.target.name if journey.run is None else journey.run.composition.target
 
 
 def _carries_on(journey: Journey) -> bool:

@@ -32,6 +32,7 @@ from gateway.experiments.assignment import all_lanes
 from gateway.experiments.standings import Standings
 from gateway.journey import Plane
 from gateway.learn.scorer import Scorer
+from gateway.policy.composed import with_compositions
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.policy.table import Qualities
@@ -226,6 +227,7 @@ class Planes:
         prices = self._prices if before is not None and litellm is before.litellm else {}
         with_litellm = snapshot if litellm is None else served_by(snapshot, litellm.url, prices)
         served = with_addresses(with_litellm, await self._names.look(with_litellm))
+        served = with_compositions(served)
         if before is not None:
             served = shared(served, before.served)
             if learns_from(snapshot) == learns_from(before.declared):

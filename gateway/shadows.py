@@ -66,7 +66,7 @@ class Shadows:
         shadow = journey.plane.shadows.get(decision.route)
         if shadow is None or journey.request.endpoint not in COPIED:
             return
-        if journey.attempts[-1].target == shadow.target:
+        if (journey.composed or journey.attempts[-1].target) == shadow.target:
             return
         if place(f"shadow {decision.route}", journey.request.id) >= shadow.share:
             return

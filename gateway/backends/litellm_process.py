@@ -102,7 +102,7 @@ def served_by(
     }
     targets = {
         name: _priced(replace(each, replicas=(url,)), prices)
-        if backends[each.backend].kind == "litellm"
+        if name not in snapshot.compositions and backends[each.backend].kind == "litellm"
         else each
         for name, each in snapshot.targets.items()
     }

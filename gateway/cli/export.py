@@ -82,5 +82,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _may_train(snapshot: Snapshot, target: str) -> bool:
+    composition = snapshot.compositions.get(target)
+    if composition is not None:
+        return all(_may_train(snapshot, each) for each in composition.targets)
     known = snapshot.targets.get(target.partition("@")[0])
     return known is not None and snapshot.backends[known.backend].may_train

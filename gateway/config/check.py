@@ -4,11 +4,14 @@ Names are checked against what stands in the files, also in those that have othe
 one mistake in `gateway.yaml` does not make every candidate unknown.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.config.check_backends import check_backends, check_classifier
+from gateway.config.check_compositions import check_compositions
 from gateway.config.check_experiments import check_experiments
 from gateway.config.compile_backends import targets
+from gateway.config.compile_compositions import composition, step_parts
 from gateway.config.fields import TENANT, is_target, split_target
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import LimitsPart, PolicyFile
@@ -17,8 +20,10 @@ from gateway.config.sheets import Files, M, Sheet, mapping
 from gateway.config.words import closest, did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
+from gateway.policy.composed import composed
 from gateway.policy.words import dollars, number
 from gateway.types.backends import Target
+from gateway.types.compositions import BACKEND
 
 AUTO = "auto"
 
@@ -27,7 +32,7 @@ def check(files: Files) -> Iterator[Problem]:
     """Everything that is wrong between the files, and warnings."""
     yield from _twice("route", files.routes)
     yield from _twice("policy", files.policies)
-    targets = _targets(files.gateway)
+    targets = _targets(files.gateway, files.texts)
     if files.gateway is not None:
         yield from _aliases(files.gateway, files)
         if files.gateway.model is not None:
@@ -35,6 +40,7 @@ def check(files: Files) -> Iterator[Problem]:
             yield from check_classifier(
                 files.gateway, files.gateway.model, files.directory, targets
             )
+            yield from check_compositions(files.gateway, files.gateway.model, targets, files.texts)
     for sheet in files.routes:
         yield from _policy_known(sheet, files.policies)
         if files.gateway is not None:
@@ -61,14 +67,20 @@ def _route(
             yield from _limits(sheet, route, policy, policy.model, targets)
 
 
-def _targets(gateway: Sheet[GatewayFile] | None) -> dict[str, Target]:
+def _targets(gateway: Sheet[GatewayFile] | None, texts: Mapping[str, str]) -> dict[str, Target]:
     """The targets of a valid `gateway.yaml`."""
     if gateway is None or gateway.model is None:
         return {}
-    return {
+    declared = {
         target.name: target
         for name, part in gateway.model.backends.items()
         for target in targets(name, part)
+    }
+    known = defaultdict(str, texts)  # what cannot be read is told elsewhere
+    return declared | {
+        f"{BACKEND}/{name}": composed(composition(name, part, known), declared)
+        for name, part in gateway.model.compositions.items()
+        if all(step.target in declared for step in step_parts(part))
     }
 
 
@@ -90,7 +102,7 @@ def declared_targets(data: object) -> list[str]:
                 target = f"{backend}/{model}+{adapter}"
                 versions = mapping(mapping(written).get("versions"))
                 found += [target, *(f"{target}@{version}" for version in versions)]
-    return found
+    return found + [f"{BACKEND}/{name}" for name in mapping(mapping(data).get("compositions"))]
 
 
 def _names(sheets: Iterable[Sheet[M]]) -> list[str]:

@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 
 from gateway.config.compile_backends import adapters, backend, parts, targets, turns
+from gateway.config.compile_compositions import composition
 from gateway.config.files.experiments import ExperimentPart
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.limits import QuotaPart, QuotasPart
 from gateway.config.files.policies import PolicyFile
 from gateway.config.files.routes import CandidatePart, MatchPart, MetricPart, RouteFile
 from gateway.config.files.server import CoordinatorPart
+from gateway.policy.composed import with_compositions
 from gateway.types.backends import (
     Serve,
 )
@@ -220,8 +222,10 @@ def snapshot(
     directory: Path,
     routes: Mapping[str, Route],
     policies: Mapping[str, Policy],
+    texts: Mapping[str, str],
 ) -> Snapshot:
-    """The whole configuration, under the hash of its content."""
+    """The whole configuration, under the hash of its content; `texts` are those of files that
+    compositions name."""
     declared = list(parts(file))
     whole = Snapshot(
         hash="",
@@ -238,8 +242,13 @@ def snapshot(
         adapters=tuple(
             adapter for name, part in declared for adapter in adapters(name, part, directory)
         ),
+        compositions={
+            each.target: each
+            for each in (composition(name, part, texts) for name, part in file.compositions.items())
+        },
         quotas=quotas(file.limits),
     )
+    whole = with_compositions(whole)
     return msgspec.structs.replace(whole, hash=hashlib.sha256(canonical(whole)).hexdigest())
 
 

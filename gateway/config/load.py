@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from gateway.config import compile, yaml
 from gateway.config.check import check
+from gateway.config.compile_compositions import prompts_of, schemas_of
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import PolicyFile
 from gateway.config.files.routes import RouteFile
@@ -70,11 +71,13 @@ def _loaded(
     source: "_Source", directory: Path, env: Mapping[str, str], environment: str | None
 ) -> Loaded:
     reading = _Reading(source, env, environment)
+    gateway = reading.gateway()
     files = Files(
         directory=directory,
-        gateway=reading.gateway(),
+        gateway=gateway,
         routes=reading.folder("routes", RouteFile),
         policies=reading.folder("policies", PolicyFile),
+        texts=reading.of_compositions(gateway),
     )
     prompts = reading.prompts(files.routes)
     problems = sorted(
@@ -89,6 +92,7 @@ def _loaded(
         directory,
         {route.name: compile.route(route, prompts) for route in _models(files.routes)},
         {policy.name: compile.policy(policy) for policy in _models(files.policies)},
+        files.texts,
     )
     return Loaded(snapshot, tuple(problems), directory, reading.texts)
 
@@ -226,6 +230,21 @@ class _Reading:
                     found[candidate.system] = self._text(candidate.system).strip()
         return found
 
+    def of_compositions(self, sheet: Sheet[GatewayFile] | None) -> dict[str, str]:
+        """The text of every file that a composition names, by its path as it is written."""
+        found: dict[str, str] = {}
+        parts = sheet.model.compositions if sheet is not None and sheet.model is not None else {}
+        for name, part in parts.items():
+            for place, written in (*prompts_of(part), *schemas_of(part)):
+                wrong = self._unreadable(written)
+                if wrong is not None:
+                    assert sheet is not None
+                    at = ("compositions", name, *place)
+                    self.problems.append(sheet.problem(at, *wrong))
+                else:
+                    found[written] = self._text(written).strip()
+        return found
+
     def _overlay(self, environment: str) -> yaml.Document | None:
         name = overlay_name(environment)
         if self._source.has(name):
@@ -239,21 +258,19 @@ class _Reading:
         return None
 
     def _unreadable(self, written: str) -> tuple[str, str] | None:
-        """Why a prompt's file cannot be used, and the mend."""
+        """Why a file that others name cannot be used, and the mend."""
         source = self._source
         if source.outside(written):
             return f"`{written}` lies outside of the configuration", "move it into the directory"
         if not source.has(written):
-            return f"there is no file `{written}`", f"write the prompt into {source.named(written)}"
+            return f"there is no file `{written}`", f"write {source.named(written)}"
         if source.size(written) > MAX_PROMPT_BYTES:
             return f"`{written}` is longer than {MAX_PROMPT_BYTES:,} bytes", "shorten it"
         try:
             empty = not source.text(written).strip()
         except (UnicodeDecodeError, OSError) as error:
             return f"`{written}` cannot be read: {_why(error)}", ""
-        return (
-            (f"`{written}` is empty", "write the prompt, or leave the key out") if empty else None
-        )
+        return (f"`{written}` is empty", "write something, or leave the key out") if empty else None
 
     def _document(self, relative: str) -> yaml.Document | None:
         try:

@@ -21,6 +21,7 @@ def shared(snapshot: Snapshot, before: Snapshot) -> Snapshot:
         targets=_shared(snapshot.targets, before.targets),
         backends=_shared(snapshot.backends, before.backends),
         quotas=before.quotas if before.quotas == snapshot.quotas else snapshot.quotas,
+        compositions=_shared(snapshot.compositions, before.compositions),
         adapters=before.adapters if before.adapters == snapshot.adapters else snapshot.adapters,
     )
 

@@ -40,12 +40,14 @@ class Sheet(msgspec.Struct, Generic[M], frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """Everything that was read; `gateway` is None when the file cannot be parsed at all."""
+    """Everything that was read; `gateway` is None when the file cannot be parsed at all. `texts`
+    are those of the files that it names, by their paths as they are written."""
 
     directory: FilePath
     gateway: Sheet[GatewayFile] | None
     routes: Sequence[Sheet[RouteFile]]
     policies: Sequence[Sheet[PolicyFile]]
+    texts: Mapping[str, str] = {}
 
 
 def mapping(data: object) -> Mapping[str, object]:

@@ -1,5 +1,8 @@
 """The most that a request may use and cost, before anything is sent. Pure.
 
+A composition may use, and cost, what all of its steps may together, each bounded as below; of
+dollars no more than its `max_cost`.
+
 Tokens of a rate: the input as it is estimated, and `max_tokens` for each answer that is asked for;
 where the request bounds none, the 95th percentile of what the target says on this route.
 
@@ -24,36 +27,31 @@ from gateway.types.snapshot import Snapshot
 
 def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
     """What to reserve of a rate of tokens."""
-    needs = request.needs
-    output = needs.max_output
-    if output is None:
-        ranked = decision.ranked
-        output = usual_output(live, decision.route, snapshot.targets[ranked[0].target])
-    return needs.input_tokens + output * request.choices
+    needs, route, first = request.needs, decision.route, decision.ranked[0].target
+    composition = snapshot.compositions.get(first)
+    asked = (first,) if composition is None else [step.target for step in composition.steps]
+    tokens = 0
+    for name in asked:
+        output = needs.max_output
+        if output is None:
+            output = usual_output(live, route, snapshot.targets[name])
+        tokens += needs.input_tokens + output * request.choices
+    return tokens
 
 
 def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
     """What to reserve of a budget, in nanodollars, rounded up."""
-    needs, targets, route = request.needs, snapshot.targets, decision.route
-    unseen = needs.vision or needs.audio or request.previous is not None
+    route = decision.route
     dearest = beside = 0.0
     choices = decision.ranked
     if decision.ruled_out:
         choices += decision.last_resorts
     for choice in choices:
-        target = targets[choice.target]
-        output = needs.max_output
-        if output is None:
-            output = usual_output(live, route, target)
-        size, context = request.size, target.capabilities.context
+        more = 0
         if choice.candidate >= 0:
             system = snapshot.routes[route].candidates[choice.candidate].system
-            if system is not None:
-                size += _bytes(system)
-        if context is not None and (unseen or size > context):
-            size = context
-        price = target.price
-        dollars = size * price.input + output * request.choices * price.output
+            more = 0 if system is None else _bytes(system)
+        dollars = _most(request, choice.target, snapshot, live, route, more)
         if dollars > dearest:
             dearest, beside = dollars, dearest
         elif dollars > beside:
@@ -62,6 +60,40 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
     if policy.hedge or (policy.carry_on and request.stream):
         dearest += beside
     return ceil(dearest * NANO)
+
+
+def most_of(request: Request, target: Target, live: Live, route: str, more: int = 0) -> float:
+    """The dollars that one call to a target may cost, asked `more` bytes than the request has."""
+    needs = request.needs
+    output = needs.max_output
+    if output is None:
+        output = usual_output(live, route, target)
+    size, context = request.size + more, target.capabilities.context
+    unseen = needs.vision or needs.audio or request.previous is not None
+    if context is not None and (unseen or size > context):
+        size = context
+    price = target.price
+    return size * price.input + output * request.choices * price.output
+
+
+def _most(
+    request: Request, target: str, snapshot: Snapshot, live: Live, route: str, more: int
+) -> float:
+    composition = snapshot.compositions.get(target)
+    if composition is None:
+        return most_of(request, snapshot.targets[target], live, route, more)
+    dollars = sum(
+        most_of(
+            request,
+            snapshot.targets[step.target],
+            live,
+            route,
+            more + (0 if step.system is None else _bytes(step.system)),
+        )
+        for step in composition.steps
+    )
+    most = composition.max_cost
+    return dollars if most is None else min(dollars, most)
 
 
 def usual_output(live: Live, route: str, target: Target) -> int:

@@ -94,7 +94,7 @@ class Metrics(Collector):
         attempts = record.attempts
         key = (
             record.decision.route if record.decision is not None else "",
-            attempts[-1].target if attempts else "",
+            record.composed or (attempts[-1].target if attempts else ""),
         )
         series = self._series.get(key)
         if series is None:

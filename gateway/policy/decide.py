@@ -10,7 +10,8 @@ Hard facts rule candidates out first, whatever else is said; then the policy's l
 is ranked by net.
 
     cost = input tokens x (input price - cached share x (input price - cached price))
-           + E[output tokens] x output price
+           + E[output tokens] x output price,
+           of a composition times what it has cost so far over that
     E[s to first token] = first token with nothing queued + queue x what each one adds
                           + P(adapter not resident) x load time + time lost by failing
                           - what the replica's prefix cache saves of a conversation
@@ -269,6 +270,8 @@ def _score(
         cost = tokens * row.input_price + output * row.output_price
         if row.cached_saving and row.target in shares:
             cost -= tokens * row.cached_saving * shares[row.target].mean
+        if row.composed and row.output_key in live.spent:
+            cost *= live.spent[row.output_key].mean
         quality = row.quality if learned is None else _quality(row, learned)
         worth = value * quality - price * cost
         affordable = cost <= max_cost and quality >= min_quality

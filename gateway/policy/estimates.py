@@ -367,6 +367,35 @@ class Output:
         self.p95 = self.mean * max(1.0, tail)
 
 
+class Spent:
+    """What requests to a composition cost on a route, as a multiple (`mean`) of what was expected
+    of them; and the share of them that asked more than the first step (`more`, prior `escalates`).
+
+    `seen` counts them, each worth less as it ages.
+    """
+
+    __slots__ = ("_at", "_dollars", "_expected", "_more", "_prior", "mean", "more", "seen")
+
+    def __init__(self, escalates: float) -> None:
+        self._at = self._dollars = self._expected = self._more = self.seen = 0.0
+        self._prior = escalates
+        self.mean, self.more = 1.0, escalates
+
+    def saw(self, dollars: float, expected: float, *, more: bool, now: float) -> None:
+        """One request that cost so much where `expected` was."""
+        decay = 0.5 ** (max(0.0, now - self._at) / HALF_LIFE_S + 1.0 / HALF_LIFE_N)
+        self._at = now
+        self._dollars = self._dollars * decay + dollars
+        self._expected = self._expected * decay + expected
+        self._more = self._more * decay + more
+        self.seen = self.seen * decay + 1.0
+        # PRIOR_N requests of this size that cost what was expected stand against the first seen.
+        prior = PRIOR_N * expected
+        if self._expected + prior > 0.0:
+            self.mean = (self._dollars + prior) / (self._expected + prior)
+        self.more = (self._more + PRIOR_N * self._prior) / (self.seen + PRIOR_N)
+
+
 class Share:
     """What share of a target's input tokens its provider served from its cache; prior none."""
 

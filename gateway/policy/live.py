@@ -6,8 +6,9 @@ Time comes in as `now` (seconds of any steady clock): nothing here reads a clock
 from collections.abc import Iterable
 from typing import Protocol
 
-from gateway.policy.estimates import Estimate, Output, Replica, Share
+from gateway.policy.estimates import Estimate, Output, Replica, Share, Spent
 from gateway.types.backends import Target
+from gateway.types.compositions import Composition
 from gateway.types.decisions import Decision, Question
 from gateway.types.records import Usage
 
@@ -56,9 +57,10 @@ class Live:
     """Everything `decide` reads that changes from second to second.
 
     Keys: `estimates` by (target, replica), `replicas` by base URL, `outputs` by (route, target),
-    `cached` by target, `incumbents` by (route, policy), `prefixes` (where a conversation's
-    beginning was read last, and its tokens) by (target, conversation), `witnesses` by backend. What
-    is missing from them has not been seen yet: the reader takes the prior.
+    `cached` by target, `spent` by (route, composition's target), `incumbents` by (route, policy),
+    `prefixes` (where a conversation's beginning was read last, and its tokens) by (target,
+    conversation), `witnesses` by backend. What is missing from them has not been seen yet: the
+    reader takes the prior.
 
         live.advance(now); decision = decider.decide(question, live, draw)
         live.chose(question, decision)
@@ -76,6 +78,7 @@ class Live:
         "outputs",
         "prefixes",
         "replicas",
+        "spent",
         "witnesses",
     )
 
@@ -84,6 +87,7 @@ class Live:
         self.replicas: dict[str, Replica] = {}
         self.outputs: dict[tuple[str, str], Output] = {}
         self.cached: dict[str, Share] = {}
+        self.spent: dict[tuple[str, str], Spent] = {}
         self.incumbents: dict[tuple[str, str], str] = {}
         self.prefixes: dict[tuple[str, int], tuple[str, int]] = {}
         self.witnesses: dict[str, Witness] = {}
@@ -228,6 +232,14 @@ class Live:
             found = self.estimates[key] = Estimate(target)
         return found
 
+    def cost_of(self, route: str, composition: Composition) -> Spent:
+        """What a composition has cost on a route, begun from what is declared if need be."""
+        key = (route, composition.target)
+        found = self.spent.get(key)
+        if found is None:
+            found = self.spent[key] = Spent(composition.escalates)
+        return found
+
     def keep(self, targets: Iterable[Target]) -> None:
         """Go on with `targets`, as they are declared now, and forget every other and its replicas.
 
@@ -239,6 +251,7 @@ class Live:
         self.estimates = {key: found for key, found in self.estimates.items() if key in pairs}
         self.outputs = {key: found for key, found in self.outputs.items() if key[1] in kept}
         self.cached = {name: found for name, found in self.cached.items() if name in kept}
+        self.spent = {key: found for key, found in self.spent.items() if key[1] in kept}
         self.incumbents = {key: name for key, name in self.incumbents.items() if name in kept}
         self.replicas = {
             url: server

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from gateway.policy.estimates import Estimate, Output, Replica
 from gateway.policy.weights import Weights, drained, held_back, held_replicas, open_replicas
 from gateway.types.backends import Target
+from gateway.types.compositions import BACKEND
 from gateway.types.decisions import RuledOut
 from gateway.types.policies import Policy
 from gateway.types.routes import Candidate, Route
@@ -33,6 +34,7 @@ class Row:
     __slots__ = (
         "cached_saving",
         "candidate",
+        "composed",
         "context",
         "endpoints",
         "held",
@@ -58,6 +60,7 @@ class Row:
         can = target.capabilities
         self.target = target.name
         self.candidate = candidate
+        self.composed = target.backend == BACKEND
         self.quality = quality
         self.internal = target.internal
         self.endpoints = can.endpoints

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
+from gateway.types.compositions import StepTaken
 from gateway.types.decisions import Choice, Decision, RuledOut, Trial
 
 _encode = msgspec.json.Encoder().encode
@@ -27,6 +28,7 @@ class _Stored(msgspec.Struct):
     withheld: tuple[str, ...] = ()
     trial: Trial | None = None
     pinned: str = ""
+    steps: tuple[StepTaken, ...] = ()
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -47,6 +49,8 @@ def encoded(decision: Decision) -> str:
         told["trial"] = decision.trial
     if decision.pinned:
         told["pinned"] = decision.pinned
+    if decision.steps:
+        told["steps"] = decision.steps
     return _encode(told).decode()
 
 
@@ -65,6 +69,7 @@ def decoded(text: str, route: str, policy: str, snapshot: str) -> Decision:
         withheld=stored.withheld,
         trial=stored.trial,
         pinned=stored.pinned,
+        steps=stored.steps,
     )
 
 

@@ -78,7 +78,8 @@ requests = Table(
     Index("requests_experiment", "experiment"),
     Index("requests_shadow_of", "shadow_of"),
 )
-"""`target` and `replica` are those of the last attempt; `decision` is as `gateway.store.decisions`
+"""`target` and `replica` are those of the last attempt, and of a composition the target is its own;
+`decision` is as `gateway.store.decisions`
 writes it. A decision is found through its request, whose id differs from it in the prefix only.
 `shadow_of` is the request that this one is a copy of: no client saw its answer. `unit` is a hash of
 what the arm of an experiment sticks to, and `arm_share` the chance that it had."""

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.types.compositions import StepTaken
 from gateway.types.requests import Caller, Needs
 
 
@@ -79,7 +80,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     `withheld` are the subjects that the draw left out, for they get but a share of their traffic.
     In a `trial` the arm's target stands first, whatever it is worth; and so does `pinned`, the
-    target that an ended experiment left.
+    target that an ended experiment left. `steps` are those of the composition that was asked last.
     """
 
     route: str
@@ -93,6 +94,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     withheld: tuple[str, ...] = ()
     trial: Trial | None = None
     pinned: str = ""
+    steps: tuple[StepTaken, ...] = ()
 
     @property
     def last_resorts(self) -> tuple[Choice, ...]:

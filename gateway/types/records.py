@@ -39,7 +39,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """What the store keeps of one request; `text`, `answer` and `messages` (as JSON, as they were
-    sent) only where the route keeps text, `features` where it keeps features."""
+    sent) only where the route keeps text, `features` where it keeps features. `composed` is the
+    target that answered, where that is a composition: the attempts are those of its steps."""
 
     id: str
     decision_id: str
@@ -70,3 +71,4 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     experiment: str | None = None
     arm: str | None = None
     shadow_of: str | None = None
+    composed: str = ""

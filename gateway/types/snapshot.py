@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from gateway.types.backends import Adapter, Backend, Target
+from gateway.types.compositions import Composition
 from gateway.types.limits import Quotas
 from gateway.types.policies import Policy
 from gateway.types.routes import Route
@@ -62,7 +63,7 @@ class Quality(msgspec.Struct, frozen=True):
 
 class Snapshot(msgspec.Struct, frozen=True):
     """One immutable compiled configuration; `hash` is of its content, `weights` by subject and
-    `qualities` by route and target are not part of it."""
+    `qualities` by route and target are not part of it. `compositions` are by their target."""
 
     hash: str
     server: Server
@@ -73,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     targets: Mapping[str, Target]
     backends: Mapping[str, Backend]
     adapters: tuple[Adapter, ...] = ()
+    compositions: Mapping[str, Composition] = {}
     quotas: Quotas = Quotas()
     weights: Mapping[str, Weight] = {}
     qualities: Mapping[tuple[str, str], Quality] = {}

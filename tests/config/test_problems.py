@@ -203,7 +203,7 @@ CASES = [
         "prompts/contract-base.md",
         f"{ROUTE}:11 candidates[1].system",
         "there is no file `prompts/contract-base.md`",
-        "write the prompt into",
+        "write ",
     ),
     Case(
         ROUTE,

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from gateway.config.fields import CoordinatorUrl, Name, StoreUrl, Text
 from gateway.config.files.backends import AnyBackend
+from gateway.config.files.compositions import CascadePart
 from gateway.config.files.limits import QuotasPart
 from gateway.config.files.part import Part
 from gateway.config.files.server import ClassifierPart, CoordinatorPart, ServerPart
@@ -58,6 +59,20 @@ class GatewayFile(Part):
                     "kind": "vllm",
                     "replicas": ["http://gpu-1:8000"],
                     "models": {"qwen": {"id": "Qwen/Qwen3-8B"}},
+                }
+            }
+        ],
+    )
+    compositions: dict[Name, CascadePart] = Field(
+        default={},
+        description="Targets made of other targets, by name; `composed/NAME` is one. See"
+        " [compositions.md](compositions.md).",
+        examples=[
+            {
+                "careful": {
+                    "kind": "cascade",
+                    "steps": ["local/qwen+support", "openai/mini"],
+                    "checks": [{"kind": "regex", "pattern": "(billing|shipping)"}],
                 }
             }
         ],

@@ -1,0 +1,1 @@
+"""Compositions: which step is asked next, what it is asked, and what its answer is worth. Pure."""

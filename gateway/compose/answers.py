@@ -1,0 +1,113 @@
+"""Chat completions as they are read between steps, and given to a client afterwards. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from gateway.types.records import Usage
+
+_encode = msgspec.json.Encoder().encode
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def read(body: bytes) -> tuple[str, bool]:
+    """The first choice's text, and whether it calls tools; no text where it cannot be read."""
+    try:
+        choices = _answer(body).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", False
+    if not choices:
+        return "", False
+    message = choices[0].message
+    text = message.content if isinstance(message.content, str) else ""
+    return text, bool(message.tool_calls or message.function_call)
+
+
+def with_usage(body: bytes, usage: Usage) -> bytes:
+    """A whole answer that tells the usage of all steps; itself where it cannot be read."""
+    try:
+        fields = _object.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return body
+    fields["usage"] = msgspec.Raw(_encode(usage_object(usage)))
+    return _encode(fields)
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """As OpenAI writes it."""
+    return {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
+    }
+
+
+def events(body: bytes, usage: Usage | None) -> bytes:
+    """A whole answer as the events of a stream, `usage` in one of its own if given.
+
+    Raises msgspec.DecodeError, RecursionError for what is no chat completion.
+    """
+    fields = _object.decode(body)
+    choices = msgspec.json.decode(fields["choices"], type=list[dict[str, msgspec.Raw]])
+    names = ("id", "created", "model", "system_fingerprint", "service_tier")
+    head: dict[str, Any] = {name: fields[name] for name in names if name in fields}
+    head["object"] = "chat.completion.chunk"
+    told = [chunk for choice in choices for chunk in _chunks(choice)]
+    whole = [_event({**head, "choices": [chunk]}) for chunk in told]
+    if usage is not None:
+        whole.append(usage_event(body, usage))
+    whole.append(b"data: [DONE]\n\n")
+    return b"".join(whole)
+
+
+def usage_event(like: bytes, usage: Usage) -> bytes:
+    """The event before a stream's end that tells usage; id, model and time as in `like`, an object
+    of the same answer."""
+    try:
+        fields = _object.decode(like)
+    except (msgspec.DecodeError, RecursionError):
+        fields = {}
+    head: dict[str, Any] = {
+        name: fields[name] for name in ("id", "created", "model") if name in fields
+    }
+    head["object"] = "chat.completion.chunk"
+    return _event({**head, "choices": [], "usage": usage_object(usage)})
+
+
+def _chunks(choice: dict[str, msgspec.Raw]) -> Iterator[dict[str, Any]]:
+    """What a choice says in one delta, and its end in another."""
+    index = choice.get("index", msgspec.Raw(b"0"))
+    delta = dict(msgspec.json.decode(choice["message"], type=dict[str, Any]))
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):
+        delta["tool_calls"] = [
+            {"index": n, **call} for n, call in enumerate(calls) if isinstance(call, dict)
+        ]
+    said: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": None}
+    if "logprobs" in choice:
+        said["logprobs"] = choice["logprobs"]
+    yield said
+    yield {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason", "stop")}
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(data) + b"\n\n"

@@ -1,0 +1,257 @@
+"""Compositions through a whole gateway: their steps, answers, rows and money."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+from sqlalchemy import select
+
+from gateway.policy.composed import with_compositions
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say, table
+from gateway.standin.standin import StandIn
+from gateway.store import schema
+from gateway.types.backends import Price
+from gateway.types.compositions import Check, Composition, Step
+from gateway.types.routes import Candidate
+from gateway.types.snapshot import Snapshot
+from tests.gateway.support import Served, events_of, route, serving, snapshot, target, text_of
+
+KNOWN = Check("regex", pattern="(billing|shipping)")
+CHEAP, DEAR = Price(1e-6, 1e-6, 2e-6), Price(1e-5, 1e-5, 4e-5)
+
+SMALL = Behaviour(answer=table([("parcel", "shipping"), ("refund", "no idea")]))
+LARGE = Behaviour(answer=say("billing"))
+
+
+def cascade(*steps: str, **more: Any) -> Composition:
+    checked = tuple(Step(str(n), name, (KNOWN,)) for n, name in enumerate(steps, 1))
+    return Composition("queue", "cascade", checked, **more)
+
+
+def configured(
+    small: StandIn, large: StandIn, composition: Composition, *candidates: str, **more: Any
+) -> Snapshot:
+    """Two targets, a composition of them, and a route whose candidates are these."""
+    plain = snapshot(
+        [
+            target("small/model", small.url, price=CHEAP),
+            target("large/model", large.url, price=DEAR),
+        ],
+        [route("general", *(candidates or ("composed/queue",)), **more)],
+    )
+    with_it = msgspec.structs.replace(plain, compositions={composition.target: composition})
+    return with_compositions(with_it)
+
+
+@asynccontextmanager
+async def serving_two(
+    tmp_path: Path,
+    composition: Composition | None = None,
+    *candidates: str,
+    small: Behaviour = SMALL,
+    large: Behaviour = LARGE,
+    **more: Any,
+) -> AsyncIterator[tuple[Served, StandIn, StandIn]]:
+    composition = composition or cascade("small/model", "large/model")
+    async with StandIn(small) as one, StandIn(large) as two:
+        made = configured(one, two, composition, *candidates, **more)
+        async with serving(made, tmp_path) as served:
+            yield served, one, two
+
+
+def attempts_of(served: Served, request_id: str) -> Sequence[Any]:
+    """The rows of a request's attempts, in their order."""
+    rows = select(schema.attempts).where(schema.attempts.c.request_id == request_id)
+    with served.gateway.store.engine.connect() as connection:
+        return connection.execute(rows.order_by(schema.attempts.c.n)).all()
+
+
+def request_of(served: Served, request_id: str) -> Any:
+    """A request's own row."""
+    rows = select(schema.requests).where(schema.requests.c.id == request_id)
+    with served.gateway.store.engine.connect() as connection:
+        return connection.execute(rows).one()
+
+
+async def written(served: Served) -> None:
+    await asyncio.to_thread(served.gateway.writer.flush)
+
+
+async def test_an_answer_that_passes_costs_the_cheap_step_alone(tmp_path: Path) -> None:
+    async with serving_two(tmp_path) as (served, small, large):
+        answer = await served.chat("Where is my parcel?")
+        await written(served)
+        id = answer.headers["x-request-id"]
+        row, tried = request_of(served, id), attempts_of(served, id)
+        decision = await served.decision(answer)
+    assert answer.json()["choices"][0]["message"]["content"] == "shipping"
+    assert answer.headers["x-switchboard-target"] == "composed/queue"
+    assert answer.headers["x-switchboard-steps"] == "1 small/model passed"
+    assert len(small.seen) == 1
+    assert not large.seen
+    assert [(each.target, each.outcome) for each in tried] == [("small/model", "ok")]
+    assert row.target == "composed/queue"
+    assert row.cost_usd == pytest.approx(tried[0].cost_usd)
+    assert float(answer.headers["x-switchboard-cost-usd"]) == pytest.approx(row.cost_usd, abs=1e-8)
+    assert decision["decision"]["steps"] == [
+        {"step": "1", "target": "small/model", "came_to": "passed"}
+    ]
+
+
+async def test_one_that_does_not_escalates_and_all_of_it_is_one_request(tmp_path: Path) -> None:
+    async with serving_two(tmp_path) as (served, _, _):
+        answer = await served.chat("I want a refund")
+        await written(served)
+        id = answer.headers["x-request-id"]
+        row, tried = request_of(served, id), attempts_of(served, id)
+    assert answer.json()["choices"][0]["message"]["content"] == "billing"
+    assert answer.headers["x-switchboard-steps"] == (
+        "1 small/model escalated, 2 large/model answered"
+    )
+    assert answer.headers["x-switchboard-attempts"] == "2"
+    assert [each.target for each in tried] == ["small/model", "large/model"]
+    assert row.cost_usd == pytest.approx(sum(each.cost_usd for each in tried))
+    for attempt, price in zip(tried, (CHEAP, DEAR), strict=True):
+        due = attempt.input_tokens * price.input + attempt.output_tokens * price.output
+        assert attempt.cost_usd == pytest.approx(due)
+    told = answer.json()["usage"]
+    assert told["prompt_tokens"] == sum(each.input_tokens for each in tried) == row.input_tokens
+    assert told["completion_tokens"] == sum(e.output_tokens for e in tried) == row.output_tokens
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+async def test_streams_of_either_step_are_whole_ones_to_an_sdk(
+    tmp_path: Path, wants_usage: bool
+) -> None:
+    options: Any = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    async with serving_two(tmp_path) as (served, small, large):
+        async with openai.AsyncOpenAI(base_url=served.url, api_key="none") as client:
+            for text, wanted, asked in (("my parcel", "shipping", 1), ("a refund", "billing", 2)):
+                stream = await client.chat.completions.create(
+                    model="auto",
+                    messages=[{"role": "user", "content": text}],
+                    stream=True,
+                    **options,
+                )
+                chunks = [chunk async for chunk in stream]
+                said = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+                ends = [c.choices[0].finish_reason for c in chunks if c.choices]
+                assert "".join(said) == wanted
+                assert [each for each in ends if each] == ["stop"]
+                assert len({chunk.id for chunk in chunks}) == 1
+                usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
+                assert len(usages) == wants_usage
+                if wants_usage:
+                    assert not chunks[-1].choices
+                    assert usages[0].completion_tokens > 0
+                    assert (usages[0].prompt_tokens > 5) is (asked == 2)
+    assert not any(json.loads(seen.body).get("stream") for seen in small.seen)
+    assert [json.loads(seen.body)["stream"] for seen in large.seen] == [True]
+
+
+async def test_the_last_step_streams_as_it_comes(tmp_path: Path) -> None:
+    slow = Behaviour(answer=say("one two three four five"), between_tokens_s=0.05)
+    async with serving_two(tmp_path, large=slow) as (served, _, _):
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        pieces = []
+        url = "/v1/chat/completions"
+        async with served.client.stream("POST", url, json=body) as answer:
+            async for piece in answer.aiter_raw():
+                pieces.append(piece)
+        await written(served)
+        row = request_of(served, answer.headers["x-request-id"])
+    assert len(pieces) > 3
+    assert text_of(events_of(b"".join(pieces))) == "one two three four five"
+    assert row.first_token_s < row.total_s
+
+
+async def test_a_cheap_step_that_fails_escalates(tmp_path: Path) -> None:
+    broken = Behaviour(fault=Fault(kind=FaultKind.STATUS, status=500))
+    async with serving_two(tmp_path, small=broken) as (served, _, _):
+        answer = await served.chat("my parcel")
+        await written(served)
+        tried = attempts_of(served, answer.headers["x-request-id"])
+    assert answer.json()["choices"][0]["message"]["content"] == "billing"
+    assert answer.headers["x-switchboard-steps"].startswith("1 small/model failed, 2 large/model")
+    assert [each.outcome for each in tried][-1] == "ok"
+    assert {each.outcome for each in tried[:-1]} == {"error"}
+
+
+async def test_where_the_last_step_fails_the_route_s_next_candidate_answers(
+    tmp_path: Path,
+) -> None:
+    broken = Behaviour(fault=Fault(kind=FaultKind.STATUS, status=500))
+    candidates = ("composed/queue", "small/model")
+    async with serving_two(tmp_path, None, *candidates, large=broken) as (served, _, _):
+        answer = await served.chat("a refund")
+        alone = await served.chat("a refund", model="composed/queue")
+        await written(served)
+        row = request_of(served, answer.headers["x-request-id"])
+    assert answer.json()["choices"][0]["message"]["content"] == "no idea"
+    assert answer.headers["x-switchboard-target"] == "small/model"
+    assert row.target == "small/model"
+    assert alone.status_code == 502
+    assert "composed/queue: step 2, large/model: " in alone.text
+
+
+async def test_no_step_is_begun_that_could_cost_more_than_is_allowed(tmp_path: Path) -> None:
+    bounded = cascade("small/model", "large/model", max_cost=0.002)
+    async with serving_two(tmp_path, bounded) as (served, _, large):
+        answer = await served.chat("a refund", max_tokens=100)
+        assert answer.json()["choices"][0]["message"]["content"] == "no idea"
+        assert "2 large/model not asked" in answer.headers["x-switchboard-steps"]
+        decision = await served.decision(answer)
+        assert "max_cost" in decision["decision"]["steps"][1]["came_to"]
+        assert not large.seen
+        short = await served.chat("a refund", max_tokens=5)
+        assert short.json()["choices"][0]["message"]["content"] == "billing"
+
+
+async def test_what_it_costs_and_how_often_it_escalates_is_learned(tmp_path: Path) -> None:
+    async with serving_two(tmp_path) as (served, _, _):
+        live = served.gateway.live
+        for _ in range(12):
+            await served.chat("my parcel")
+        rarely = live.spent["general", "composed/queue"]
+        assert rarely.more < 0.1
+        assert rarely.mean < 0.5
+        for _ in range(30):
+            await served.chat("a refund")
+        assert rarely.more > 0.6
+        assert rarely.mean > 0.5
+
+
+async def test_it_is_ranked_beside_plain_targets_and_others_answer_what_it_cannot(
+    tmp_path: Path,
+) -> None:
+    async with serving_two(tmp_path, None, "composed/queue", "large/model") as (served, _, _):
+        answer = await served.chat("my parcel")
+        decision = await served.decision(answer)
+        legacy = await served.client.post(
+            "/v1/completions", json={"model": "auto", "prompt": "my parcel"}
+        )
+        refused = await served.client.post(
+            "/v1/completions", json={"model": "composed/queue", "prompt": "my parcel"}
+        )
+    ranked = [each["target"] for each in decision["decision"]["ranked"]]
+    assert ranked == ["composed/queue", "large/model"]
+    assert legacy.headers["x-switchboard-target"] == "large/model"
+    assert refused.status_code == 422
+    assert "does not serve completions" in refused.json()["error"]["message"]
+
+
+async def test_a_candidate_s_own_system_prompt_holds_for_each_step(tmp_path: Path) -> None:
+    candidates = (Candidate("composed/queue", 0.9, system="Answer with a queue."),)
+    async with serving_two(tmp_path, candidates=candidates) as (served, small, large):
+        await served.chat("a refund")
+    for seen in (small.seen[0], large.seen[0]):
+        assert json.loads(seen.body)["messages"][0] == {
+            "role": "system",
+            "content": "Answer with a queue.",
+        }
