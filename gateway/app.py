@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import secrets
 import socket
@@ -25,9 +24,10 @@ from gateway.admission.entrances import Entrances
 from gateway.admission.metrics import AdmissionMetrics
 from gateway.backends.turns import Gpus
 from gateway.complaints import Complaint
-from gateway.errors import ConfigError, Problem
+from gateway.coordination.opening import open_coordinator, open_together
 from gateway.experiments.standings import Standings, declared
 from gateway.experiments.watching import Watching
+from gateway.hours import Hours
 from gateway.http.admin import admin_api
 from gateway.http.control import control_plane
 from gateway.http.experiments import experiments_api
@@ -44,16 +44,16 @@ from gateway.learned import LearnedWatch
 from gateway.limits.alerts import BudgetAlerts
 from gateway.limits.limiter import Limiter
 from gateway.limits.shared import SharedLimits
-from gateway.metering.hosting import Counters, HostingMeter
 from gateway.metering.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planes import Planes, log_failure
 from gateway.policy.live import Live
 from gateway.qualities import QualityWatch, Shift
+from gateway.remembered import Remembered
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.revisions.guarding import Guarding
-from gateway.revisions.known import Known, KnownFile
+from gateway.revisions.known import KnownFile
 from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.revisions.winning import NotWritten, with_winner
@@ -83,7 +83,6 @@ from gateway.types.snapshot import Server, Snapshot, Weight
 from gateway.workers.link import Link
 
 if TYPE_CHECKING:
-    from gateway.coordination.coordinator import Coordinator
     from gateway.coordination.together import Together
 
 log = logging.getLogger("switchboard")
@@ -93,12 +92,6 @@ KEYS_EVERY_S = 0.5
 
 FLUSH_S = 2.0
 """How long what was spent is waited for that is being written."""
-
-KNOWN_EVERY_S = 0.5
-"""How soon what is new in the store is kept for a start without it."""
-
-HOURS_EVERY_S = 30.0
-"""How often what replicas did is written to the store."""
 
 ANONYMOUS = Caller()
 
@@ -127,9 +120,11 @@ class Gateway:
         self._agent_key = agent_key
         self._link = link
         self.store = store
-        self.coordinator = _coordinator(snapshot.server)
+        self.coordinator = open_coordinator(snapshot.server)
         self._noticed = asyncio.Event()
-        self._together = _together(self.coordinator, link, self._noticed.set)
+        self._together = open_together(
+            self.coordinator, first=link is None or link.number == 0, noticed=self._noticed.set
+        )
         self.metrics = Metrics(self._gauges)
         self.live = Live()
         self.resilience = Resilience(time.perf_counter, asyncio.sleep, random.random, self.live)
@@ -171,8 +166,7 @@ class Gateway:
         self._answers = Answers(
             self.reader, self._book, FeedbackBook(store), self.writer, time.time
         )
-        self._hosting = HostingMeter()
-        self._hosting_book = HostingBook(store)
+        self.hours = Hours(HostingBook(store), time.time)
         self.traffic = Traffic(WeightBook(store), changed=lambda: self.planes.redress())
         self._experiments = ExperimentBook(store)
         self.standings = Standings(
@@ -238,9 +232,17 @@ class Gateway:
         )
         self.metrics.configuration = self._configuration
         self.metrics.shifts = self.qualities.shifts
-        self._known = None if home is None else KnownFile(home.cache, store.name)
+        self._remembered = Remembered(
+            None if home is None else KnownFile(home.cache, store.name),
+            store.name,
+            self.keyring,
+            self.traffic,
+            self.fleet,
+            self.standings,
+            self.running,
+        )
         if opening is not None and opening.known is not None:
-            self._know(opening.known)
+            self._remembered.tell(opening.known)
         self.pipeline: Pipeline
         self.asgi: DataPlane
 
@@ -307,9 +309,9 @@ class Gateway:
         await self.shadows.stop()
         await self.fleet.stop()
         await self.gpus.stop()
-        await self.keep_hours()
+        await self.hours.keep()
         with contextlib.suppress(OSError):
-            await self.keep_known()
+            await self._remembered.keep()
         await self.planes.stop()
         await self.alerts.stop()
         await self._http.aclose()
@@ -355,7 +357,7 @@ class Gateway:
             self.planes.look_for_encoder(),
             self._follow_keys(),
             self._follow_notices(),
-            self._keep_hours(),
+            self.hours.run(),
             self.pressure.watch(time.perf_counter),
         )
         if self._follows:
@@ -363,7 +365,7 @@ class Gateway:
                 self.running.follow_store(),
                 self.running.follow_files(),
                 self.guarding.run(),
-                self._keep_known(),
+                self._remembered.run(),
             )
         self._tending = [asyncio.create_task(work) for work in beside]
         for task in self._tending:
@@ -455,48 +457,7 @@ class Gateway:
 
     def _engine_told(self, backend: str, replica: str, engine: Engine) -> None:
         self.entrances.told(backend, replica, engine.running, engine.waiting)
-        if engine.asleep:
-            self._hosting.away(replica)
-            return
-        counters = Counters(
-            engine.started,
-            engine.running,
-            engine.prompt_tokens,
-            engine.cached_tokens,
-            engine.generation_tokens,
-        )
-        self._hosting.saw(backend, replica, counters, time.time())
-
-    async def _keep_hours(self) -> None:
-        """Keeps what replicas did, every while; what was kept before is gone on from."""
-        known = False
-        while True:
-            try:
-                if not known:
-                    hours = await asyncio.to_thread(self._hosting_book.hours, time.time())
-                    self._hosting.known(hours)
-                    known = True
-            except StoreError as error:
-                log.warning("replicas' hours are not known: %s", error)
-            await asyncio.sleep(HOURS_EVERY_S)
-            await self.keep_hours()
-
-    async def keep_hours(self) -> None:
-        """Writes what replicas have done so far; where that fails, the next time."""
-        hours = self._hosting.unsaved(time.time())
-        if hours:
-            try:
-                await asyncio.to_thread(self._hosting_book.save, hours)
-            except StoreError as error:
-                self._hosting.put_back(hours)
-                log.warning("replicas' hours are kept for later: %s", error)
-
-    def _know(self, known: Known) -> None:
-        """Begins with what was known last of a store that is away."""
-        self.keyring.know(known.keys)
-        self.traffic.know(known.weights)
-        self.fleet.know(known.adapters)
-        self.standings.know(known.experiments)
+        self.hours.told(backend, replica, engine)
 
     def _first_keys(self) -> None:
         try:
@@ -504,32 +465,6 @@ class Gateway:
         except StoreError:
             if not self.store.behind:
                 raise
-
-    async def _keep_known(self) -> None:
-        """Keeps what the next start would have to know if the store were away, as it changes."""
-        away = Complaint(log, "what is known of the store could not be kept")
-        while True:
-            try:
-                await self.keep_known()
-                away.over()
-            except OSError as error:
-                away.about(error)
-            await asyncio.sleep(KNOWN_EVERY_S)
-
-    async def keep_known(self) -> None:
-        """Keeps it now. Raises OSError."""
-        file, revision = self._known, self.running.revision
-        if file is None or revision is None:
-            return
-        known = Known(
-            self.store.name,
-            revision,
-            self.keyring.told(),
-            dict(self.traffic.weights),
-            dict(self.fleet.states),
-            dict(self.standings.known),
-        )
-        await asyncio.to_thread(file.keep, known)
 
     async def _follow_keys(self) -> None:
         """While the store is away the keys are those that were known last."""
@@ -667,32 +602,3 @@ def _spool(cache: Path | None, store: Store, server: Server) -> Spool | None:
     if cache is None or not server.spool:
         return None
     return Spool(cache / "spool" / sha256(store.name.encode()).hexdigest()[:8], bound=server.spool)
-
-
-def _together(
-    coordinator: "Coordinator | None", link: Link | None, noticed: Callable[[], None]
-) -> "Together | None":
-    if coordinator is None:
-        return None
-    from gateway.coordination.together import Together  # one worker needs no Redis
-
-    me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    return Together(coordinator, me, first=link is None or link.number == 0, noticed=noticed)
-
-
-def _coordinator(server: Server) -> "Coordinator | None":
-    """Raises ConfigError where Redis is declared and its package is missing."""
-    if server.coordinator is None:
-        return None
-    try:
-        from gateway.coordination.coordinator import Coordinator  # one worker needs no Redis
-    except ImportError as error:
-        problem = Problem(
-            "gateway.yaml",
-            0,
-            "coordinator",
-            f"needs a package that is missing: {error}",
-            "pip install 'switchboard[redis]'",
-        )
-        raise ConfigError([problem]) from error
-    return Coordinator(server.coordinator, name=server.coordinator_name)

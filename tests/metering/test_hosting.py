@@ -201,7 +201,7 @@ async def test_adapters_and_keys_are_billed_from_a_running_gateway(tmp_path: Pat
                 await keeper.look()
             store = served.gateway.store
             await asyncio.to_thread(served.gateway.writer.flush)
-            await served.gateway.keep_hours()
+            await served.gateway.hours.keep()
             bills = HostingBook(store).bills(0.0, "adapter", {"local": Terms(3600.0)})
     total = summed(bills)
     assert "local/qwen" in total
