@@ -14,6 +14,7 @@ from gateway.backends.shape import Shaped
 from gateway.classify.recognise import Recogniser
 from gateway.errors import ApiError, QueueFull
 from gateway.experiments.assignment import Lanes
+from gateway.learn.features import Features, features_of, packed
 from gateway.learn.scorer import Scorer
 from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
@@ -117,6 +118,7 @@ class Journey:
         "overhead_s",
         "plane",
         "queued_s",
+        "read",
         "recognition",
         "request",
         "run",
@@ -135,6 +137,7 @@ class Journey:
         self.recognition: Recognition | None = None
         self.decision: Decision | None = None
         self.conversation = 0
+        self.read: Features | None = None
         self.attempts: list[Attempt] = []
         self.status = 0
         self.outcome: Outcome = "error"
@@ -273,6 +276,16 @@ def keeps_text(journey: Journey) -> bool:
     return decision is not None and journey.plane.snapshot.routes[decision.route].keep == "text"
 
 
+def _features(journey: Journey) -> bytes | None:
+    """Those of the prompt, where its route keeps them; read now if deciding did not need them."""
+    decision, turns = journey.decision, journey.request.turns
+    if decision is None or not turns or journey.shadow_of is not None:
+        return None
+    if journey.plane.snapshot.routes[decision.route].keep != "features":
+        return None
+    return packed(journey.read or features_of(turns[0]))
+
+
 def record(journey: Journey, total_s: float) -> Record:
     """The journey as its row, after `total_s` seconds."""
     request = journey.request
@@ -304,6 +317,7 @@ def record(journey: Journey, total_s: float) -> Record:
         ref=request.ref,
         episode=request.episode,
         messages=_messages(request) if keeps_text(journey) else None,
+        features=_features(journey),
         experiment=trial.experiment if trial is not None else None,
         arm=trial.arm if trial is not None else None,
         shadow_of=journey.shadow_of,

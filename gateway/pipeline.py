@@ -45,6 +45,7 @@ from gateway.journey import (
     taken,
     unseen,
 )
+from gateway.learn.features import Features, features_of
 from gateway.metering.prices import cost
 from gateway.metering.usage import StreamWatch, estimated_output
 from gateway.outlets import Disguised, Nobody, pumped
@@ -197,14 +198,14 @@ class Pipeline:
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:
         """What would be decided for this request; nothing is sent, kept or remembered."""
         plane = self.plane
-        recognition, question = await self._asked(plane, request)
+        recognition, question, _ = await self._asked(plane, request)
         decision = plane.decider.decide(question, self.live, self._draw())
         return recognition, self._on_trial(plane, request, question, decision, self._now())
 
     async def decide(self, journey: Journey) -> None:
         """Recognises the route and ranks its candidates; raises ApiError if none is left."""
         plane = journey.plane
-        journey.recognition, question = await self._asked(plane, journey.request)
+        journey.recognition, question, journey.read = await self._asked(plane, journey.request)
         journey.conversation = question.conversation
         self.live.advance(journey.began)
         decision = plane.decider.decide(question, self.live, self._draw())
@@ -230,16 +231,20 @@ class Pipeline:
 
         return with_arm_first(question, decision, assigned, named)
 
-    async def _asked(self, plane: Plane, request: Request) -> tuple[Recognition, Question]:
+    async def _asked(
+        self, plane: Plane, request: Request
+    ) -> tuple[Recognition, Question, Features | None]:
+        """The request as `decide` is asked it, and its features where they were needed."""
         recognised = await plane.recogniser.recognise(request)
         only = recognised.only
         if request.previous is not None:
             only = await self._made_by(request.previous)
-        qualities = None
+        qualities = read = None
         if plane.learned and request.turns and plane.snapshot.policies[recognised.policy].learned:
             learned = plane.learned.get(recognised.recognition.route)
             if learned is not None:
-                qualities = learned.qualities(request.turns[0])
+                read = features_of(request.turns[0])
+                qualities = learned.qualities(read)
         question = Question(
             route=recognised.recognition.route,
             policy=recognised.policy,
@@ -250,7 +255,7 @@ class Pipeline:
             stream=request.stream,
             qualities=qualities,
         )
-        return recognised.recognition, question
+        return recognised.recognition, question, read
 
     async def _made_by(self, response: str) -> str | None:
         """A response is kept where it was made, so what continues it must go there."""

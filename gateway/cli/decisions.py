@@ -145,6 +145,7 @@ async def _decided(
     from gateway.classify.declared import declared_classifier
     from gateway.classify.recognise import Recogniser
     from gateway.http.parse import parse
+    from gateway.learn.features import features_of
     from gateway.policy.decide import decide
     from gateway.policy.live import Live
     from gateway.types.decisions import Question
@@ -162,7 +163,7 @@ async def _decided(
         needs=request.needs,
         caller=request.caller,
         only=seen.only,
-        qualities=scorer.qualities(request.turns[0]) if scorer and by_prompt else None,
+        qualities=scorer.qualities(features_of(request.turns[0])) if scorer and by_prompt else None,
     )
     return decide(question, snapshot, Live(), draw=1.0 - 1e-12), seen.recognition
 

@@ -30,8 +30,9 @@ PER_TOKEN = {
     "gpt-4-1106-preview": 24.7e-6,
     "mistralai/Mixtral-8x7B-Instruct-v0.1": 0.24e-6,
 }
-"""Dollars a token, of input and output together, as RouteLLM has them (Ong et al. 2024, on what
-routing saves)."""
+"""Dollars a token, of input and output together, as RouteLLM states them (Ong et al. 2024,
+arXiv:2406.18665v4, section 5.4 and appendix D): GPT-4's is (95 x $10 + 264 x $30) a million / 359,
+by its prices then and their prompts' and answers' mean tokens; Mixtral's is the same both ways."""
 CHARACTERS = 4.0
 """Characters a token, where only the text is there to count."""
 LONG = ("prompt", "model", "score")

@@ -6,10 +6,15 @@ target's own share of right answers: far from everything learned from, that shar
 
     P_j(x) = share_j + k(x)' (a + b_j),   a shared by all targets, b_j each target's own
 
+Where not every target was tried on every prompt, a is fitted first, on what the targets that were
+tried have in common, and each b_j on what that leaves, with as much weight as each answer has. A
+target's weights are scaled to sum up to (sum w)^2 / sum w^2, as many prompts of weight one as would
+tell as much (Kish 1965): so what is unevenly known is shrunk more.
+
 u has the centred vector of the text, scaled to length one, and a few figures of the text. How much
-each part is shrunk is chosen in every fit by five-fold cross-validation on its own rows. The
-kernel's constants were chosen by cross-validation within 1,500 rows of MMLU, drawn by other seeds
-than those that are reported.
+each part is shrunk is chosen in every fit by five-fold cross-validation on its own rows, or, where
+they have weights, by leaving out each of them. The kernel's constants were chosen by
+cross-validation within 1,500 rows of MMLU, drawn by other seeds than those that are reported.
 """
 
 from collections.abc import Sequence
@@ -64,6 +69,12 @@ class Model(msgspec.Struct, frozen=True):
         """P(right) of every target, [targets], in 0..1; for one prompt, all at once."""
         return self.judged(vector, figures)[0]
 
+    def nearest(self, vectors: Floats, figures: Floats) -> Vector:
+        """The kernel at the nearest landmark, of many prompts."""
+        placed = _placed(vectors, figures, self.mean, self.centre, self.scale)
+        found: Vector = _kernel(placed, self.landmarks.astype(np.float64)).max(axis=1)
+        return found
+
     def judged(self, vector: Floats, figures: Floats) -> tuple[Floats, float]:
         """The same, and the kernel at the nearest landmark: 1 is there, 0 far from all."""
         centred = vector - self.mean
@@ -86,9 +97,15 @@ class Model(msgspec.Struct, frozen=True):
         return clipped
 
 
-def fit(vectors: Floats, figures: Floats, right: Matrix) -> Model:
+def fit(vectors: Floats, figures: Floats, right: Matrix, answers: Matrix | None = None) -> Model:
     """From prompts' vectors [n, dim], figures [n, 8] and how right each target was on them
-    [n, targets], in 0..1. Raises ValueError for fewer than two prompts."""
+    [n, targets], in 0..1. `answers` [n, targets] is the weight of each, 0 where there is none;
+    None where all were, and weigh the same. Raises ValueError for fewer than two prompts."""
+    if answers is not None:
+        some = answers.any(axis=1)
+        vectors, figures, right, answers = (
+            vectors[some], figures[some], right[some], answers[some]
+        )  # fmt: skip
     if len(vectors) < 2:
         raise ValueError("nothing can be learned from fewer than two prompts")
     mean = vectors.mean(axis=0)
@@ -99,12 +116,14 @@ def fit(vectors: Floats, figures: Floats, right: Matrix) -> Model:
     landmarks = _landmarks(placed)
     root = np.linalg.cholesky(_kernel(landmarks, landmarks) + 1e-6 * np.eye(len(landmarks)))
     features: Matrix = np.linalg.solve(root, _kernel(landmarks, placed)).T
-    shares = right.mean(axis=0)
-    rest = right - shares
-    common: Matrix = rest.mean(axis=1, keepdims=True)
-    shared = _ridge(features, common)
-    own = _ridge(features, rest - common)
-    weights = np.linalg.solve(root.T, shared + own)
+    if answers is None or bool((answers == 1.0).all()):
+        shares = right.mean(axis=0)
+        rest = right - shares
+        common: Matrix = rest.mean(axis=1, keepdims=True)
+        found: Matrix = _ridge(features, common) + _ridge(features, rest - common)
+    else:
+        shares, found = _weighted(features, right, answers)
+    weights = np.linalg.solve(root.T, found)
     return Model(
         mean.astype(np.float32),
         centre.astype(np.float32),
@@ -146,6 +165,22 @@ def _landmarks(placed: Matrix) -> Matrix:
     return centres
 
 
+def _weighted(features: Matrix, right: Matrix, answers: Matrix) -> tuple[Vector, Matrix]:
+    """Shares [targets] and coefficients [m, targets] where answers have weights."""
+    total = np.maximum(answers.sum(axis=0), _TINY)
+    weight = answers * (total / np.maximum((answers**2).sum(axis=0), _TINY))
+    shares: Vector = (answers * right).sum(axis=0) / total
+    rest = np.where(weight > 0.0, right - shares, 0.0)
+    of_row: Matrix = weight.sum(axis=1, keepdims=True)
+    common: Matrix = (weight * rest).sum(axis=1, keepdims=True) / np.maximum(of_row, _TINY)
+    shared = _weighted_ridge(features, common, of_row)
+    left = rest - features @ shared
+    own = [
+        _weighted_ridge(features, left[:, [at]], weight[:, [at]]) for at in range(right.shape[1])
+    ]
+    return shares, shared + np.hstack(own)
+
+
 def _ridge(features: Matrix, wanted: Matrix) -> Matrix:
     """Coefficients [m, targets], shrunk as much as predicts rows left out best."""
     folds = np.random.default_rng(_SEED).permutation(len(features)) % min(FOLDS, len(features))
@@ -155,6 +190,28 @@ def _ridge(features: Matrix, wanted: Matrix) -> Matrix:
         for at, found in enumerate(_paths(features[~held], wanted[~held], SHRINK)):
             errors[at] += float(((features[held] @ found - wanted[held]) ** 2).sum())
     return _paths(features, wanted, [SHRINK[int(errors.argmin())]])[0]
+
+
+def _weighted_ridge(features: Matrix, wanted: Matrix, weight: Matrix) -> Matrix:
+    """The same for one column where rows have weights [n, 1]: each row is left out in turn, which
+    for ridge takes no second fit, (y - y') / (1 - h) with h the row's leverage."""
+    some = weight[:, 0] > 0.0
+    root = np.sqrt(weight[some])
+    rows, column = features[some] * root, wanted[some] * root
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    turned = rows @ vectors
+    along = turned.T @ column
+    best, least = np.zeros_like(along), np.inf
+    for each in SHRINK:
+        inverse = 1.0 / (np.maximum(values, 0.0) + each)
+        found = along * inverse[:, None]
+        leverage = (turned**2) @ inverse
+        missed = (column - turned @ found)[:, 0] / np.maximum(1.0 - leverage, _TINY)
+        error = float((missed**2).sum())
+        if error < least:
+            best, least = found, error
+    coefficients: Matrix = vectors @ best
+    return coefficients
 
 
 def _paths(features: Matrix, wanted: Matrix, shrink: Sequence[float]) -> list[Matrix]:

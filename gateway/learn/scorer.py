@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.learn.features import features_of
+from gateway.learn.features import Features
 from gateway.learn.model import Model
 from gateway.policy.table import TENANT
 
@@ -25,9 +25,9 @@ class Scorer(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...]
     columns: tuple[int | None, ...]
 
-    def qualities(self, text: str) -> tuple[float, ...]:
-        """P(right) of each candidate, or UNSURE; of all in one go, for any text."""
-        found, nearest = self.model.judged(*features_of(text))
+    def qualities(self, read: Features) -> tuple[float, ...]:
+        """P(right) of each candidate on a prompt, or UNSURE; of all in one go."""
+        found, nearest = self.model.judged(*read)
         if nearest < NEAREST:
             return (UNSURE,) * len(self.columns)
         said = found.tolist()

@@ -5,43 +5,25 @@ least squares on predictions for rows left out within the rows learned from, and
 model that has found nothing says the shares. The report is by five folds around all of that.
 
     net = value x right - cost, of whom the router asks: the best value x P(right) - mean cost
+
+Where it is not known what the one that a router asks would have brought, what the model foretells
+stands there, set right by what is known, with its weight w (`rows`; doubly robust, Dudik et al.
+2011). Of a prompt that all targets have answered that is what it brought.
+
+    net = foretold + w x (value x right - cost - foretold)
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from gateway.classify.softmax import Floats
-from gateway.learn.features import features_of
 from gateway.learn.model import Matrix, Model, Vector, fit
+from gateway.learn.rows import FEWEST, Heard, Rows
 
-FEWEST = 50
-"""Prompts below which nothing is learned."""
 FOLDS, BINS, TIMES, SEED = 5, 10, 2000, 20_260_101
 _SURE = 1e-3
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """One answer of a target: how right it was, in 0..1, and what it cost, in dollars. `run` is
-    where that is known from."""
-
-    text: str
-    target: str
-    right: float
-    cost: float
-    run: str = ""
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Prompts that every target has answered; matrices are [prompts, targets]. `left_out` prompts
-    were not asked of all."""
-
-    texts: tuple[str, ...]
-    targets: tuple[str, ...]
-    right: Matrix
-    cost: Matrix
-    left_out: int
 
 
 class Versus(msgspec.Struct, frozen=True):
@@ -56,10 +38,11 @@ class Versus(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct, frozen=True):
     """On rows held out, of the model and of each target's share: Brier score, log loss in nats,
-    expected calibration error, and dollars of net value a request.
+    expected calibration error, each weighted as the rows are; and dollars of net value a request.
 
-    `gain` is the difference of net values, with the 95 % interval of a paired bootstrap over
-    prompts.
+    `gain` is the difference of net values, with the 95 % interval of a bootstrap over prompts.
+    `left_out` prompts were not asked of all: they are learned from, and nothing is judged by them.
+    Of the targets `few` so little is known that nothing is learned of them.
     """
 
     prompts: int
@@ -75,6 +58,8 @@ class Report(msgspec.Struct, frozen=True):
     gain: float
     gain_low: float
     gain_high: float
+    few: dict[str, int] = {}
+    heard: Heard | None = None
 
     @property
     def pays(self) -> bool:
@@ -93,131 +78,160 @@ class Trained(msgspec.Struct, frozen=True):
     value: float
 
 
-def rows_of(answers: Sequence[Answer], targets: Sequence[str]) -> Rows:
-    """Several answers of a target to the same prompt count by their mean."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for each in answers:
-        if each.target in targets:
-            of = found.setdefault(each.text, {})
-            of.setdefault(each.target, []).append((each.right, each.cost))
-    whole = {text: of for text, of in found.items() if len(of) == len(targets)}
-    means = np.array(
-        [[np.mean(of[target], axis=0) for target in targets] for of in whole.values()], float
-    ).reshape(len(whole), len(targets), 2)
-    left_out = len(found) - len(whole)
-    return Rows(tuple(whole), tuple(targets), means[:, :, 0], means[:, :, 1], left_out)
-
-
 def train(
     rows: Rows, value: float, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Trained:
     """The model of all rows, and what one made so is worth. `value` is dollars a right answer.
-    Raises ValueError for fewer than `FEWEST` prompts or two targets."""
-    n = len(rows.texts)
-    if n < FEWEST or len(rows.targets) < 2:
-        raise ValueError(
-            f"{n} prompts were answered by all of {len(rows.targets)} targets; {FEWEST} prompts"
-            " and two targets are needed"
+    Raises ValueError where too little is known of all targets but one."""
+    if len(rows.targets) < 2:
+        known = dict.fromkeys(rows.targets, FEWEST) | dict(rows.few)
+        told = ", ".join(
+            f"{'at least ' if target in rows.targets else ''}{n} of {target}"
+            for target, n in known.items()
         )
-    read = [features_of(text) for text in rows.texts]
-    vectors = np.stack([vector for vector, _ in read])
-    plain = np.stack([figures for _, figures in read])
+        raise ValueError(
+            f"too few answers are known to be right or wrong: {told or 'none'};"
+            f" {FEWEST} of each of two targets are needed"
+        )
     predicted, shares, cost = (np.zeros_like(rows.right) for _ in range(3))
+    folds = _dealt(len(rows.keys))
     for fold in range(FOLDS):
-        held = _dealt(n, FOLDS) == fold
-        model = _calibrated(vectors[~held], plain[~held], rows.right[~held])
-        predicted[held] = model.scores(vectors[held], plain[held])
-        shares[held] = rows.right[~held].mean(axis=0)
-        cost[held] = rows.cost[~held].mean(axis=0)
+        held = folds == fold
+        model = _calibrated(_some(rows, ~held))
+        predicted[held] = model.scores(rows.vectors[held], rows.plain[held])
+        shares[held] = _means(rows.right[~held], rows.known[~held])
+        cost[held] = _means(rows.cost[~held], rows.known[~held])
         progress(fold + 1, FOLDS + 1)
-    model = _calibrated(vectors, plain, rows.right)
+    model = _calibrated(rows)
     progress(FOLDS + 1, FOLDS + 1)
     report = _report(rows, predicted, shares, cost, value)
     return Trained(model, report, predicted, cost, value)
 
 
-def versus(rows: Rows, new: Trained, before: Model, known: Collection[str]) -> Versus | None:
-    """`new` against the version before, of the same targets, which has learned from the texts
-    `known`; None where there are fewer than `FEWEST` others."""
-    fresh = np.array([text not in known for text in rows.texts])
+def versus(
+    rows: Rows,
+    new: Trained,
+    before: Model,
+    targets: Collection[str],
+    known: Collection[str],
+    since: float,
+) -> Versus | None:
+    """`new` against the version before, of `targets`, which has learned from the texts `known` and
+    from requests until `since`; None where it was not learned of all targets, or there are fewer
+    than `FEWEST` prompts new to it."""
+    place = {target: at for at, target in enumerate(targets)}
+    if any(target not in place for target in rows.targets):
+        return None
+    fresh = np.where(rows.at > 0.0, rows.at > since, [key not in known for key in rows.keys])
+    fresh &= rows.stands > 0.0
     if int(fresh.sum()) < FEWEST:
         return None
-    read = [features_of(text) for text, is_fresh in zip(rows.texts, fresh, strict=True) if is_fresh]
-    told = before.scores(
-        np.stack([vector for vector, _ in read]), np.stack([figures for _, figures in read])
+    some = _some(rows, fresh)
+    told = before.scores(some.vectors, some.plain)[:, [place[target] for target in rows.targets]]
+    own, cost = new.predicted[fresh], new.cost[fresh]
+    lead = net(some, own, own, cost, new.value) - net(some, told, own, cost, new.value)
+    return Versus(len(lead), *gained(lead, some.stands))
+
+
+def net(rows: Rows, quality: Matrix, foretold: Matrix, expected: Matrix, value: float) -> Vector:
+    """What each prompt brought, in dollars, asking who promises most by `quality`; `foretold` are
+    P(right) by a model that has not seen it, and `expected` costs."""
+    at = np.arange(len(rows.right))
+    chosen = (value * quality - expected).argmax(axis=1)
+    guess = value * foretold[at, chosen] - expected[at, chosen]
+    came = value * rows.right[at, chosen] - rows.cost[at, chosen]
+    found: Vector = guess + rows.known[at, chosen] * (came - guess)
+    return found
+
+
+def gained(lead: Vector, stands: Vector) -> tuple[float, float, float]:
+    """The mean of `lead`, each as often as it `stands`, and its 95 % interval by a bootstrap."""
+    rng = np.random.default_rng(SEED)
+    again = np.empty(TIMES)
+    whole = lead * stands
+    for at in range(TIMES):
+        drawn = rng.integers(0, len(lead), len(lead))
+        again[at] = whole[drawn].sum() / max(stands[drawn].sum(), _SURE)
+    low, high = np.quantile(again, (0.025, 0.975))
+    return float(whole.sum() / max(stands.sum(), _SURE)), float(low), float(high)
+
+
+def _some(rows: Rows, which: "np.ndarray[Any, np.dtype[np.bool_]]") -> Rows:
+    return msgspec.structs.replace(
+        rows,
+        keys=tuple(key for key, wanted in zip(rows.keys, which, strict=True) if wanted),
+        vectors=rows.vectors[which],
+        plain=rows.plain[which],
+        right=rows.right[which],
+        cost=rows.cost[which],
+        known=rows.known[which],
+        at=rows.at[which],
+        stands=rows.stands[which],
     )
-    some = rows.right[fresh], rows.cost[fresh], new.cost[fresh], new.value
-    lead = _net(new.predicted[fresh], *some) - _net(told, *some)
-    return Versus(int(fresh.sum()), float(lead.mean()), *_between(lead))
 
 
-def _dealt(n: int, folds: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _means(values: Matrix, known: Matrix) -> Vector:
+    found: Vector = (values * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1e-9)
+    return found
+
+
+def _dealt(n: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     dealt: np.ndarray[tuple[int], np.dtype[np.int64]] = (
-        np.random.default_rng(SEED).permutation(n) % folds
+        np.random.default_rng(SEED).permutation(n) % FOLDS
     )
     return dealt
 
 
-def _calibrated(vectors: Floats, plain: Floats, right: Matrix) -> Model:
-    beyond, wanted = np.zeros_like(right), np.zeros_like(right)
-    dealt = _dealt(len(right), FOLDS)
+def _calibrated(rows: Rows) -> Model:
+    beyond, wanted = np.zeros_like(rows.right), np.zeros_like(rows.right)
+    dealt = _dealt(len(rows.keys))
     for fold in range(FOLDS):
         held = dealt == fold
-        inner = fit(vectors[~held], plain[~held], right[~held])
-        beyond[held] = inner.scores(vectors[held], plain[held]) - inner.shares
-        wanted[held] = right[held] - inner.shares
-    size = (beyond**2).sum(axis=0)
-    slope = np.clip((beyond * wanted).sum(axis=0) / np.maximum(size, 1e-12), 0.0, 1.0)
-    model = fit(vectors, plain, right)
+        rest = _some(rows, ~held)
+        inner = fit(rest.vectors, rest.plain, rest.right, rest.known)
+        beyond[held] = inner.scores(rows.vectors[held], rows.plain[held]) - inner.shares
+        wanted[held] = rows.right[held] - inner.shares
+    size = (rows.known * beyond**2).sum(axis=0)
+    along = (rows.known * beyond * wanted).sum(axis=0)
+    slope = np.clip(along / np.maximum(size, 1e-12), 0.0, 1.0)
+    model = fit(rows.vectors, rows.plain, rows.right, rows.known)
     return msgspec.structs.replace(model, weights=(model.weights * slope).astype(np.float32))
 
 
 def _report(rows: Rows, predicted: Matrix, shares: Matrix, cost: Matrix, value: float) -> Report:
-    right = rows.right
-    own = _net(predicted, right, rows.cost, cost, value)
-    plain = _net(shares, right, rows.cost, cost, value)
-    lead = own - plain
+    right, known, stands = rows.right, rows.known, rows.stands
+    own = net(rows, predicted, predicted, cost, value)
+    plain = net(rows, shares, predicted, cost, value)
+    total = max(float(stands.sum()), _SURE)
     return Report(
-        len(right),
-        rows.left_out,
+        int((stands > 0.0).sum()),
+        int((stands == 0.0).sum()),
         rows.targets,
-        float(((predicted - right) ** 2).mean()),
-        float(((shares - right) ** 2).mean()),
-        _log_loss(predicted, right),
-        _log_loss(shares, right),
-        calibration_error(predicted.ravel(), right.ravel()),
-        float(own.mean()),
-        float(plain.mean()),
-        float(lead.mean()),
-        *_between(lead),
+        _mean((predicted - right) ** 2, known),
+        _mean((shares - right) ** 2, known),
+        _log_loss(predicted, right, known),
+        _log_loss(shares, right, known),
+        calibration_error(predicted, right, known),
+        float((own * stands).sum() / total),
+        float((plain * stands).sum() / total),
+        *gained(own - plain, stands),
+        dict(rows.few),
+        rows.heard,
     )
 
 
-def _net(quality: Matrix, right: Matrix, cost: Matrix, expected: Matrix, value: float) -> Vector:
-    """What each prompt brought, asking who promised most."""
-    at = np.arange(len(right))
-    chosen = (value * quality - expected).argmax(axis=1)
-    gained: Vector = value * right[at, chosen] - cost[at, chosen]
-    return gained
+def _mean(values: Matrix, weight: Matrix) -> float:
+    return float((values * weight).sum() / max(float(weight.sum()), _SURE))
 
 
-def _between(lead: Vector) -> tuple[float, float]:
-    rng = np.random.default_rng(SEED)
-    again = [float(lead[rng.integers(0, len(lead), len(lead))].mean()) for _ in range(TIMES)]
-    return float(np.quantile(again, 0.025)), float(np.quantile(again, 0.975))
-
-
-def _log_loss(predicted: Matrix, right: Matrix) -> float:
+def _log_loss(predicted: Matrix, right: Matrix, known: Matrix) -> float:
     p = np.clip(predicted, _SURE, 1.0 - _SURE)
-    return float(-(right * np.log(p) + (1.0 - right) * np.log(1.0 - p)).mean())
+    return -_mean(right * np.log(p) + (1.0 - right) * np.log(1.0 - p), known)
 
 
-def calibration_error(
-    predicted: np.ndarray[tuple[int], np.dtype[np.float64]],
-    right: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> float:
+def calibration_error(predicted: Matrix, right: Matrix, known: Matrix) -> float:
     """The mean distance of what was said from what came, over ten bins of what was said."""
-    place = np.minimum((predicted * BINS).astype(int), BINS - 1)
-    said = np.bincount(place, predicted, BINS)
-    came = np.bincount(place, right, BINS)
-    return float(np.abs(said - came).sum() / len(predicted))
+    place = np.minimum((predicted * BINS).astype(int), BINS - 1).ravel()
+    said = np.bincount(place, (predicted * known).ravel(), BINS)
+    came = np.bincount(place, (right * known).ravel(), BINS)
+    return float(np.abs(said - came).sum() / max(float(known.sum()), _SURE))

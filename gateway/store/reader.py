@@ -24,7 +24,9 @@ from gateway.store.store import Store, fields
 By = Literal["route", "target", "key", "adapter", "policy", "tenant"]
 GROUPS: tuple[By, ...] = get_args(By)
 
-_LISTED = [column for column in requests.columns if column.name not in ("decision", "needs")]
+_LISTED = [
+    column for column in requests.columns if column.name not in ("decision", "needs", "features")
+]
 
 
 class Filter(msgspec.Struct, frozen=True):

@@ -193,7 +193,7 @@ def _frame(record: Record) -> bytes:
     try:
         data = _encode(record)
     except UnicodeEncodeError:
-        data = _encode(_mended(msgspec.to_builtins(record)))
+        data = _encode(_mended(msgspec.to_builtins(record, builtin_types=(bytes,))))
     return _HEAD.pack(len(data), zlib.crc32(data)) + data
 
 

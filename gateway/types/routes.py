@@ -96,7 +96,7 @@ class Route(msgspec.Struct, frozen=True):
     match: Match
     candidates: tuple[Candidate, ...]
     policy: str
-    keep: Keep = "features"
+    keep: Keep = "none"
     priority: Priority = "normal"
     quota: Quota | None = None
     experiments: tuple[Experiment, ...] = ()

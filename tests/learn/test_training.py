@@ -11,7 +11,8 @@ import pytest
 from gateway.evals import runs
 from gateway.learn import versions
 from gateway.learn.features import features_of
-from gateway.learn.training import Answer, calibration_error, rows_of, train, versus
+from gateway.learn.rows import Answer, rows_of
+from gateway.learn.training import calibration_error, train, versus
 from tests.cli.running import switchboard
 from tests.config.trees import write
 from tests.evals.test_compare import a_run, result
@@ -53,24 +54,28 @@ def test_a_version_is_compared_with_the_one_before_on_prompts_new_to_it() -> Non
     ignorant = train(rows_of(answers(200, told=False), targets), value=0.01)
     rows = rows_of(answers(260, told=True), targets)
     better = train(rows, value=0.01)
-    found = versus(rows, better, ignorant.model, set(rows.texts[:100]))
+    found = versus(rows, better, ignorant.model, targets, set(rows.keys[:100]), 0.0)
     assert found is not None
     assert found.prompts == 160
     assert found.gain_low > 0.0
-    assert versus(rows, better, ignorant.model, set(rows.texts)) is None
+    assert versus(rows, better, ignorant.model, targets, set(rows.keys), 0.0) is None
 
 
-def test_prompts_that_not_all_have_answered_are_left_out_and_too_few_are_none() -> None:
-    some = [*answers(20, told=True), Answer("only one", "cheap", 1.0, 0.0)]
-    rows = rows_of([*some, some[0], Answer("x", "stranger", 1.0, 0.0)], ["cheap", "dear"])
-    assert (len(rows.texts), rows.left_out) == (20, 1)
-    with pytest.raises(ValueError, match="50 prompts"):
-        train(rows, 0.01)
+def test_nothing_is_judged_by_prompts_that_not_all_have_answered_and_too_few_are_none() -> None:
+    some = answers(60, told=True)
+    more = [*some, some[0], Answer("only one", "cheap", 1.0, 0.0), Answer("x", "other", 1.0, 0.0)]
+    rows = rows_of(more, ["cheap", "dear"])
+    assert (len(rows.keys), rows.stands.sum()) == (61, 60)
+    report = train(rows, 0.01).report
+    assert (report.prompts, report.left_out) == (60, 1)
+    with pytest.raises(ValueError, match="20 of cheap, 20 of dear; 50 of each of two targets"):
+        train(rows_of(some[:40], ["cheap", "dear"]), 0.01)
 
 
 def test_what_is_said_and_what_comes_are_a_tenth_apart() -> None:
     right = np.array([1.0] * 8 + [0.0] * 2)
-    assert calibration_error(np.full(10, 0.7), right) == pytest.approx(0.1)
+    said, known = np.full((10, 1), 0.7), np.ones((10, 1))
+    assert calibration_error(said, right[:, None], known) == pytest.approx(0.1)
 
 
 def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> None:

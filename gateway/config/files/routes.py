@@ -131,9 +131,9 @@ class RouteFile(Part):
         examples=["internal"],
     )
     keep: Literal["none", "features", "text"] = Field(
-        default="features",
-        description="What the store keeps of a request beside its figures; only `text` keeps"
-        " prompts and answers.",
+        default="none",
+        description="What the store keeps of a request beside its figures: `features` are numbers"
+        " that quality is learned by, some 300 bytes; only `text` keeps prompts and answers.",
         examples=["features"],
     )
     priority: Literal["low", "normal", "high"] = Field(
