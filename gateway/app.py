@@ -66,6 +66,7 @@ from gateway.store.experiments import ExperimentBook
 from gateway.store.feedback import Answered, FeedbackBook
 from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
+from gateway.store.learned import LearnedBook
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revision, Revisions
 from gateway.store.shadows import ShadowBook
@@ -193,7 +194,7 @@ class Gateway:
             now=time.time,
         )
         self.learned = LearnedWatch(
-            None if home is None else home.cache / "learned",
+            LearnedBook(store),
             lambda: self._snapshot,
             lambda: self.planes.redress(),
         )
@@ -517,6 +518,7 @@ class Gateway:
         looks: list[Callable[[], Awaitable[Any]]] = [
             self.traffic.follow,
             self.standings.follow,
+            self.learned.look,
             self.fleet.look,
             self._look_at_keys,
         ]

@@ -1,17 +1,16 @@
-"""Learned qualities as the gateway has them: read from files beside serving, and taken into the
-serving plane when a route has another version."""
+"""Learned qualities as the gateway has them: read from the store beside serving, and taken into the
+serving plane when a route goes by another version."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.learn import versions
 from gateway.learn.features import KIND
 from gateway.learn.scorer import Scorer, scorer
-from gateway.types.routes import Route
+from gateway.store.learned import LearnedBook
 from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
@@ -24,13 +23,14 @@ class LearnedWatch:
     """What one process knows of learned qualities, by route: only where a policy goes by them."""
 
     def __init__(
-        self, home: Path | None, snapshot: Callable[[], Snapshot], changed: Callable[[], None]
+        self, book: LearnedBook, snapshot: Callable[[], Snapshot], changed: Callable[[], None]
     ) -> None:
-        """`home` has the versions; `changed` is called when `known` is other than before."""
+        """`changed` is called when `known` is other than before."""
         self.known: Mapping[str, Scorer] = {}
-        self._home = home
+        self._book = book
         self._snapshot = snapshot
         self._changed = changed
+        self._seen: tuple[object, ...] = ()
 
     async def run(self) -> None:
         """Looks again and again, for ever."""
@@ -46,12 +46,17 @@ class LearnedWatch:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Reads versions that are new. Raises VersionError; then those known stay."""
+        """Reads versions that are new. Raises StoreError or VersionError; then those known stay."""
         snapshot = self._snapshot()
-        if self._home is None or not any(each.learned for each in snapshot.policies.values()):
+        if not any(each.learned for each in snapshot.policies.values()):
             found: Mapping[str, Scorer] = {}
+            self._seen = ()
         else:
-            found = await asyncio.to_thread(scorers, self._home, snapshot, self.known)
+            seen = (await asyncio.to_thread(self._book.last_seq), snapshot.routes)
+            if seen == self._seen:
+                return
+            found = await asyncio.to_thread(scorers, self._book, snapshot, self.known)
+            self._seen = seen
         if _named(found) != _named(self.known):
             self.known = found
             for route, (version, _) in _named(found).items():
@@ -59,26 +64,22 @@ class LearnedWatch:
             self._changed()
 
 
-def scorers(home: Path, snapshot: Snapshot, known: Mapping[str, Scorer]) -> dict[str, Scorer]:
-    """The newest version of each route that has one; those in `known` are not read again.
-    Raises VersionError."""
+def scorers(
+    book: LearnedBook, snapshot: Snapshot, known: Mapping[str, Scorer]
+) -> dict[str, Scorer]:
+    """What each route goes by that has a version; those in `known` are not read again. Raises
+    StoreError or VersionError."""
     found = {}
-    for route in snapshot.routes.values():
-        made = _scorer(home, route, known.get(route.name))
-        if made is not None:
-            found[route.name] = made
+    for name, kept in book.current(KIND).items():
+        route, before = snapshot.routes.get(name), known.get(name)
+        if route is None:
+            continue
+        same = before is not None and before.version == kept.version
+        model = before.model if before and same else versions.read(book, name, kept.version)
+        candidates = [each.target for each in route.candidates]
+        targets = versions.told(kept).report.targets
+        found[name] = scorer(kept.version, model, targets, candidates)
     return found
-
-
-def _scorer(home: Path, route: Route, known: Scorer | None) -> Scorer | None:
-    kept = [each for each in versions.history(home, route.name) if each.kind == KIND]
-    if not kept:
-        return None
-    newest = kept[-1]
-    same = known is not None and known.version == newest.version
-    model = known.model if known is not None and same else versions.read(home, newest)
-    candidates = [each.target for each in route.candidates]
-    return scorer(newest.version, model, newest.report.targets, candidates)
 
 
 def _named(found: Mapping[str, Scorer]) -> dict[str, tuple[str, tuple[int | None, ...]]]:

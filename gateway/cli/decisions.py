@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         else:
             snapshot = _known(snapshot, store, config)
             try:
-                learned = _learned(snapshot, config)
+                learned = _learned(snapshot, store, config)
                 decision, recognition = asyncio.run(_decided(snapshot, what, route, learned))
             except SwitchboardError as error:
                 fail(str(error))
@@ -128,14 +128,22 @@ def _missing(kind: str, name: str, known: list[str]) -> NoReturn:
     fail(f"there is no {kind} '{name}'{hint}")
 
 
-def _learned(snapshot: Snapshot, config: Path) -> "Mapping[str, Scorer]":
-    """What was learned, where a policy goes by it."""
+def _learned(snapshot: Snapshot, store: str | None, config: Path) -> "Mapping[str, Scorer]":
+    """What was learned, where a policy goes by it and there is a store."""
     if not any(each.learned for each in snapshot.policies.values()):
         return {}
-    from gateway.learn.versions import HOME
     from gateway.learned import scorers
+    from gateway.store.learned import LearnedBook
+    from gateway.store.store import Store
 
-    return scorers((config if config.is_dir() else config.parent) / HOME, snapshot, {})
+    url = store or store_of(config)
+    try:
+        if Store.standing(url).at is None:
+            return {}
+    except SwitchboardError:  # that much has been said
+        return {}
+    with opened(url, config) as found:
+        return scorers(LearnedBook(found), snapshot, {})
 
 
 async def _decided(

@@ -1,5 +1,6 @@
-"""`switchboard train`: learns from eval runs which target is right on which prompt."""
+"""`switchboard train`: learns from eval runs and feedback which target is right on which prompt."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +10,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.cli.opening import ConfigOption, fail, snapshot_of
+from gateway.cli.audit import user, written_down
+from gateway.cli.opening import (
+    ConfigOption,
+    StoreOption,
+    console,
+    fail,
+    local,
+    opened,
+    snapshot_of,
+    tell_problems,
+)
+from gateway.cli.records import ASIDE, Cell, Lines
+from gateway.errors import ConfigError
 from gateway.types.routes import Route
 from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from gateway.learn.training import Answer, Rows, Trained, Versus
-    from gateway.learn.versions import Version
+    from gateway.learn.rows import Answer, Rows
+    from gateway.learn.training import Trained, Versus
+    from gateway.learn.versions import History, Version
+    from gateway.store.learned import LearnedBook
+    from gateway.store.store import Store
+
+HEAD = ("time", "version", "", "by", "learned from", "gain $ a request")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +42,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def train(
         route: Annotated[
-            str | None, typer.Option(metavar="NAME", help="Of this route; else of each with runs.")
+            str | None,
+            typer.Option(
+                metavar="NAME", help="Of this route; else of each that something is known of."
+            ),
         ] = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Report only; keep no version.")
@@ -32,59 +53,138 @@ def register(app: typer.Typer) -> None:
         use: Annotated[
             str | None, typer.Option(metavar="VERSION", help="Go back to this one; learn nothing.")
         ] = None,
-        config: ConfigOption = Path(),
+        history: Annotated[
+            bool, typer.Option("--history", help="List the route's versions; learn nothing.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        store: StoreOption = None,
+        config: ConfigOption = Path(),
     ) -> None:
-        """Learn from eval runs which target is right on which prompt, and what that is worth.
+        """Learn which target is right on which prompt, from eval runs and feedback.
 
         The report is of rows held out. A version that is surely worse than going by each target's
-        share of right answers, or than the version before on prompts new to it, is not kept.
+        share of right answers, or than the version before on prompts new to it, is kept beside and
+        not used. Routes are as they run; where nothing has run yet, as the files declare them.
         """
-        snapshot = snapshot_of(config)
         home = config if config.is_dir() else config.parent
-        if route is not None and route not in snapshot.routes:
-            fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
-        if use is not None:
-            _go_back(home, route, use)
-            return
-        known = _answers(home)
-        routes = (
-            [route] if route is not None else [name for name in known if name in snapshot.routes]
-        )
-        if not any(name in known for name in routes):
-            fail("there is no eval run of a route to learn from: run `switchboard eval run` first")
-        found = [
-            made
-            for name in routes
-            if (made := _trained(home, snapshot, name, *known[name], keep=not dry_run)) is not None
-        ]
-        if not found:
-            raise typer.Exit(1)
-        if as_json:
-            print(msgspec.json.encode(found).decode())
-        else:
-            for made in found:
-                Console().print(_table(made))
+        if route is None and (use is not None or history):
+            fail("name the route with --route: versions are a route's own")
+        with opened(store, config, new=True) as found:
+            snapshot = _running(found, config)
+            if route is not None and route not in snapshot.routes:
+                fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+            if use is not None:
+                assert route is not None
+                _go_back(found, route, use)
+            elif history:
+                assert route is not None
+                _show(found, route, as_json=as_json)
+            else:
+                _learn(found, home, snapshot, route, keep=not dry_run, as_json=as_json)
 
 
-def _go_back(home: Path, route: str | None, version: str) -> None:
-    from gateway.errors import SwitchboardError
-    from gateway.learn import versions
+def _running(store: "Store", config: Path) -> Snapshot:
+    from gateway.config.load import load_texts
+    from gateway.store.revisions import Revisions
 
-    if route is None:
-        fail("--use needs --route: versions are a route's own")
+    latest = Revisions(store).latest()
+    if latest is None:
+        return snapshot_of(config)
     try:
-        versions.use(home / versions.HOME, route, version)
-    except SwitchboardError as error:
-        fail(str(error))
+        return load_texts(latest.files, config, os.environ, latest.environment).snapshot
+    except ConfigError as error:
+        tell_problems(error.problems)
+
+
+def _go_back(store: "Store", route: str, version: str) -> None:
+    from gateway.learn import versions
+    from gateway.store.learned import LearnedBook
+
+    with written_down(store, "train", route, use=version):
+        versions.use(LearnedBook(store), route, version, user(), time.time())
     Console(stderr=True, highlight=False).print(f"{route}: {version} from now on", markup=False)
+
+
+def _show(store: "Store", route: str, *, as_json: bool) -> None:
+    from gateway.learn import versions
+    from gateway.store.learned import LearnedBook
+
+    lines = versions.history(LearnedBook(store), route)
+    if as_json:
+        for line in lines:
+            print(msgspec.json.encode(line).decode())
+    elif not lines:
+        console().print(f"{route} has no version yet", style=ASIDE)
+    else:
+        current = max((at for at, line in enumerate(lines) if line.used), default=-1)
+        rows = [_line(line, current=at == current) for at, line in enumerate(lines)]
+        Lines(console(), HEAD).print(rows)
+
+
+def _line(line: "History", *, current: bool) -> list[Cell]:
+    report, version = line.version.report, line.version
+    state = "used now" if current else "" if line.used else "not used"
+    runs = f"{len(version.runs)} runs" if version.runs else ""
+    heard = report.heard
+    asked = f"{heard.labelled:,} of {heard.requests:,} requests" if heard is not None else ""
+    return [
+        Cell(local(line.at), ASIDE),
+        Cell(version.version),
+        Cell(state, "green" if current else "yellow"),
+        Cell(line.author),
+        Cell(", ".join(each for each in (runs, asked) if each)),
+        Cell(f"{report.gain:.3g} ({report.gain_low:.3g} to {report.gain_high:.3g})"),
+    ]
+
+
+def _learn(
+    store: "Store",
+    home: Path,
+    snapshot: Snapshot,
+    route: str | None,
+    *,
+    keep: bool,
+    as_json: bool,
+) -> None:
+    from gateway.learn.lessons import logged
+    from gateway.learn.rows import rows_of
+    from gateway.store.feedback import FeedbackBook
+
+    known = _answers(home)
+    book, now = FeedbackBook(store), time.time()
+    routes = [route] if route is not None else list(snapshot.routes)
+    made, anything = [], False
+    for name in routes:
+        answers, runs = known.get(name, ([], ()))
+        requests, left_out = logged(book, snapshot.routes[name], now)
+        if not answers and not any(each.right is not None for each in requests):
+            continue
+        anything = True
+        candidates = [each.target for each in snapshot.routes[name].candidates]
+        rows = rows_of(answers, candidates, requests, left_out)
+        version = _trained(store, snapshot.routes[name], rows, answers, runs, now, keep=keep)
+        if version is not None:
+            made.append(version)
+    if not anything:
+        fail(
+            "there is nothing to learn from: no eval run of a route, and nothing said of answers"
+            " whose features or text were kept. Run `switchboard eval run`, or write `keep:"
+            " features`, `metrics` and `right` in a route, and send feedback"
+        )
+    if not made:
+        raise typer.Exit(1)
+    if as_json:
+        print(msgspec.json.encode(made).decode())
+    else:
+        for each in made:
+            Console().print(_table(each))
 
 
 def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":
     """Of each route: what its runs say of answers, and which they are."""
     from gateway.errors import SwitchboardError
     from gateway.evals import runs
-    from gateway.learn.training import Answer
+    from gateway.learn.rows import Answer
 
     found: dict[str, tuple[list[Answer], tuple[str, ...]]] = {}
     for file in sorted((home / runs.HOME).glob("*/*/run.json")):
@@ -105,23 +205,24 @@ def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":
 
 
 def _trained(
-    home: Path,
-    snapshot: Snapshot,
-    name: str,
+    store: "Store",
+    route: Route,
+    rows: "Rows",
     answers: "list[Answer]",
-    names: tuple[str, ...],
+    runs: tuple[str, ...],
+    now: float,
     *,
     keep: bool,
 ) -> "Version | None":
     """The version, kept or not; None, with the reason said, where there is too little."""
     from gateway.learn import versions
     from gateway.learn.features import KIND
-    from gateway.learn.training import rows_of, train
+    from gateway.learn.training import train
+    from gateway.store.learned import LearnedBook
 
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    route = snapshot.routes[name]
-    rows = rows_of(answers, _targets(route, answers))
-    with notes.status(f"{name}: learning from {len(rows.texts):,} prompts") as status:
+    name, book = route.name, LearnedBook(store)
+    with notes.status(f"{name}: learning from {len(rows.keys):,} prompts") as status:
         try:
             trained = train(
                 rows,
@@ -131,47 +232,48 @@ def _trained(
         except ValueError as error:
             notes.print(f"{name}: {error}", style="yellow", markup=False)
             return None
-    lead = _versus(home, name, rows, trained, answers)
-    made = versions.Version("", time.time(), name, KIND, names, trained.report, lead)
-    for than, high in (
-        ("each target's share", trained.report.gain_high),
-        ("the version before", lead.gain_high if lead is not None else 0.0),
-    ):
-        if high < 0.0:
-            notes.print(f"{name}: surely worse than {than}; not kept", style="red")
-            keep = False
-    return versions.write(home / versions.HOME, trained.model, made) if keep else made
+    lead = _versus(book, name, rows, trained, answers)
+    worse = [
+        than
+        for than, high in (
+            ("each target's share", trained.report.gain_high),
+            ("the version before", lead.gain_high if lead is not None else 0.0),
+        )
+        if high < 0.0
+    ]
+    why = f"surely worse than {' and '.join(worse)}" if worse else ""
+    if why:
+        notes.print(f"{name}: {why}; not used", style="red")
+    made = versions.Version("", now, name, KIND, runs, trained.report, lead, not why, why)
+    if not keep:
+        return made
+    with written_down(store, "train", name) as said:
+        made = versions.keep(book, trained.model, made, user())
+        said.update(version=made.version, used=made.used, why=why or None)
+    return made
 
 
 def _versus(
-    home: Path, name: str, rows: "Rows", trained: "Trained", answers: "list[Answer]"
+    book: "LearnedBook", name: str, rows: "Rows", trained: "Trained", answers: "list[Answer]"
 ) -> "Versus | None":
-    """Against the version before, on prompts that are new to it, where it can be compared."""
-    from gateway.errors import SwitchboardError
+    """Against what the route goes by, on prompts new to it, where that can be compared."""
     from gateway.learn import versions
     from gateway.learn.features import KIND
     from gateway.learn.training import versus
 
-    try:
-        kept = versions.history(home / versions.HOME, name)
-        if not kept or (kept[-1].kind, kept[-1].report.targets) != (KIND, rows.targets):
-            return None
-        before = versions.read(home / versions.HOME, kept[-1])
-    except SwitchboardError as error:
-        fail(str(error))
-    known = {each.text for each in answers if each.run in kept[-1].runs}
-    return versus(rows, trained, before, known)
-
-
-def _targets(route: Route, answers: "list[Answer]") -> list[str]:
-    """Its candidates that something is known of, in their order."""
-    tried = {each.target for each in answers}
-    return [each.target for each in route.candidates if each.target in tried]
+    kept = book.current(KIND).get(name)
+    if kept is None:
+        return None
+    before = versions.told(kept)
+    model = versions.read(book, name, before.version)
+    known = {each.text for each in answers if each.run in before.runs}
+    return versus(rows, trained, model, before.report.targets, known, before.at)
 
 
 def _table(made: "Version") -> Table:
     report = made.report
-    title = f"{made.route}: {made.version or 'not kept'}, {report.prompts:,} prompts"
+    state = "" if made.used else f" ({made.why}: not used)"
+    title = f"{made.route}: {made.version or 'not kept'}{state}, {report.prompts:,} prompts"
     table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for heading in ("", "learned", "by shares"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -186,5 +288,20 @@ def _table(made: "Version") -> Table:
         between = f"95 %: {lead.gain_low:.3g} to {lead.gain_high:.3g}, {lead.prompts} new prompts"
         table.add_row("over the one before", f"{lead.gain:.3g}", between)
     if report.left_out:
-        table.add_row("left out", f"{report.left_out:,}", "not answered by all")
+        table.add_row("not judged by", f"{report.left_out:,}", "not answered by all")
+    for target, n in report.few.items():
+        table.add_row("too little known", target, f"{n} answers")
+    heard = report.heard
+    if heard is not None:
+        table.add_row("requests spoken of", f"{heard.labelled:,}", f"of {heard.requests:,}")
+        for at, target in enumerate(report.targets):
+            table.add_row(
+                f"  {target}",
+                f"{heard.effective[at]:,.0f}",
+                f"as many of equal weight; could not be asked in {heard.unsupported[at]:.1%}",
+            )
+        if heard.cut:
+            table.add_row("  weights cut", f"{heard.cut:,}", f"at {heard.cap:.0f}")
+        for why, n in heard.left_out.items():
+            table.add_row("  left out", f"{n:,}", why)
     return table

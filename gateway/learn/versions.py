@@ -1,15 +1,12 @@
-"""Versions of a route's learned quality, as files.
+"""Versions of a route's learned quality, in the store.
 
-    .switchboard/learned/ROUTE/VERSION.npz      the model's arrays
-    .switchboard/learned/ROUTE/history.jsonl    a line each, the newest last
-
-A version is named by the hash of what is in it, and is never changed.
+A version is named by the hash of what is in it, and is never changed. What a route goes by is the
+last that is used; one that is surely worse than what is there is kept beside, and not used.
 """
 
 import hashlib
 import io
-import os
-from pathlib import Path
+import zipfile
 
 import msgspec
 import numpy as np
@@ -18,9 +15,7 @@ from gateway.errors import SwitchboardError
 from gateway.learn.features import KIND
 from gateway.learn.model import Model
 from gateway.learn.training import Report, Versus
-
-HOME = Path(".switchboard/learned")
-"""Where versions are kept, from the configuration's directory."""
+from gateway.store.learned import Kept, LearnedBook
 
 
 class VersionError(SwitchboardError):
@@ -28,8 +23,9 @@ class VersionError(SwitchboardError):
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One line of the history: `at` in Unix seconds; `runs` are those it was learned from,
-    and `versus` compares it with the version before. Not kept, it has no name."""
+    """What is known of one: `at` in Unix seconds; `runs` are those it was learned from, and
+    `versus` compares it with the version before. `used` is false, and `why` says the reason, where
+    decisions do not go by it. Not kept, it has no name."""
 
     version: str
     at: float
@@ -38,56 +34,75 @@ class Version(msgspec.Struct, frozen=True):
     runs: tuple[str, ...]
     report: Report
     versus: Versus | None = None
+    used: bool = True
+    why: str = ""
 
 
-def write(home: Path, model: Model, version: Version) -> Version:
-    """Keeps a version, and puts it last in the history."""
+class History(msgspec.Struct, frozen=True):
+    """One line of a route's history: made, or gone back to, `at` by `author`."""
+
+    at: float
+    author: str
+    used: bool
+    version: Version
+
+
+def keep(book: LearnedBook, model: Model, version: Version, author: str) -> Version:
+    """Keeps a version, and names it. Raises StoreError."""
     held = io.BytesIO()
     np.savez(held, **msgspec.structs.asdict(model))
-    content = held.getvalue()
     arrays = b"".join(each.tobytes() for each in msgspec.structs.asdict(model).values())
-    named = hashlib.sha256(
-        "\0".join([KIND, *version.report.targets]).encode() + arrays
-    ).hexdigest()[:12]
-    folder = home / version.route
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{named}.npz.new"
-    beside.write_bytes(content)
-    os.replace(beside, folder / f"{named}.npz")
-    version = msgspec.structs.replace(version, version=named)
-    with (folder / "history.jsonl").open("ab") as file:
-        file.write(msgspec.json.encode(version) + b"\n")
+    head = "\0".join([version.kind, *version.report.targets]).encode()
+    version = msgspec.structs.replace(
+        version, version=hashlib.sha256(head + arrays).hexdigest()[:12]
+    )
+    book.save(_kept(version, version.at, author, used=version.used), held.getvalue())
     return version
 
 
-def history(home: Path, route: str) -> list[Version]:
-    """All of a route, the newest last. Raises VersionError."""
-    path = home / route / "history.jsonl"
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Version) for line in lines]
-    except (OSError, msgspec.DecodeError) as error:
-        raise VersionError(f"{path} cannot be read: {error}") from error
+def history(book: LearnedBook, route: str) -> list[History]:
+    """All of a route, the newest last. Raises StoreError or VersionError."""
+    return [History(each.at, each.author, each.used, told(each)) for each in book.history(route)]
 
 
-def use(home: Path, route: str, version: str) -> None:
-    """Makes one that was there the newest again. Raises VersionError."""
-    kept = {each.version: each for each in history(home, route)}
-    if version not in kept:
-        known = ", ".join(kept) or "none"
+def use(book: LearnedBook, route: str, version: str, author: str, now: float) -> None:
+    """Has a route go by one that was there. Raises StoreError or VersionError."""
+    found = {each.version: each for each in book.history(route)}
+    if version not in found:
+        known = ", ".join(found) or "none"
         raise VersionError(f"the route '{route}' has no version '{version}'; there are: {known}")
-    read(home, kept[version])
-    with (home / route / "history.jsonl").open("ab") as file:
-        file.write(msgspec.json.encode(kept[version]) + b"\n")
+    chosen = told(found[version])
+    if chosen.kind != KIND:
+        raise VersionError(
+            f"the version {version} was learned of other features ({chosen.kind}) than are read"
+            f" now ({KIND}): train a new one"
+        )
+    read(book, route, version)
+    book.save(_kept(chosen, now, author, used=True), None)
 
 
-def read(home: Path, version: Version) -> Model:
-    """Its model. Raises VersionError."""
-    path = home / version.route / f"{version.version}.npz"
+def read(book: LearnedBook, route: str, version: str) -> Model:
+    """Its model. Raises StoreError or VersionError."""
+    content = book.model(route, version)
+    if content is None:
+        raise VersionError(f"the model of {version} of the route '{route}' is kept no more")
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
             return Model(**{name: held[name] for name in Model.__struct_fields__})
-    except (OSError, ValueError, KeyError) as error:
-        raise VersionError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise VersionError(f"{version} of the route '{route}' cannot be read: {error}") from error
+
+
+def told(kept: Kept) -> Version:
+    """What is known of it. Raises VersionError."""
+    try:
+        return msgspec.json.decode(kept.told, type=Version)
+    except msgspec.DecodeError as error:
+        raise VersionError(
+            f"{kept.version} of the route '{kept.route}' cannot be read: {error}"
+        ) from error
+
+
+def _kept(version: Version, at: float, author: str, *, used: bool) -> Kept:
+    text = msgspec.json.encode(version).decode()
+    return Kept(version.route, version.version, version.kind, at, author, used, text)

@@ -81,6 +81,30 @@ class Kept(msgspec.Struct, frozen=True):
     correction: str | None
 
 
+class Lesson(msgspec.Struct, frozen=True):
+    """An answered request whose text or features were kept: `at` in Unix seconds when it began.
+    `right` is None where nobody has said; it stands for `stands` requests like it."""
+
+    id: str
+    target: str
+    decision: str
+    cost: float
+    features: bytes | None
+    text: str | None
+    right: bool | None
+    at: float
+    stands: int = 1
+
+
+class Lessons(msgspec.Struct, frozen=True):
+    """What there is to be learned from. `nothing_kept` were spoken of, and neither their text nor
+    features were kept; `young` were not, and may still be."""
+
+    found: list[Lesson]
+    nothing_kept: int
+    young: int
+
+
 class FeedbackBook:
     """The store's feedback. Every call raises StoreError where the store is away."""
 
@@ -209,6 +233,50 @@ class FeedbackBook:
                 )
         return list(found.values())
 
+    def lessons(
+        self, route: str, metric: Metric, since: float, now: float, limit: int, characters: int
+    ) -> Lessons:
+        """A route's answered requests from `since` on: the last `limit` at most that were spoken
+        of, and, of those since the first of these that were not, as many, evenly taken. Of texts
+        the first `characters`. What was said last of each counts."""
+        c, of = feedback.c, requests.c
+        asked = [of.route == route, of.started >= since, of.outcome == "ok", of.shadow_of.is_(None)]
+        asked += [of.decision.is_not(None), or_(of.recognised_by != "named", _of_route())]
+        kept = or_(of.features.is_not(None), of.text.is_not(None))
+        names = (
+            of.id, func.coalesce(of.target, ""), of.decision, of.cost_usd, of.features,
+            func.substr(of.text, 1, characters),
+        )  # fmt: skip
+        said = and_(of.id == c.request_id, c.metric == metric.name, *_in_time(metric))
+        spoken = (
+            select(*names, case((_is_right(metric), 1), else_=0), of.started)
+            .select_from(requests.join(feedback, said))
+            .where(*asked)
+        )
+        silent = [*asked, ~select(c.seq).where(said).exists()]
+        with self._store.read() as connection:
+            found: dict[str, Lesson] = {}
+            query = spoken.where(kept).order_by(of.seq.desc(), c.seq.desc()).limit(limit)
+            for id, target, decision, cost, features, text, right, at in connection.execute(query):
+                lesson = Lesson(id, target, decision, cost, features, text, bool(right), at)
+                found.setdefault(id, lesson)
+            nothing = select(func.count()).select_from(spoken.where(~kept).subquery())
+            nothing_kept = int(connection.scalar(nothing) or 0)
+            if len(found) >= limit:
+                silent.append(of.started >= min(each.at for each in found.values()))
+            silent.append(kept)
+            late = of.started + of.total_s + (metric.within_s or 0.0)
+            counts = select(func.count()).select_from(requests)
+            young = int(connection.scalar(counts.where(*silent, late > now)) or 0)
+            silent.append(late <= now)
+            count = int(connection.scalar(counts.where(*silent)) or 0)
+            every = max(1, -(-count // limit))
+            query = select(*names, of.started).where(*silent, of.seq % every == 0)
+            lessons = list(found.values())[::-1]
+            for id, target, decision, cost, features, text, at in connection.execute(query):
+                lessons.append(Lesson(id, target, decision, cost, features, text, None, at, every))
+        return Lessons(lessons, nothing_kept, young)
+
     def of(self, request_id: str) -> list[dict[str, Any]]:
         """What was said of a request, the oldest first."""
         names = ("metric", "value", "comment", "correction", "key", "at")
@@ -219,6 +287,11 @@ class FeedbackBook:
         )
         with self._store.read() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def _of_route() -> ColumnElement[bool]:
+    """Of what was named: that it was the route, and not a target."""
+    return requests.c.recognised_detail.in_(("", requests.c.route))
 
 
 def _is_right(metric: Metric) -> ColumnElement[bool]:

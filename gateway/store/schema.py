@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = "0008"
+VERSION = "0009"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -258,6 +258,23 @@ experiment_states = Table(
     Index("experiment_states_experiment", "experiment"),
 )
 """What has become of experiments, as revisions; the last of each is the truth. `state` is JSON."""
+
+learned_versions = Table(
+    "learned_versions",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True),
+    Column("route", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("used", Boolean, nullable=False),
+    Column("told", Text, nullable=False),
+    Column("model", LargeBinary),
+    Index("learned_versions_route", "route"),
+)
+"""What was learned of routes' qualities; the last that is `used` is what a route goes by. `told` is
+JSON; `model` null where a version was gone back to, or its model is kept no more."""
 
 meta = Table(
     "meta",

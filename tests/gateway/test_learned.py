@@ -11,6 +11,7 @@ from gateway.evals import runs
 from gateway.learn import versions
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
+from gateway.store.learned import LearnedBook
 from tests.cli.running import Ran, switchboard
 from tests.evals.test_compare import a_run, result
 from tests.gateway.support import Served, serving_home
@@ -39,7 +40,8 @@ def tried(folder: Path, run: str, seed: int) -> None:
 
 async def told(folder: Path, *words: str) -> Ran:
     """A command, run beside the gateway."""
-    return await asyncio.to_thread(switchboard, *words, "--config", str(folder))
+    where = ("--config", str(folder), "--store", f"sqlite:///{folder}/switchboard.db")
+    return await asyncio.to_thread(switchboard, *words, *where)
 
 
 async def goes_by(served: Served, version: str) -> None:
@@ -102,9 +104,9 @@ async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path
             stop.set()
             await asyncio.gather(*asking)
             assert set(statuses) == {200}
-        assert [each.version for each in versions.history(folder / versions.HOME, "general")] == [
-            *(first, second, first)
-        ]
+            book = LearnedBook(served.gateway.store)
+            lines = versions.history(book, "general")
+            assert [line.version.version for line in lines] == [first, second, first]
 
         shown = await told(folder, "explain", EASY.format(500), "--json")
         ranked = json.loads(shown.out)["decision"]["ranked"]
@@ -113,7 +115,41 @@ async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path
         unlike = await told(folder, "explain", UNLIKE)
         assert "learned" not in unlike.out
 
-        store = f"sqlite:///{folder}/switchboard.db"
         policy = str(folder / "policies/balanced.yaml")
-        again = await told(folder, "replay", "--policy", policy, "--since", "1d", "--store", store)
+        again = await told(folder, "replay", "--policy", policy, "--since", "1d")
         assert "go by learned quality" in " ".join((again.out + again.err).split())
+
+
+async def test_what_is_said_of_answers_is_learned_from(tmp_path: Path) -> None:
+    models = {"big": Behaviour(output_tokens=60), "small": Behaviour(output_tokens=30)}
+    async with StandIn(models) as provider:
+        folder = home(tmp_path / "home", provider.url, "name: balanced\nexplore: 100 %\n")
+        route = folder / "routes/general.yaml"
+        route.write_text(route.read_text() + "keep: features\n")
+        async with serving_home(folder) as served:
+            draw = random.Random(1)
+
+            async def one(n: int) -> None:
+                easy = draw.random() < 0.5
+                answer = await served.chat((EASY if easy else HARD).format(n))
+                target = answer.headers["x-switchboard-target"]
+                if n % 4 == 0:
+                    return
+                said = {"metric": "accepted", "value": easy or target == "openai/big"}
+                said["decision"] = answer.headers["x-switchboard-decision"]
+                told_so = await served.client.post("/v1/feedback", json=said)
+                assert told_so.is_success, told_so.text
+
+            for batch in range(0, 240, 12):
+                await asyncio.gather(*(one(n) for n in range(batch, batch + 12)))
+            await asyncio.to_thread(served.gateway.writer.flush)
+            ran = await told(folder, "train", "--route", "general", "--json")
+        assert ran.code == 0, ran.err
+        (made,) = json.loads(ran.out)
+        heard = made["report"]["heard"]
+        assert (heard["requests"], heard["labelled"]) == (240, 180)
+        assert made["runs"] == []
+        assert made["report"]["brier"] < made["report"]["brier_shares"]
+        for target, n in zip(made["report"]["targets"], heard["effective"], strict=True):
+            assert target in ("openai/big", "openai/small")
+            assert 50 < n < 140

@@ -40,13 +40,14 @@ GAIN = TOLD * (worth(TRUTH) - worth(np.tile(SHARES, (len(TRUTH), 1))))
 
 def requests(n: int, seed: int, *, all_spoken_of: bool = False) -> list[Logged]:
     """Requests as a policy serves them that sends most of each kind one way; of some kinds people
-    speak more often. Of one in three, the words do not tell the kind."""
+    speak more often. Of one in three, the words do not tell the kind: the policy knows it all the
+    same, by a header for example, and people speak of all of them alike."""
     draw = random.Random(seed)
     found = []
     for at in range(n):
         says, chances, cheap, spoken = KINDS[draw.choice(list(KINDS))]
         if draw.random() >= TOLD:
-            says = "please have a look at this"
+            says, spoken = "please have a look at this", 0.4
         target = "cheap" if draw.random() < cheap else "dear"
         right = float(draw.random() < chances[TARGETS.index(target)])
         heard = all_spoken_of or draw.random() < spoken
@@ -81,7 +82,7 @@ def learned(rows: Rows) -> tuple[Floats, Floats]:
 def test_weights_take_out_what_feedback_leaves_out() -> None:
     weighted, plain = [], []
     for seed in range(5):
-        rows = rows_of([], TARGETS, requests(1000, seed))
+        rows = rows_of([], TARGETS, requests(2000, seed))
         weighted.append(learned(rows)[0] - SHARES)
         plain.append(learned(unweighted(rows))[0] - SHARES)
     bias, other = np.abs(np.mean(weighted, axis=0)), np.abs(np.mean(plain, axis=0))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from gateway.learn import versions
 from gateway.learn.features import features_of
 from gateway.learn.rows import Answer, rows_of
 from gateway.learn.training import calibration_error, train, versus
+from gateway.store.learned import LearnedBook
+from gateway.store.store import Store
 from tests.cli.running import switchboard
 from tests.config.trees import write
 from tests.evals.test_compare import a_run, result
@@ -92,14 +95,18 @@ def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> Non
     (told,) = json.loads(ran.out)
     assert told["report"]["gain_low"] > 0.0
     assert told["runs"] == ["sums/1"]
-    (version,) = versions.history(home / versions.HOME, "general")
-    assert version.version == told["version"]
-    model = versions.read(home / versions.HOME, version)
-    assert model.score(*features_of("add up these figures number 77"))[0] > 0.7
-    again = switchboard("train", "--dry-run", home=home)
-    assert "not kept" in again.out
-    assert len(versions.history(home / versions.HOME, "general")) == 1
-    assert (
-        "no eval run of a route"
-        in switchboard("train", "--route", "contract-summary", home=home).said
-    )
+    with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
+        book = LearnedBook(store)
+        (line,) = versions.history(book, "general")
+        assert line.version.version == told["version"]
+        model = versions.read(book, "general", told["version"])
+        assert model.score(*features_of("add up these figures number 77"))[0] > 0.7
+        again = switchboard("train", "--dry-run", home=home)
+        assert "not kept" in again.out
+        assert len(versions.history(book, "general")) == 1
+    assert "nothing to learn" in switchboard("train", "--route", "contract-summary", home=home).said
+    listed = switchboard("train", "--route", "general", "--history", home=home).out
+    assert told["version"] in listed
+    assert "used now" in listed
+    unknown = switchboard("train", "--route", "general", "--use", "other", home=home)
+    assert f"has no version 'other'; there are: {told['version']}" in unknown.said
