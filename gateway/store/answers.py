@@ -109,5 +109,5 @@ class Answers:
             async with asyncio.timeout(ANSWER_S):
                 return await loop.run_in_executor(self._threads, functools.partial(call, *args))
         except (StoreError, TimeoutError) as error:
-            log.warning("the log cannot be read: %s", error or f"no answer in {ANSWER_S:g} s")
+            log.warning("the log cannot be read: %s", str(error) or f"no answer in {ANSWER_S:g} s")
             raise away from error

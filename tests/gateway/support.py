@@ -161,9 +161,12 @@ class Served(msgspec.Struct):
         return events_of(answer.content)
 
     async def decision(self, answer: httpx.Response) -> dict[str, Any]:
-        """What the gateway kept of an answer."""
+        """What the gateway kept of an answer; a busy machine's log may be late to tell."""
         id = answer.headers["x-switchboard-decision"]
-        found = await self.client.get(f"/v1/decisions/{id}")
+        for _ in range(5):
+            found = await self.client.get(f"/v1/decisions/{id}")
+            if found.status_code != 503:
+                break
         assert found.status_code == 200, found.text
         row: dict[str, Any] = found.json()
         return row

@@ -119,6 +119,7 @@ async def world(
         commercial = await stack.enter_async_context(StandIn(Behaviour()))
         snapshot = configuration(folder, qwen.origin, coder.origin, commercial.url, turns, policy)
         served = await stack.enter_async_context(serving(snapshot, folder))
+        await served.gateway.fleet.registry.settled()
         made = World(served, qwen, coder, commercial)
         yield made
         if sleep_mode:
