@@ -181,8 +181,10 @@ class Gateway:
             self._spent_on_copies,
             now=time.time,
         )
-        self.entrances = Entrances(self.live, time.perf_counter, workers)
         self.pressure = Pressure()
+        self.entrances = Entrances(
+            self.live, time.perf_counter, workers, lambda: not self.pressure.share
+        )
         self.metrics.add(AdmissionMetrics(self.entrances, lambda: self.pressure.shed))
         self.qualities = QualityWatch(
             FeedbackBook(store),

@@ -14,6 +14,7 @@ import msgspec
 from gateway.adapters.canary import version_for
 from gateway.admission.entrance import Entrance
 from gateway.admission.entrances import Entrances
+from gateway.admission.pace import alike
 from gateway.backends.base import Call
 from gateway.backends.shape import shape
 from gateway.backends.verdict import message_of, openai_shaped, without_secrets
@@ -547,6 +548,9 @@ class Pipeline:
         another goes on with its answer."""
         reply = opened.reply
         self.live.first_token(opened.flight, opened.first_at)
+        if opened.entrance is not None and self._entrances.punctual():
+            sort = alike(opened.target.name, journey.request.needs.input_tokens, None)
+            opened.entrance.began(sort, opened.first_at - opened.began, opened.first_at)
         try:
             if not outlet.write(opened.piece):
                 await outlet.drain()
@@ -672,12 +676,18 @@ class Pipeline:
         now = self._clock()
         entrance, opened.entrance = opened.entrance, None
         assert entrance is not None
-        entrance.leave(now - opened.began, now, answered=outcome == "ok")
+        total = now - opened.began
+        if outcome != "ok" or not self._entrances.punctual():
+            entrance.leave(total, now, answered=outcome == "ok")
+        elif opened.watch is not None:
+            entrance.leave(total, now, answered=True, first_s=opened.first_at - opened.began)
+        else:
+            sort = alike(opened.target.name, journey.request.needs.input_tokens, usage.output)
+            entrance.leave(total, now, answered=True, sort=sort)
         if outcome == "error" and status in TOO_MUCH:
             entrance.busy(now)
         target, replica = opened.target, opened.choice.replica
         dollars = cost(usage, target.price)
-        total = now - opened.began
         journey.attempts.append(
             Attempt(
                 target=target.name,

@@ -14,8 +14,9 @@ decaying mean) and how many are under way:
 
 from collections.abc import Callable
 
-from gateway.admission.bound import UNBOUND, Bound
+from gateway.admission.bound import Bound
 from gateway.admission.line import Flow, Line, Refused, Ticket
+from gateway.admission.pace import Sort
 from gateway.types.backends import Admission
 
 NEWS = 0.05
@@ -23,7 +24,8 @@ NEWS = 0.05
 
 WAIT_LEAST_S, WAIT_MOST_S = 0.05, 10.0
 """Where nobody has declared it, one may wait for as long as an answer takes, within these: nothing
-then takes much longer than twice as long as usual."""
+then takes much longer than twice as long as usual. Where a server is known to have a line of its
+own, what one waits in that is no part of it."""
 
 
 class Entrance:
@@ -72,7 +74,8 @@ class Entrance:
         """How long one may wait."""
         if self._terms.wait is not None:
             return self._terms.wait
-        return min(max(self.hold_s, WAIT_LEAST_S), WAIT_MOST_S)
+        patience = self._bound.patience
+        return min(max(patience * self.hold_s, WAIT_LEAST_S), max(1.0, patience) * WAIT_MOST_S)
 
     @property
     def drain_s(self) -> float:
@@ -122,13 +125,36 @@ class Entrance:
         self._published()
         return ticket
 
-    def leave(self, seconds: float, now: float, *, answered: bool) -> None:
-        """One that was let in has ended after `seconds`; who waits may be next."""
-        self.running -= 1
+    def began(self, sort: Sort, first_s: float, now: float) -> None:
+        """The first byte of a stream has come, after `first_s` in which one of its `sort` waits
+        for nothing else."""
+        self._bound.began(sort, first_s, self.running, now)
+        self.limit = self._bound.limit
+
+    def leave(
+        self,
+        seconds: float,
+        now: float,
+        *,
+        answered: bool,
+        sort: Sort | None = None,
+        first_s: float | None = None,
+    ) -> None:
+        """One that was let in has ended after `seconds`; who waits may be next.
+
+        `sort` is of an answer that came as a whole; a stream's first byte came after `first_s`.
+        """
+        running = self.running
+        self.running = running - 1
         self.hold_s += NEWS * (seconds - self.hold_s) if self.hold_s else seconds
-        if answered and self.limit != UNBOUND:
-            self._bound.answered(self.running + 1)
-            self.limit = self._bound.limit
+        if answered:
+            bound = self._bound
+            bound.answered(running)
+            if sort is not None:
+                bound.began(sort, seconds, running, now)
+            elif first_s is not None:
+                bound.ended(seconds - first_s)
+            self.limit = bound.limit
         if self._line:
             self._admit(now)
             self._published()

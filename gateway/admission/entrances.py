@@ -25,9 +25,16 @@ _WHY = {
 class Entrances:
     """One entrance for each replica of each backend; kept when the configuration changes."""
 
-    def __init__(self, live: Live, clock: Callable[[], float], workers: int = 1) -> None:
+    def __init__(
+        self,
+        live: Live,
+        clock: Callable[[], float],
+        workers: int = 1,
+        punctual: Callable[[], bool] = lambda: True,
+    ) -> None:
         """`live` is told how long one would wait at each replica. Each of `workers` has its share
-        of what is declared."""
+        of what is declared. While this process is not `punctual`, times are no replica's."""
+        self.punctual = punctual
         self._workers = workers
         self._live = live
         self._clock = clock

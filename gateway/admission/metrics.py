@@ -6,8 +6,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gateway.admission.bound import UNBOUND
 from gateway.admission.entrances import Entrances
+from gateway.admission.pace import UNBOUND
 
 PLACE = ("switchboard_backend", "switchboard_replica")
 

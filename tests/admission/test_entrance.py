@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.admission.entrance import Entrance
 from gateway.admission.line import Flow, Refused, Ticket
+from gateway.admission.pace import alike
 from gateway.types.backends import Admission
 from gateway.types.routes import Priority
 
@@ -230,6 +231,17 @@ def test_an_engine_that_was_in_use_already_is_cut_by_its_line_alone() -> None:
         entrance.enter()
     entrance.told(900, 0, 0.0)
     assert entrance.limit >= 900.0
+
+
+def test_what_an_engine_or_a_person_says_counts_more_than_how_long_it_takes() -> None:
+    said, declared = Entrance(Admission()), Entrance(Admission(concurrent=1000))
+    said.told(0, 0, 0.0)
+    for entrance in (said, declared):
+        limit = entrance.limit
+        for n in range(2000):
+            assert entrance.enter()
+            entrance.leave(0.001 * n, float(n), answered=True, sort=alike("t", 1, 1))
+        assert entrance.limit == limit
 
 
 # ---------------------------------------------------------------- under any load

@@ -86,7 +86,8 @@ class AdmissionPart(Part):
     concurrent: Whole | None = Field(
         default=None,
         description="How many requests may be under way at each replica; without it, what the"
-        " replica says decides: a vLLM engine's own line, a provider's 429 and 503.",
+        " replica says decides: a vLLM engine's own line, a provider's 429 and 503, or how"
+        " long its answers take.",
         examples=[64],
     )
     queue: Index = Field(
