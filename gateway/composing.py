@@ -5,16 +5,26 @@ plane: it has its own ranking of replicas, admission, breakers, retries and usag
 those of the request, whose deadline is for all of it. All but the last are read whole, and held.
 """
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from gateway.backends.shape import Shaped
-from gateway.compose.answers import events, read, usage_event, with_usage
-from gateway.compose.asking import asked, under
+from gateway.compose.answers import (
+    events,
+    read,
+    text_of,
+    usage_event,
+    with_usage,
+    without_log_probabilities,
+)
+from gateway.compose.asking import asked, question_of, under
+from gateway.compose.best_of import best_of
 from gateway.compose.cascade import cascade
-from gateway.compose.moves import Failed, Given, Heard, Last, Said
+from gateway.compose.chain import chain
+from gateway.compose.moves import Ask, Ending, Failed, Given, Heard, Last, Machine, Notes, Said
 from gateway.errors import ApiError, Kind
 from gateway.journey import (
     NO_REPLY,
@@ -34,12 +44,17 @@ from gateway.policy.words import dollars
 from gateway.refusals import OF_THE_REQUEST
 from gateway.resilience.base import AttemptFailed, Reason
 from gateway.resilience.carry import both
-from gateway.types.compositions import Step, StepTaken
+from gateway.types.compositions import Composition, StepTaken
 from gateway.types.decisions import Choice, Question
 from gateway.types.records import Outcome, Usage
 from gateway.types.requests import Request
 
 ANSWERED = "answered"
+_MACHINES: Mapping[str, Callable[[Composition, str, Notes], Machine]] = {
+    "cascade": cascade,
+    "best_of": best_of,
+    "chain": chain,
+}
 _DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
 
 
@@ -120,59 +135,103 @@ class Composer:
     # ------------------------------------------------------------ steps
 
     async def _performed(self, run: Run, reason: Reason) -> Opened:
-        machine = cascade(run.composition, run.notes)
+        machine = _MACHINES[run.composition.kind](
+            run.composition, question_of(run.request), run.notes
+        )
         try:
             asks = next(machine)
             while True:
-                asks = machine.send(tuple([await self._heard(run, ask.step) for ask in asks]))
+                asks = machine.send(await self._together(run, asks))
         except StopIteration as ended:
-            ending: Last | Given = ended.value
+            ending: Ending = ended.value
         if isinstance(ending, Given):
             return self._given(run, reason, ending.said)
-        return await self._last(run, reason, ending)
+        if isinstance(ending, Last):
+            return await self._last(run, reason, ending)
+        raise run.failure or AttemptFailed(
+            run.choice.target, 503, ending.why, "setup", asked=False, again=False
+        )
 
-    async def _heard(self, run: Run, step: Step) -> Heard:
-        """What a step says, whole."""
-        request = asked(run.request, step, last=False)
-        if why := self._too_dear(run, request, step):
-            run.came_to[step.name] = StepTaken(step.name, step.target, f"not asked: {why}")
-            return Failed(step, why, too_dear=True)
-        journey = self._journey(run, request, step)
+    async def _together(self, run: Run, asks: Sequence[Ask]) -> tuple[Heard, ...]:
+        """What each call comes to. Where we are cancelled, so is every one of them."""
+        requests = self._affordable(run, asks)
+        if len(asks) == 1:
+            return (await self._heard(run, asks[0], requests[0]),)
+        tasks = [
+            asyncio.create_task(self._heard(run, ask, request))
+            for ask, request in zip(asks, requests, strict=True)
+        ]
         try:
-            opened = await self._opened(run, journey, step)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            return tuple([task.result() for task in tasks if task.done()])
+        except BaseException as error:
+            for task in tasks:
+                task.cancel(*error.args[:1])
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def _affordable(self, run: Run, asks: Sequence[Ask]) -> list[Request | str]:
+        """The request of each call, or why it must not be made, though each costs the most."""
+        planned = 0.0
+        found: list[Request | str] = []
+        for ask in asks:
+            request = asked(run.request, ask, last=False)
+            might = planned + self._most(run, request, ask)
+            why = self._too_dear(run, might)
+            found.append(why or request)
+            planned = planned if why else might
+        return found
+
+    async def _heard(self, run: Run, ask: Ask, request: Request | str) -> Heard:
+        """What a step says, whole."""
+        if isinstance(request, str):
+            self._note(run, ask, f"not asked: {request}")
+            return Failed(ask, request, too_dear=True)
+        self._note(run, ask, "given up")
+        journey = self._journey(run, request, ask)
+        try:
+            opened = await self._opened(run, journey, ask)
         except AttemptFailed as failure:
-            return Failed(step, failure.message)
+            return Failed(ask, failure.message)
         kept = _Kept()
         try:
             await self._relay(journey, opened, kept)
         finally:
             self._give_back(opened)
         if journey.outcome != "ok":
-            self._note(run, step, f"failed: {journey.error}")
-            run.failure = AttemptFailed(run.choice.target, journey.status, journey.error, "client")
-            return Failed(step, journey.error)
+            why = f"step {ask.name}, {ask.target}: {journey.error}"
+            self._note(run, ask, f"failed: {journey.error}")
+            run.failure = AttemptFailed(
+                run.choice.target, journey.status, why, "client", again=False
+            )
+            return Failed(ask, why)
         run.usage = both(run.usage, journey.usage)
-        self._note(run, step, ANSWERED)
-        return Said(step, kept.body, *read(kept.body))
+        self._note(run, ask, ANSWERED)
+        body = kept.body
+        said = read(ask, body)
+        if ask.probability and "logprobs" not in run.request.fields:
+            said = msgspec.structs.replace(said, body=without_log_probabilities(body))
+        return said
 
     async def _last(self, run: Run, reason: Reason, ending: Last) -> Opened:
         """The step whose answer is the client's, opened."""
-        step = ending.step
-        request = asked(run.request, step, last=True)
-        if why := self._too_dear(run, request, step):
-            self._note(run, step, f"not asked: {why}")
+        ask = ending.ask
+        request = asked(run.request, ask, last=True)
+        if why := self._too_dear(run, self._most(run, request, ask)):
+            self._note(run, ask, f"not asked: {why}")
             if ending.instead is not None:
                 return self._given(run, reason, ending.instead)
             raise run.failure or AttemptFailed(
-                run.choice.target, 503, f"step {step.name}: {why}", "setup", asked=False
+                run.choice.target, 503, f"step {ask.name}: {why}", "setup", asked=False, again=False
             )
-        run.last = self._journey(run, request, step)
+        self._note(run, ask, "given up")
+        run.last = self._journey(run, request, ask)
         run.last.run = run
-        opened = await self._opened(run, run.last, step)
-        self._note(run, step, ANSWERED)
+        opened = await self._opened(run, run.last, ask)
+        self._note(run, ask, ANSWERED)
         return opened
 
-    def _journey(self, run: Run, request: Request, step: Step) -> Journey:
+    def _journey(self, run: Run, request: Request, ask: Ask) -> Journey:
         """A step's own way, on the request's plane, with its attempts and within its limits."""
         whole = run.journey
         decision = whole.decision
@@ -186,28 +245,28 @@ class Composer:
             policy=decision.policy,
             needs=request.needs,
             caller=request.caller,
-            only=step.target,
+            only=ask.target,
             conversation=whole.conversation,
             stream=request.stream,
         )
         journey.decision = whole.plane.decider.decide(question, self._live, decision.draw)
         return journey
 
-    async def _opened(self, run: Run, journey: Journey, step: Step) -> Opened:
+    async def _opened(self, run: Run, journey: Journey, ask: Ask) -> Opened:
         """A step's reply. Raises AttemptFailed in the composition's name."""
         decision = journey.decision
         assert decision is not None
         try:
             if not decision.ranked:
                 why = "; ".join(out.reason for out in decision.ruled_out)
-                raise AttemptFailed(step.target, 502, why, "setup", asked=False)
+                raise AttemptFailed(ask.target, 502, why, "setup", asked=False)
             return await self._open_any(journey)
         except AttemptFailed as failure:
-            self._note(run, step, f"failed: {failure.message}")
+            self._note(run, ask, f"failed: {failure.message}")
             run.failure = AttemptFailed(
                 run.choice.target,
                 failure.status,
-                f"step {step.name}, {step.target}: {failure.message}",
+                f"step {ask.name}, {ask.target}: {failure.message}",
                 failure.kind,
                 retry_after=failure.retry_after,
                 late=failure.late,
@@ -217,20 +276,23 @@ class Composer:
         finally:
             run.journey.full += journey.full
 
-    def _too_dear(self, run: Run, request: Request, step: Step) -> str:
-        """Why a step must not be begun: for what the request might cost then, all in all."""
-        most, decision = run.composition.max_cost, run.journey.decision
-        if most is None:
-            return ""
+    def _most(self, run: Run, request: Request, ask: Ask) -> float:
+        """The dollars that a call may cost."""
+        snapshot, decision = run.journey.plane.snapshot, run.journey.decision
+        if run.composition.max_cost is None:
+            return 0.0
         assert decision is not None
-        target = run.journey.plane.snapshot.targets[step.target]
-        might = run.cost + most_of(request, target, self._live, decision.route)
-        if might <= most:
+        return most_of(request, snapshot.targets[ask.target], self._live, decision.route)
+
+    def _too_dear(self, run: Run, more: float) -> str:
+        """Why what costs so much more must not be begun."""
+        most, might = run.composition.max_cost, run.cost + more
+        if most is None or might <= most:
             return ""
         return f"it might cost {dollars(might)} in all, over the {dollars(most)} of max_cost"
 
-    def _note(self, run: Run, step: Step, came_to: str) -> None:
-        run.came_to[step.name] = StepTaken(step.name, step.target, came_to)
+    def _note(self, run: Run, ask: Ask, came_to: str) -> None:
+        run.came_to[ask.name] = StepTaken(ask.name, ask.target, came_to)
 
     # ------------------------------------------------------------ an answer that is there
 
@@ -274,7 +336,7 @@ class Composer:
             headers.append((b"x-switchboard-cost-usd", b"%.8f" % last.cost))
             outlet.plain(200, headers, with_usage(body, run.usage))
         if keeps_text(last):
-            last.answer = read(body)[0] if request.stream else body.decode(errors="replace")
+            last.answer = text_of(body) if request.stream else body.decode(errors="replace")
 
     # ------------------------------------------------------------ what it came to
 
@@ -316,7 +378,8 @@ class Composer:
         price = run.flight.target.price
         tokens = run.journey.request.needs.input_tokens
         expected = tokens * price.input + told.output * price.output
-        asked_more = len(run.came_to) > 1
+        composition = run.composition
+        asked_more = composition.kind == "cascade" and composition.steps[1].name in run.came_to
         self._live.cost_of(route, run.composition).saw(run.cost, expected, more=asked_more, now=now)
 
 

@@ -1,10 +1,12 @@
 """Chat completions as they are read between steps, and given to a client afterwards. Pure."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from gateway.compose.moves import Ask, Said
 from gateway.types.records import Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -17,8 +19,17 @@ class _Message(msgspec.Struct):
     function_call: Any = None
 
 
+class _Token(msgspec.Struct):
+    logprob: float
+
+
+class _Tokens(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
 class _Choice(msgspec.Struct):
     message: _Message = msgspec.field(default_factory=_Message)
+    logprobs: _Tokens | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -28,17 +39,56 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer).decode
 
 
-def read(body: bytes) -> tuple[str, bool]:
-    """The first choice's text, and whether it calls tools; no text where it cannot be read."""
+def read(ask: Ask, body: bytes) -> Said:
+    """What a body says, by its first choice; no text where it cannot be read."""
     try:
         choices = _answer(body).choices
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", False
+        return Said(ask, body, "")
     if not choices:
-        return "", False
+        return Said(ask, body, "")
     message = choices[0].message
     text = message.content if isinstance(message.content, str) else ""
-    return text, bool(message.tool_calls or message.function_call)
+    return Said(ask, body, text, _calls(message), _probability(choices[0].logprobs))
+
+
+def text_of(body: bytes) -> str:
+    """The first choice's text."""
+    return read(Ask("", ""), body).text
+
+
+def _calls(message: _Message) -> str:
+    """The calls of tools as one text: names and arguments, without their ids."""
+    called = message.tool_calls or ([message.function_call] if message.function_call else [])
+    if not called:
+        return ""
+    bare = [
+        {name: value for name, value in call.items() if name not in ("id", "index")}
+        for call in called
+        if isinstance(call, dict)
+    ]
+    return msgspec.json.encode(bare, order="deterministic").decode()
+
+
+def _probability(tokens: _Tokens | None) -> float | None:
+    """exp(mean log-probability) of the tokens; None where they are not told."""
+    if tokens is None or not tokens.content:
+        return None
+    logs = [token.logprob for token in tokens.content]
+    return math.exp(sum(logs) / len(logs))
+
+
+def without_log_probabilities(body: bytes) -> bytes:
+    """A whole answer without those of its tokens, for a client that did not ask for them."""
+    try:
+        fields = _object.decode(body)
+        choices = msgspec.json.decode(fields["choices"], type=list[dict[str, msgspec.Raw]])
+    except (msgspec.DecodeError, RecursionError, KeyError):
+        return body
+    for choice in choices:
+        choice.pop("logprobs", None)
+    fields["choices"] = msgspec.Raw(_encode(choices))
+    return _encode(fields)
 
 
 def with_usage(body: bytes, usage: Usage) -> bytes:

@@ -1,4 +1,5 @@
-"""Whether an answer passes a step's checks. Pure but for the library of JSON Schemas."""
+"""Whether an answer passes those of a step's checks that look at it alone. Pure, but for a library
+of JSON Schemas."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.compose.moves import Said
 from gateway.evals import scorers
 from gateway.types.compositions import Check
 
@@ -14,9 +16,20 @@ CACHED = 256
 """Validators of schemas that are kept; a gateway has a few."""
 
 
-def failing(check: Check, text: str) -> str:
-    """Why a text does not pass; "" where it does."""
-    return _OF_TEXT[check.kind](check, text)
+def failing(check: Check, said: Said) -> str:
+    """Why an answer does not pass; "" where it does, or where another has to be asked for that."""
+    if check.kind == "log_probability":
+        return _unsure(check, said.probability)
+    of_text = _OF_TEXT.get(check.kind)
+    return "" if of_text is None else of_text(check, said.text)
+
+
+def _unsure(check: Check, probability: float | None) -> str:
+    if probability is None:
+        return "tells no log-probabilities"
+    if probability >= check.least:
+        return ""
+    return f"its tokens have a probability of {probability:.3g}, under {check.least:.3g}"
 
 
 def _regex(check: Check, text: str) -> str:

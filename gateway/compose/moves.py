@@ -13,24 +13,40 @@ from gateway.types.compositions import Step
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """One step to be asked, whose whole answer the machine wants to see."""
+    """One call to be made: what the client asked, as far as nothing else is said here.
 
-    step: Step
+    `system` is put before its messages, and `prompt` takes the place of the last of the user; where
+    it stands `alone` there is no more to it: no other messages, no tools and no format. With
+    `inner` the answer is for us, in whatever form, and not for the client. With `probability` the
+    log-probabilities of its tokens are asked for, too.
+    """
+
+    name: str
+    target: str
+    system: str | None = None
+    prompt: str | None = None
+    alone: bool = False
+    inner: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    probability: bool = False
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A step's answer: the whole body, and the text in it; `calls` where it calls tools."""
+    """What was answered: the whole body, and the text in it; `calls` where it calls tools, as one
+    text that is the same for the same calls. `probability` is the geometric mean of its tokens'."""
 
-    step: Step
+    ask: Ask
     body: bytes
     text: str
-    calls: bool = False
+    calls: str = ""
+    probability: float | None = None
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """A step that gave no answer; `too_dear` where it was not asked, for what it might cost."""
+    """A call that gave no answer; `too_dear` where it was not made, for what it might cost."""
 
-    step: Step
+    ask: Ask
     why: str
     too_dear: bool = False
 
@@ -41,7 +57,7 @@ class Last(msgspec.Struct, frozen=True):
     `instead` is given where that step might cost too much.
     """
 
-    step: Step
+    ask: Ask
     instead: Said | None = None
 
 
@@ -51,8 +67,19 @@ class Given(msgspec.Struct, frozen=True):
     said: Said
 
 
+class Nothing(msgspec.Struct, frozen=True):
+    """The ending in which there is no answer: the composition has failed, for `why`."""
+
+    why: str
+
+
 Heard: TypeAlias = Said | Failed
-Ending: TypeAlias = Last | Given
+Ending: TypeAlias = Last | Given | Nothing
 Machine: TypeAlias = Generator[tuple[Ask, ...], tuple[Heard, ...], Ending]
 Notes: TypeAlias = dict[str, str]
-"""What is said of steps beyond that they answered, by their names, for people."""
+"""What is said of calls beyond that they were answered, by their names, for people."""
+
+
+def asking(step: Step) -> Ask:
+    """The call that a step is by itself."""
+    return Ask(step.name, step.target, system=step.system, max_tokens=step.max_tokens)

@@ -11,7 +11,7 @@ from gateway.config.check_backends import check_backends, check_classifier
 from gateway.config.check_compositions import check_compositions
 from gateway.config.check_experiments import check_experiments
 from gateway.config.compile_backends import targets
-from gateway.config.compile_compositions import composition, step_parts
+from gateway.config.compile_compositions import composition, used_by
 from gateway.config.fields import TENANT, is_target, split_target
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import LimitsPart, PolicyFile
@@ -80,7 +80,7 @@ def _targets(gateway: Sheet[GatewayFile] | None, texts: Mapping[str, str]) -> di
     return declared | {
         f"{BACKEND}/{name}": composed(composition(name, part, known), declared)
         for name, part in gateway.model.compositions.items()
-        if all(step.target in declared for step in step_parts(part))
+        if all(target in declared for target in used_by(part))
     }
 
 

@@ -4,16 +4,30 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from gateway.config.compile_compositions import checks_of, step_parts
+from gateway.config.compile_compositions import checks_of, judges_of, step_parts
 from gateway.config.fields import TENANT
-from gateway.config.files.compositions import CascadePart, SchemaPart, StepPart
+from gateway.config.files.compositions import (
+    AgreementPart,
+    AnyComposition,
+    BestOfPart,
+    CascadePart,
+    ChainPart,
+    JudgedPart,
+    LinkPart,
+    LogProbabilityPart,
+    OwnPart,
+    SchemaPart,
+    StepPart,
+)
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.types.backends import Target
-from gateway.types.compositions import BACKEND
+from gateway.types.compositions import BACKEND, FIELD, INPUT
+
+CHAT = "chat/completions"
 
 
 def check_compositions(
@@ -34,12 +48,19 @@ def check_compositions(
         known = [target for target in targets if not target.startswith(f"{BACKEND}/")]
         yield from _steps(sheet, path, part, known)
         yield from _endpoints(sheet, path, part, targets)
-        yield from _checked(sheet, path, part)
+        yield from _judges(sheet, path, part, targets, known)
+        yield from _ability(sheet, path, part, targets)
+        if isinstance(part, CascadePart):
+            yield from _checked(sheet, path, part)
+        elif isinstance(part, ChainPart):
+            yield from _templates(sheet, path, part)
+        else:
+            yield from _several(sheet, path, part)
         yield from _schemas(sheet, path, part, texts)
 
 
 def _steps(
-    sheet: Sheet[GatewayFile], path: Path, part: CascadePart, known: Sequence[str]
+    sheet: Sheet[GatewayFile], path: Path, part: AnyComposition, known: Sequence[str]
 ) -> Iterator[Problem]:
     names: dict[str, int] = {}
     for index, step in enumerate(step_parts(part)):
@@ -65,17 +86,17 @@ def _steps(
             )
 
 
-def _target_at(path: Path, part: CascadePart, index: int) -> Path:
+def _target_at(path: Path, part: AnyComposition, index: int) -> Path:
     where: Path = (*path, "steps", index)
-    return (*where, "target") if isinstance(part.steps[index], StepPart) else where
+    return (*where, "target") if isinstance(part.steps[index], OwnPart) else where
 
 
 def _endpoints(
-    sheet: Sheet[GatewayFile], path: Path, part: CascadePart, targets: Mapping[str, Target]
+    sheet: Sheet[GatewayFile], path: Path, part: AnyComposition, targets: Mapping[str, Target]
 ) -> Iterator[Problem]:
     for index, step in enumerate(step_parts(part)):
         target = targets.get(step.target)
-        if target is not None and "chat/completions" not in target.capabilities.endpoints:
+        if target is not None and CHAT not in target.capabilities.endpoints:
             yield sheet.problem(
                 _target_at(path, part, index),
                 f"`{step.target}` does not serve chat, and compositions serve nothing else",
@@ -83,17 +104,109 @@ def _endpoints(
             )
 
 
+def _judges(
+    sheet: Sheet[GatewayFile],
+    path: Path,
+    part: AnyComposition,
+    targets: Mapping[str, Target],
+    known: Sequence[str],
+) -> Iterator[Problem]:
+    for place, name in judges_of(part):
+        target = targets.get(name)
+        if target is None or name not in known:
+            yield sheet.problem(
+                (*path, *place),
+                f"unknown target `{name}`" if target is None else f"`{name}` is a composition",
+                did_you_mean(name, known, "name a declared model that judges"),
+            )
+        elif CHAT not in target.capabilities.endpoints:
+            yield sheet.problem(
+                (*path, *place), f"`{name}` does not serve chat", "name a model that does"
+            )
+    for place, check in checks_of(part):
+        if isinstance(check, JudgedPart) and not 1 < check.least <= check.scale:
+            yield sheet.problem(
+                (*path, *place, "least"),
+                f"marks are from 1 to {check.scale}: {check.least:g} is passed by all or none",
+                f"write one above 1 and up to {check.scale}",
+            )
+        if isinstance(check, AgreementPart) and check.samples < 2:
+            yield sheet.problem(
+                (*path, *place, "samples"), "one answer agrees with itself", "write 2 or more"
+            )
+
+
+def _ability(
+    sheet: Sheet[GatewayFile], path: Path, part: AnyComposition, targets: Mapping[str, Target]
+) -> Iterator[Problem]:
+    """Log-probabilities are asked only of targets that tell them."""
+    if not isinstance(part, CascadePart):
+        return
+    steps = step_parts(part)
+    for index, step in enumerate(steps[:-1]):
+        own = isinstance(step, StepPart) and step.checks is not None
+        place: Path = ("steps", index, "checks") if own else ("checks",)
+        checks = step.checks if isinstance(step, StepPart) and step.checks else part.checks
+        target = targets.get(step.target)
+        for n, check in enumerate(checks):
+            if target is None or not isinstance(check, LogProbabilityPart):
+                continue
+            if "logprobs" in target.shaping.drop or not target.capabilities.log_probabilities:
+                yield sheet.problem(
+                    (*path, *place, n),
+                    f"`{step.target}` tells no log-probabilities",
+                    "check otherwise, or declare `capabilities: {log_probabilities: true}`"
+                    " if it does, and do not drop `logprobs`",
+                )
+
+
+def _several(sheet: Sheet[GatewayFile], path: Path, part: BestOfPart) -> Iterator[Problem]:
+    if part.samples * len(part.steps) < 2:
+        yield sheet.problem(
+            (*path, "steps"),
+            "one answer is not chosen among",
+            "write more steps, or `samples: 3`",
+        )
+
+
+def _templates(sheet: Sheet[GatewayFile], path: Path, part: ChainPart) -> Iterator[Problem]:
+    known = [INPUT]
+    for index, step in enumerate(step_parts(part)):
+        written = step.prompt if isinstance(step, LinkPart) else None
+        where: Path = (*path, "steps", index)
+        names = FIELD.findall(written or "")
+        for name in names:
+            if name not in known:
+                yield sheet.problem(
+                    (*where, "prompt"),
+                    f"`{{{name}}}` is neither `{{{INPUT}}}` nor a step before this one",
+                    did_you_mean(name, known, f"write one of {', '.join(known)}"),
+                )
+        if index and not any(name != INPUT for name in names):
+            yield sheet.problem(
+                (*where, "prompt") if written else where,
+                "nothing that a step before it has said is in what it is asked",
+                f"write `{{{known[-1]}}}` into its `prompt`",
+            )
+        if step.name == INPUT:
+            yield sheet.problem(
+                (*where, "name"), f"`{INPUT}` is the user's message", "give it another name"
+            )
+        known.append(step.name or "")
+
+
 def _checked(sheet: Sheet[GatewayFile], path: Path, part: CascadePart) -> Iterator[Problem]:
     """An answer that nothing checks would never escalate."""
     steps = step_parts(part)
     for index, step in enumerate(steps[:-1]):
-        if not step.checks and not part.checks:
+        if not (isinstance(step, StepPart) and step.checks) and not part.checks:
             yield sheet.problem(
                 (*path, "steps", index),
                 "nothing checks its answer, so no further step would ever be asked",
                 'add `checks: [{kind: regex, pattern: "…"}]` to the cascade or to the step',
             )
-    if steps[-1].checks:
+    last = steps[-1]
+    if isinstance(last, StepPart) and last.checks:
         yield sheet.problem(
             (*path, "steps", len(steps) - 1, "checks"),
             "there is no step after the last for an answer that does not pass",
@@ -102,7 +215,7 @@ def _checked(sheet: Sheet[GatewayFile], path: Path, part: CascadePart) -> Iterat
 
 
 def _schemas(
-    sheet: Sheet[GatewayFile], path: Path, part: CascadePart, texts: Mapping[str, str]
+    sheet: Sheet[GatewayFile], path: Path, part: AnyComposition, texts: Mapping[str, str]
 ) -> Iterator[Problem]:
     for place, check in checks_of(part):
         if not isinstance(check, SchemaPart):

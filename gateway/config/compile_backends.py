@@ -298,6 +298,9 @@ def _capabilities(part: AnyBackend, model: ModelPart) -> Capabilities:
         json_schema=declared.json_schema,
         endpoints=frozenset(ENDPOINTS[name] for name in endpoints),
         media_from=_media_from(part, declared.media_from),
+        log_probabilities=not isinstance(part, LitellmPart)
+        if declared.log_probabilities is None
+        else declared.log_probabilities,
     )
 
 

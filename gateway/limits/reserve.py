@@ -10,13 +10,14 @@ Dollars: at the dearest candidate that may still be asked. A tokenizer that work
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
 context that the target declares. What does not go by bytes, pictures, sounds and what a response
 continues, counts as the whole context where one is declared. The output is as above. Where a policy
-asks a second candidate beside a late one, or lets one go on with what another began, the two
-dearest count.
+asks a second candidate beside a late one, or lets one go on with what another began, and where a
+composition may fail half done, the two dearest count.
 """
 
 from math import ceil
 
 from gateway.limits.accounts import NANO
+from gateway.metering.prices import BYTES_PER_TOKEN
 from gateway.policy.estimates import TAIL
 from gateway.policy.live import Live
 from gateway.types.backends import Target
@@ -24,18 +25,23 @@ from gateway.types.decisions import Decision
 from gateway.types.requests import Request
 from gateway.types.snapshot import Snapshot
 
+TOLD = 1024
+"""Bytes that a step is told around another's answer: a template, or a judge's instructions."""
+
 
 def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
     """What to reserve of a rate of tokens."""
     needs, route, first = request.needs, decision.route, decision.ranked[0].target
     composition = snapshot.compositions.get(first)
-    asked = (first,) if composition is None else [step.target for step in composition.steps]
-    tokens = 0
-    for name in asked:
+    if composition is None:
         output = needs.max_output
         if output is None:
-            output = usual_output(live, route, snapshot.targets[name])
-        tokens += needs.input_tokens + output * request.choices
+            output = usual_output(live, route, snapshot.targets[first])
+        return needs.input_tokens + output * request.choices
+    tokens = 0
+    for call in composition.calls():
+        output = _output(request, snapshot.targets[call.target], live, route, call.output)
+        tokens += call.most * (needs.input_tokens + (1 + call.answers) * output)
     return tokens
 
 
@@ -57,23 +63,34 @@ def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live
         elif dollars > beside:
             beside = dollars
     policy = snapshot.policies[decision.policy]
-    if policy.hedge or (policy.carry_on and request.stream):
+    composed = snapshot.compositions and any(c.target in snapshot.compositions for c in choices)
+    if policy.hedge or (policy.carry_on and request.stream) or composed:
         dearest += beside
     return ceil(dearest * NANO)
 
 
 def most_of(request: Request, target: Target, live: Live, route: str, more: int = 0) -> float:
     """The dollars that one call to a target may cost, asked `more` bytes than the request has."""
-    needs = request.needs
-    output = needs.max_output
+    return _dollars(request, target, more, _output(request, target, live, route))
+
+
+def _output(
+    request: Request, target: Target, live: Live, route: str, most: int | None = None
+) -> int:
+    """Tokens that all choices of an answer have at most, as far as is known."""
+    output = request.needs.max_output
     if output is None:
         output = usual_output(live, route, target)
+    return (output if most is None else most) * request.choices
+
+
+def _dollars(request: Request, target: Target, more: int, output: int) -> float:
+    needs = request.needs
     size, context = request.size + more, target.capabilities.context
     unseen = needs.vision or needs.audio or request.previous is not None
     if context is not None and (unseen or size > context):
         size = context
-    price = target.price
-    return size * price.input + output * request.choices * price.output
+    return size * target.price.input + output * target.price.output
 
 
 def _most(
@@ -82,16 +99,14 @@ def _most(
     composition = snapshot.compositions.get(target)
     if composition is None:
         return most_of(request, snapshot.targets[target], live, route, more)
-    dollars = sum(
-        most_of(
-            request,
-            snapshot.targets[step.target],
-            live,
-            route,
-            more + (0 if step.system is None else _bytes(step.system)),
-        )
-        for step in composition.steps
-    )
+    dollars, said = 0.0, 0
+    for call in composition.calls():
+        called = snapshot.targets[call.target]
+        output = _output(request, called, live, route, call.output)
+        said = max(said, output)
+        own = more + (0 if call.system is None else _bytes(call.system))
+        own += call.answers * (said * BYTES_PER_TOKEN + TOLD)
+        dollars += call.most * _dollars(request, called, own, output)
     most = composition.max_cost
     return dollars if most is None else min(dollars, most)
 

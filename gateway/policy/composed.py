@@ -1,11 +1,14 @@
 """Compositions as targets: what one can take, and is expected to cost and to last. Pure.
 
 Until something was measured, what is declared of its steps is put together. Of a cascade the step
-n (from 0) is asked with the probability escalates^n; all but the last are waited for whole:
+n (from 0) is asked with the probability escalates^n; all but the last step are waited for whole,
+and of what is asked at the same time one:
 
-    E[dollars] = sum over steps of P(asked) x (input price x input + output price x usual output)
-    E[s in all] = sum over steps of P(asked) x (first token s + usual output / tokens a second)
+    E[dollars] = sum over calls of E[calls] x (input price x input + output price x usual output)
+    E[s in all] = sum over calls of E[waited for] x (first token s + usual output / tokens a second)
     E[s to first token] = E[s in all] - P(last asked) x its output / tokens a second
+
+where the last is a step that streams; the best of several answers comes as a whole.
 
 The prices of the composed target are such that its usual answer costs just that. From then on its
 times are measured as any target's, from what clients waited for, and so is what it costs, as a
@@ -18,7 +21,7 @@ from functools import reduce
 import msgspec
 
 from gateway.types.backends import Capabilities, Price, Shaping, Target
-from gateway.types.compositions import BACKEND, Composition
+from gateway.types.compositions import BACKEND, Call, Composition
 from gateway.types.snapshot import Snapshot
 
 INSTANT = 1e6
@@ -40,11 +43,12 @@ def with_compositions(snapshot: Snapshot) -> Snapshot:
 
 def composed(composition: Composition, targets: Mapping[str, Target]) -> Target:
     """The target of a composition whose steps' targets are declared."""
-    used = [targets[step.target] for step in composition.steps]
-    asked = [composition.escalates**n for n in range(len(used))]
-    output = used[0].output_tokens
-    total = sum(p * _whole_s(each) for p, each in zip(asked, used, strict=True))
-    told = asked[-1] * (_whole_s(used[-1]) - used[-1].first_token_s)
+    calls = [(call, targets[call.target]) for call in composition.calls()]
+    used = [each for _, each in calls]
+    last = targets[composition.steps[-1].target]
+    output = last.output_tokens
+    total = sum(call.waited * _whole_s(each) for call, each in calls)
+    told = _p_streams(composition) * (_whole_s(last) - last.first_token_s)
     return Target(
         name=composition.target,
         backend=BACKEND,
@@ -52,8 +56,8 @@ def composed(composition: Composition, targets: Mapping[str, Target]) -> Target:
         adapter=None,
         served=composition.target,
         internal=all(each.internal for each in used),
-        price=_price(asked, used, output),
-        capabilities=reduce(_both, (each.capabilities for each in used)),
+        price=_price(calls, output),
+        capabilities=reduce(_both, (targets[s.target].capabilities for s in composition.steps)),
         shaping=Shaping(),
         replicas=(composition.replica,),
         first_token_s=total - told,
@@ -63,13 +67,20 @@ def composed(composition: Composition, targets: Mapping[str, Target]) -> Target:
     )
 
 
-def _price(asked: Sequence[float], used: Sequence[Target], output: float) -> Price:
-    parts = list(zip(asked, used, strict=True))
-    paid = sum(p * each.price.input for p, each in parts)
+def _p_streams(composition: Composition) -> float:
+    """P(there is a step that streams)."""
+    if composition.kind == "cascade":
+        return float(composition.escalates ** (len(composition.steps) - 1))
+    return float(composition.kind == "chain")
+
+
+def _price(calls: Sequence[tuple[Call, Target]], output: float) -> Price:
+    paid = sum(call.expected * each.price.input for call, each in calls)
+    said = sum(call.expected * each.price.output * each.output_tokens for call, each in calls)
     return Price(
         input=paid,
         cached_input=paid,  # what a provider has cached is in what the whole has cost so far
-        output=sum(p * each.price.output * each.output_tokens for p, each in parts) / output,
+        output=said / output,
     )
 
 

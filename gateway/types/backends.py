@@ -28,6 +28,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     json_schema: bool = True
     endpoints: frozenset[str] = frozenset({"chat/completions", "completions"})
     media_from: frozenset[str] | None = None
+    log_probabilities: bool = True
 
 
 class Shaping(msgspec.Struct, frozen=True):

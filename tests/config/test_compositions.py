@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.types.compositions import Check, Composition, Step
+from gateway.types.compositions import Check, Composition, Judge, Step
 from tests.config.trees import CONTRACTS, GATEWAY, GENERAL, loaded, problems
 
 CASCADE = """\
@@ -93,6 +93,96 @@ def test_problems_name_the_place_and_the_mend(
     assert found.line > GATEWAY.count("\n")
     assert said in found.message
     assert found.mend
+
+
+MORE = """\
+compositions:
+  voted:
+    kind: best_of
+    steps: [local/qwen]
+    samples: 5
+    temperature: 0.4
+    choose: {by: vote, alike: number}
+  chosen:
+    kind: best_of
+    steps: [local/qwen, openai/mini]
+    choose: {by: judge, target: openai/mini, rubric: Correct., scale: 10}
+  reviewed:
+    kind: chain
+    steps:
+      - {name: draft, target: local/qwen}
+      - {target: openai/mini, prompt: "Mend {draft}, asked {input}", max_tokens: 90}
+  unsure:
+    kind: cascade
+    steps: [local/qwen, openai/mini]
+    checks:
+      - {kind: log_probability, least: 90 %}
+      - {kind: agreement, samples: 4, least: 75 %, alike: json}
+      - {kind: judge, target: openai/mini, rubric: Polite., least: 3}
+"""
+
+
+def test_the_other_kinds(tmp_path: Path) -> None:
+    snapshot = loaded(tmp_path, {"gateway.yaml": GATEWAY + MORE}).snapshot
+    voted, chosen, reviewed, unsure = snapshot.compositions.values()
+    one = (Step("1", "local/qwen"),)
+    assert voted == Composition("voted", "best_of", one, samples=5, temperature=0.4, alike="number")
+    assert chosen.judge == Judge("openai/mini", "Correct.", 10)
+    assert reviewed.steps == (
+        Step("draft", "local/qwen"),
+        Step("2", "openai/mini", prompt="Mend {draft}, asked {input}", max_tokens=90),
+    )
+    assert unsure.steps[0].checks == (
+        Check("log_probability", least=0.9),
+        Check("agreement", least=0.75, samples=4, temperature=0.7, alike="json"),
+        Check("judge", least=3.0, judge=Judge("openai/mini", "Polite.")),
+    )
+    local, mini = snapshot.targets["local/qwen"], snapshot.targets["openai/mini"]
+    targets = snapshot.targets
+    assert targets["composed/voted"].price.input == pytest.approx(5 * local.price.input)
+    assert targets["composed/voted"].first_token_s == pytest.approx(4.5)
+    assert targets["composed/voted"].internal
+    expected = local.price.input + (1 + 2) * mini.price.input
+    assert targets["composed/chosen"].price.input == pytest.approx(expected)
+    assert targets["composed/chosen"].first_token_s == pytest.approx(9.0)
+    assert targets["composed/reviewed"].first_token_s == pytest.approx(5.0)
+    expected = 4 * local.price.input + (1 + 0.5) * mini.price.input
+    assert targets["composed/unsure"].price.input == pytest.approx(expected)
+    assert not targets["composed/unsure"].internal
+
+
+OTHERS = [
+    ("samples: 5", "samples: 1", "voted.steps", "one answer is not chosen among"),
+    ("{by: judge, target: openai/mini", "{by: judge, target: openai/max", "chosen.choose.target",
+     "unknown target"),
+    ("Mend {draft}", "Mend {drift}", "reviewed.steps[1].prompt", "neither"),
+    ("Mend {draft}, asked {input}", "Mend it, asked {input}", "reviewed.steps[1].prompt",
+     "nothing that a step before"),
+    ("name: draft", "name: input", "reviewed.steps[0].name", "is the user's message"),
+    ("samples: 4", "samples: 1", "unsure.checks[1].samples", "agrees with itself"),
+    ("least: 3", "least: 9", "unsure.checks[2].least", "marks are from 1 to 5"),
+    ("- {kind: judge, target: openai/mini", "- {kind: judge, target: composed/voted",
+     "unsure.checks[2].target", "is a composition"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "key", "said"), OTHERS)
+def test_problems_of_the_other_kinds(
+    tmp_path: Path, old: str, new: str, key: str, said: str
+) -> None:
+    assert old in MORE
+    found = problems(tmp_path, {"gateway.yaml": GATEWAY + MORE.replace(old, new)})
+    places = {each.key: each for each in found}
+    assert said in places[f"compositions.{key}"].message, found
+    assert places[f"compositions.{key}"].mend
+
+
+def test_log_probabilities_are_checked_only_where_they_are_told(tmp_path: Path) -> None:
+    silent = GATEWAY.replace("id: Qwen/Qwen3-8B", "id: Qwen/Qwen3-8B\n        capabilities: "
+                             "{log_probabilities: false}")  # fmt: skip
+    (found,) = problems(tmp_path, {"gateway.yaml": silent + MORE})
+    assert found.key == "compositions.unsure.checks[0]"
+    assert "tells no log-probabilities" in found.message
 
 
 def test_no_backend_is_called_composed(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Compositions through a whole gateway: their steps, answers, rows and money."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,16 +8,15 @@ from typing import Any
 import msgspec
 import openai
 import pytest
-from sqlalchemy import select
 
 from gateway.policy.composed import with_compositions
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say, table
 from gateway.standin.standin import StandIn
-from gateway.store import schema
 from gateway.types.backends import Price
-from gateway.types.compositions import Check, Composition, Step
+from gateway.types.compositions import Check, Composition, Judge, Step
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot
+from tests.gateway.composed import attempts_of, bodies, request_of, written
 from tests.gateway.support import Served, events_of, route, serving, snapshot, target, text_of
 
 KNOWN = Check("regex", pattern="(billing|shipping)")
@@ -63,24 +60,6 @@ async def serving_two(
         made = configured(one, two, composition, *candidates, **more)
         async with serving(made, tmp_path) as served:
             yield served, one, two
-
-
-def attempts_of(served: Served, request_id: str) -> Sequence[Any]:
-    """The rows of a request's attempts, in their order."""
-    rows = select(schema.attempts).where(schema.attempts.c.request_id == request_id)
-    with served.gateway.store.engine.connect() as connection:
-        return connection.execute(rows.order_by(schema.attempts.c.n)).all()
-
-
-def request_of(served: Served, request_id: str) -> Any:
-    """A request's own row."""
-    rows = select(schema.requests).where(schema.requests.c.id == request_id)
-    with served.gateway.store.engine.connect() as connection:
-        return connection.execute(rows).one()
-
-
-async def written(served: Served) -> None:
-    await asyncio.to_thread(served.gateway.writer.flush)
 
 
 async def test_an_answer_that_passes_costs_the_cheap_step_alone(tmp_path: Path) -> None:
@@ -151,8 +130,8 @@ async def test_streams_of_either_step_are_whole_ones_to_an_sdk(
                     assert not chunks[-1].choices
                     assert usages[0].completion_tokens > 0
                     assert (usages[0].prompt_tokens > 5) is (asked == 2)
-    assert not any(json.loads(seen.body).get("stream") for seen in small.seen)
-    assert [json.loads(seen.body)["stream"] for seen in large.seen] == [True]
+    assert not any(body.get("stream") for body in bodies(small))
+    assert [body["stream"] for body in bodies(large)] == [True]
 
 
 async def test_the_last_step_streams_as_it_comes(tmp_path: Path) -> None:
@@ -250,8 +229,63 @@ async def test_a_candidate_s_own_system_prompt_holds_for_each_step(tmp_path: Pat
     candidates = (Candidate("composed/queue", 0.9, system="Answer with a queue."),)
     async with serving_two(tmp_path, candidates=candidates) as (served, small, large):
         await served.chat("a refund")
-    for seen in (small.seen[0], large.seen[0]):
-        assert json.loads(seen.body)["messages"][0] == {
+    for body in (*bodies(small), *bodies(large)):
+        assert body["messages"][0] == {
             "role": "system",
             "content": "Answer with a queue.",
         }
+
+
+@pytest.mark.parametrize(("least", "target"), [(0.8, "small"), (0.95, "large")])
+async def test_how_sure_the_model_was_decides_and_clients_see_nothing_of_it(
+    tmp_path: Path, least: float, target: str
+) -> None:
+    sure = Step("1", "small/model", (Check("log_probability", least=least),))
+    composition = Composition("queue", "cascade", (sure, Step("2", "large/model")))
+    async with serving_two(tmp_path, composition) as (served, small, _):
+        answer = await served.chat("my parcel")
+        asked_for = await served.chat("my parcel", logprobs=True)
+    assert bodies(small)[0]["logprobs"] is True
+    wanted = "shipping" if target == "small" else "billing"
+    for each in (answer, asked_for):
+        assert each.json()["choices"][0]["message"]["content"] == wanted
+    assert not answer.json()["choices"][0].get("logprobs")
+    assert asked_for.json()["choices"][0]["logprobs"]["content"]
+
+
+async def test_self_consistency_asks_again_at_once_and_each_is_an_attempt(tmp_path: Path) -> None:
+    said = iter(["4", "it is 4", "five"])
+    unsure = Behaviour(answer=lambda asked: next(said))
+    agreed = Check("agreement", least=0.6, samples=3, temperature=0.5, alike="number")
+    steps = (Step("1", "small/model", (agreed,)), Step("2", "large/model"))
+    composition = Composition("queue", "cascade", steps)
+    async with serving_two(tmp_path, composition, small=unsure) as (served, small, _):
+        answer = await served.chat("2 + 2?", temperature=0, seed=7)
+        await written(served)
+        row = request_of(served, answer.headers["x-request-id"])
+        tried = attempts_of(served, answer.headers["x-request-id"])
+    assert answer.json()["choices"][0]["message"]["content"] in ("4", "it is 4")
+    assert [body["temperature"] for body in bodies(small)] == [0, 0.5, 0.5]
+    assert ["seed" in body for body in bodies(small)] == [True, False, False]
+    assert len(tried) == 3
+    assert row.cost_usd == pytest.approx(sum(each.cost_usd for each in tried))
+    assert answer.json()["usage"]["completion_tokens"] == sum(e.output_tokens for e in tried)
+
+
+@pytest.mark.parametrize(("mark", "wanted"), [("Mark: 5", "shipping"), ("Mark: 1", "Mark: 1")])
+async def test_a_judge_is_asked_with_nothing_of_the_client_s_but_the_question(
+    tmp_path: Path, mark: str, wanted: str
+) -> None:
+    judge = Check("judge", least=4.0, judge=Judge("large/model", "Names the queue."))
+    steps = (Step("1", "small/model", (judge,)), Step("2", "large/model"))
+    composition = Composition("queue", "cascade", steps)
+    by_mark = Behaviour(answer=say(mark))
+    async with serving_two(tmp_path, composition, large=by_mark) as (served, _, large):
+        answer = await served.chat("my parcel", tools=None, user="me", max_tokens=3)
+        decision = await served.decision(answer)
+    assert answer.json()["choices"][0]["message"]["content"] == wanted
+    judging = bodies(large)[0]
+    assert set(judging) == {"model", "messages", "max_tokens", "temperature"}
+    assert "my parcel" in judging["messages"][1]["content"]
+    assert "shipping" in judging["messages"][1]["content"]
+    assert [each["step"] for each in decision["decision"]["steps"]][:2] == ["1", "1.judge"]

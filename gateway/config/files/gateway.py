@@ -4,7 +4,7 @@ from pydantic import Field
 
 from gateway.config.fields import CoordinatorUrl, Name, StoreUrl, Text
 from gateway.config.files.backends import AnyBackend
-from gateway.config.files.compositions import CascadePart
+from gateway.config.files.compositions import AnyComposition
 from gateway.config.files.limits import QuotasPart
 from gateway.config.files.part import Part
 from gateway.config.files.server import ClassifierPart, CoordinatorPart, ServerPart
@@ -63,7 +63,7 @@ class GatewayFile(Part):
             }
         ],
     )
-    compositions: dict[Name, CascadePart] = Field(
+    compositions: dict[Name, AnyComposition] = Field(
         default={},
         description="Targets made of other targets, by name; `composed/NAME` is one. See"
         " [compositions.md](compositions.md).",

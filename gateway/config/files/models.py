@@ -59,6 +59,12 @@ class CapabilitiesPart(Part):
     json_schema: Switch = Field(
         default=_CAPABILITIES.json_schema, description="Answers by a JSON Schema.", examples=[True]
     )
+    log_probabilities: Switch | None = Field(
+        default=None,
+        description="Tells its tokens' log-probabilities, which a cascade may check; if left out,"
+        " all do but those behind litellm.",
+        examples=[True],
+    )
     media_from: list[MediaHost] | None = Field(
         default=None,
         description="Hosts from which it may fetch pictures and the like that a request names by"
