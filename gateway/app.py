@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ from gateway.qualities import QualityWatch, Shift
 from gateway.remembered import Remembered
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
+from gateway.retraining import Retraining, Told, trained_beside
 from gateway.revisions.guarding import Guarding
 from gateway.revisions.known import KnownFile
 from gateway.revisions.opening import Home, Opening
@@ -200,6 +202,13 @@ class Gateway:
             lambda: self._snapshot,
             lambda: self.planes.redress(),
         )
+        self.retraining = Retraining(
+            LearnedBook(store),
+            lambda: self._snapshot,
+            partial(_trained, home, store),
+            leads=self.leads,
+            now=time.time,
+        )
         self.planes = Planes(
             self.live,
             self.fleet,
@@ -235,6 +244,7 @@ class Gateway:
         )
         self.metrics.configuration = self._configuration
         self.metrics.shifts = self.qualities.shifts
+        self.metrics.trainings = self.retraining.counts
         self._remembered = Remembered(
             None if home is None else KnownFile(home.cache, store.name),
             store.name,
@@ -367,6 +377,7 @@ class Gateway:
             beside += (
                 self.running.follow_store(),
                 self.running.follow_files(),
+                self.retraining.run(),
                 self.guarding.run(),
                 self._remembered.run(),
             )
@@ -599,6 +610,12 @@ class Gateway:
     async def _maker(self, completion: str) -> str | None:
         row = await self._find(completion)
         return row["target"] if row is not None else None
+
+
+async def _trained(home: Home | None, store: Store, route: str) -> Told:
+    """A route trained beside serving, from what is in `home` and the store."""
+    assert home is not None  # nothing is trained by itself where no files are followed
+    return await trained_beside(route, home.directory, store.url, home.env, home.environment)
 
 
 def _spool(cache: Path | None, store: Store, server: Server) -> Spool | None:

@@ -89,6 +89,7 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         metrics=tuple(metric(name, part) for name, part in file.metrics.items()),
         right=file.right,
         half_life_s=file.half_life,
+        train_every_s=None if file.train is None else file.train.every,
     )
 
 

@@ -74,7 +74,8 @@ class Metrics(Collector):
     """Counts what happened, in a registry of its own: two gateways can share a process.
 
     `configuration` says which revision is served, by number and hash, and how many were refused;
-    `shifts` how often a target's quality has changed on a route.
+    `shifts` how often a target's quality has changed on a route, `trainings` how often a route was
+    trained anew, by what came of it.
     """
 
     def __init__(self, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
@@ -83,6 +84,7 @@ class Metrics(Collector):
         self._gauges = gauges
         self.configuration: Callable[[], tuple[int, str, int]] = lambda: (0, "", 0)
         self.shifts: Mapping[tuple[str, str], int] = {}
+        self.trainings: Mapping[tuple[str, str], int] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._said: dict[tuple[str, str], int] = {}
         self._series: dict[tuple[str, str], Series] = {}
@@ -193,6 +195,13 @@ class Metrics(Collector):
         )
         for (route, target), count in list(self.shifts.items()):
             shifted.add_metric([route, target], count)
+        trained = CounterMetricFamily(
+            "switchboard_trainings",
+            "Times that a route's quality was learned anew by its schedule, by what came of it.",
+            labels=["route", "outcome"],
+        )
+        for (route, outcome), count in list(self.trainings.items()):
+            trained.add_metric([route, outcome], count)
         lost = CounterMetricFamily("switchboard_log_refused", "Rows that the log could not take.")
         lost.add_metric([], self.lost)
         now = [
@@ -212,5 +221,6 @@ class Metrics(Collector):
             refused,
             said,
             shifted,
+            trained,
             *now,
         ]

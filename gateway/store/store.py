@@ -129,6 +129,11 @@ class Store:
         self.engine.dispose()
 
     @property
+    def url(self) -> str:
+        """What opens it again, with its password: for another process of ours only."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @property
     def placeholder(self) -> str:
         """What stands for a parameter in SQL given straight to the driver."""
         return "?" if self.engine.dialect.paramstyle == "qmark" else "%s"

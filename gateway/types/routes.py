@@ -86,7 +86,8 @@ class Route(msgspec.Struct, frozen=True):
     """A kind of work. `value` is what one right answer is worth, in dollars.
 
     `right` names the one of its `metrics` that says whether an answer is right. What was said of
-    one loses half its weight in `half_life_s`.
+    one loses half its weight in `half_life_s`. `train_every_s` after the last version its quality
+    is learned anew; None leaves that to commands.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Route(msgspec.Struct, frozen=True):
     metrics: tuple[Metric, ...] = ()
     right: str | None = None
     half_life_s: float = 30 * 86_400.0
+    train_every_s: float | None = None
 
     def metric(self, name: str | None) -> Metric | None:
         """The metric of that name, if it is declared."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import logging
 import random
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from gateway.evals import runs
 from gateway.learn import versions
+from gateway.retraining import trained_beside
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
 from gateway.store.learned import LearnedBook
@@ -153,3 +156,48 @@ async def test_what_is_said_of_answers_is_learned_from(tmp_path: Path) -> None:
         for target, n in zip(made["report"]["targets"], heard["effective"], strict=True):
             assert target in ("openai/big", "openai/small")
             assert 50 < n < 140
+
+
+async def test_a_route_is_trained_anew_by_its_schedule_and_too_little_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "switchboard")
+    async with StandIn({"big": Behaviour(), "small": Behaviour()}) as provider:
+        folder = home(tmp_path / "home", provider.url, LEARNED)
+        route = folder / "routes/general.yaml"
+        plain = route.read_text()
+        route.write_text(plain + "train: {every: 1 h}\n")
+        (folder / "routes/other.yaml").write_text(
+            plain.replace("general", "other") + "match: named\ntrain: {every: 1 h}\n"
+        )
+        tried(folder, "1", seed=1)
+        async with serving_home(folder) as served:
+            for _ in range(1200):
+                if "general" in served.gateway.learned.known and "other" in caplog.text:
+                    break
+                await asyncio.sleep(0.05)
+            scorer = served.gateway.learned.known["general"]
+            assert served.gateway.retraining.counts == {
+                ("general", "used"): 1,
+                ("other", "too_little"): 1,
+            }
+            page = served.gateway.metrics.page().decode()
+            assert 'switchboard_trainings_total{outcome="used",route="general"} 1.0' in page
+            await served.gateway.retraining.look()  # neither is due again
+            assert sum(served.gateway.retraining.counts.values()) == 2
+        entries = [
+            json.loads(line)
+            for line in (await told(folder, "audit", "--json")).out.split("\n")
+            if line
+        ]
+    assert [each["detail"]["version"] for each in entries if each["action"] == "train"] == [
+        scorer.version
+    ]
+    assert "there is nothing to learn from" in caplog.text
+
+
+async def test_a_training_that_cannot_be_done_is_told(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/none/switchboard.db"
+    came = await trained_beside("general", tmp_path, store, {}, "prod")
+    assert came.version is None
+    assert "is in no directory" in came.why

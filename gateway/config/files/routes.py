@@ -117,6 +117,17 @@ class ShadowPart(Part):
     )
 
 
+class TrainPart(Part):
+    """When what its answers tell is learned from anew."""
+
+    every: Seconds = Field(
+        ge=60.0,
+        description="So long after the last version; one process does it, with low priority, as"
+        " `switchboard train` would.",
+        examples=["1 d"],
+    )
+
+
 class RouteFile(Part):
     """`routes/*.yaml`: a kind of work, how to recognise it, who could do it."""
 
@@ -191,4 +202,10 @@ class RouteFile(Part):
         description="After how long what was said of an answer counts half: what a provider changes"
         " without a word shows the sooner.",
         examples=["7 d"],
+    )
+    train: TrainPart | None = Field(
+        default=None,
+        description="When it is learned anew which candidate is right on which prompt; see"
+        " [learned-routing.md](learned-routing.md).",
+        examples=[{"every": "1 d"}],
     )
