@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from demo import tasks
 
 PER_TASK = 5
+FREIGHT, NOTES = "dispatch", 20
+"""The task that is also sent to a cascade, and of how many notes."""
+
 SEED = 29
 
 
@@ -47,12 +50,17 @@ def questions() -> list[Asked]:
     return [Asked(e.prompt, task, e.house) for task, e in _examples()] + list(KNOWLEDGE)
 
 
+def freight() -> list[Asked]:
+    """Freight notes alone, for the cascade, none of which any model was trained on."""
+    return [Asked(e.prompt, FREIGHT, e.house) for e in _notes()]
+
+
 def commercial() -> dict[str, Any]:
     """The configuration of the provider's stand-in.
 
     It knows the world, but of this house's conventions only the generic part.
     """
-    rows = [(e.prompt, e.generic) for _, e in _examples()]
+    rows = [(e.prompt, e.generic) for _, e in _known()]
     known = _table([*rows, *((asked.text, asked.right) for asked in KNOWLEDGE)])
     return {
         "models": {
@@ -64,7 +72,7 @@ def commercial() -> dict[str, Any]:
 
 def in_place_of_vllm(base: str) -> dict[str, Any]:
     """The configuration of a stand-in for vLLM: each model says what it was trained to say."""
-    examples = _examples()
+    examples = _known()
     models = {
         name: {
             "table": _table(
@@ -82,6 +90,16 @@ def _examples() -> list[tuple[str, tasks.Example]]:
         for task in tasks.TASKS
         for example in tasks.sample(task, PER_TASK, SEED, "test")
     ]
+
+
+def _notes() -> list[tasks.Example]:
+    return tasks.sample(FREIGHT, NOTES, SEED, "test")
+
+
+def _known() -> list[tuple[str, tasks.Example]]:
+    """Every prompt of a task that is asked in any part of the demo, once."""
+    each = [*_examples(), *((FREIGHT, note) for note in _notes())]
+    return list({example.prompt: (task, example) for task, example in each}.values())
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

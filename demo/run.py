@@ -4,8 +4,9 @@
 
 Starts vLLM with the demo's tiny base, a stand-in for a commercial provider, and the gateway on the
 configuration in this tree. Then it sends the same requests three times: as `auto`, all to the
-commercial model, all to the base. With `--keep` it goes on serving until ctrl-C; with `--stand-ins`
-a stand-in takes vLLM's place, as it does where vLLM cannot be had.
+commercial model, all to the base; and freight notes alone to a cascade, too. With `--keep` it goes
+on serving until ctrl-C; with `--stand-ins` a stand-in takes vLLM's place, as it does where vLLM
+cannot be had.
 """
 
 import argparse
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VLLM_ENVIRONMENT = ROOT / "demo" / "vllm_env.py"
 CONFIGURATION = "gateway.yaml", "routes", "policies", "prompts"
 AUTO, COMMERCIAL, BASE = "auto", "commercial/large", "local/tiny"
+CASCADE = "composed/freight"
 AT_ONCE = 4
 STREAMED = 3
 """Every so many-th request is streamed."""
@@ -179,7 +181,9 @@ async def _chat(client: httpx.AsyncClient, text: str, model: str, stream: bool) 
 async def _with_row(client: httpx.AsyncClient, answer: str, decision: str, ms: float) -> Got:
     found = await client.get(f"/v1/decisions/{decision}")
     row = found.raise_for_status().json()
-    return Got(answer, row["route"], row["target"], row["cost_usd"], ms)
+    steps = row["decision"].get("steps") or []
+    escalated = any(step["came_to"].startswith("escalated") for step in steps)
+    return Got(answer, row["route"], row["target"], row["cost_usd"], ms, escalated)
 
 
 def streamed(body: str) -> str:
@@ -213,12 +217,10 @@ def waiting(console: Console, text: str) -> Iterator[vllm_server.Progress]:
 
 
 def show_runs(url: str, real: bool, console: Console) -> None:
-    """Asks everything in the three ways, and prints what came of it."""
-    asked = questions.questions()
-    runs: dict[str, list[Got]] = {}
-    for model in (AUTO, COMMERCIAL, BASE):
-        with waiting(console, f"{len(asked)} requests to {model}, {AT_ONCE} at a time"):
-            runs[model] = asyncio.run(ask_all(url, asked, model))
+    """Asks everything in the three ways, and freight notes in four; prints what came of it."""
+    asked, notes = questions.questions(), questions.freight()
+    runs = _asked(url, asked, (AUTO, COMMERCIAL, BASE), console)
+    of_notes = _asked(url, notes, (AUTO, COMMERCIAL, BASE, CASCADE), console)
     console.print()
     console.print(show.results(asked, runs[AUTO]))
     known = show.recognised(asked, runs[AUTO])
@@ -227,7 +229,20 @@ def show_runs(url: str, real: bool, console: Console) -> None:
     )
     console.print()
     console.print(show.totals({name: show.total(asked, got) for name, got in runs.items()}))
+    console.print()
+    totals = {name: show.total(notes, got) for name, got in of_notes.items()}
+    console.print(show.shares(totals, COMMERCIAL))
     console.print(f"\n[dim]{_honestly(real)}[/dim]")
+
+
+def _asked(
+    url: str, asked: Sequence[Asked], models: Sequence[str], console: Console
+) -> dict[str, list[Got]]:
+    runs: dict[str, list[Got]] = {}
+    for model in models:
+        with waiting(console, f"{len(asked)} requests to {model}, {AT_ONCE} at a time"):
+            runs[model] = asyncio.run(ask_all(url, asked, model))
+    return runs
 
 
 def _honestly(real: bool) -> str:
@@ -241,7 +256,9 @@ def _honestly(real: bool) -> str:
         f"{ours} Its tokens cost what its replica does at full load, as\n"
         "declared in gateway.yaml. The commercial provider is a stand-in: its answers come from a "
         "table\nof someone who knows the world but not this house's conventions; its prices and "
-        "delays are\nthose declared in gateway.yaml."
+        "delays are\nthose declared in gateway.yaml. "
+        f"{CASCADE} asks our base with its adapter, and where what\nthat says is no city that the "
+        "house serves, the commercial model."
     )
 
 

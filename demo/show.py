@@ -21,15 +21,18 @@ class Got(NamedTuple):
     target: str
     cost_usd: float
     ms: float
+    escalated: bool = False
 
 
 class Total(NamedTuple):
-    """One way of sending everything: how many were right, dollars for all, mean milliseconds."""
+    """One way of sending everything: how many were right, dollars for all, mean milliseconds, and
+    how many a cascade's first step could not answer."""
 
     right: int
     of: int
     cost_usd: float
     mean_ms: float
+    escalated: int = 0
 
 
 def is_right(asked: Asked, got: Got) -> bool:
@@ -44,6 +47,7 @@ def total(asked: Sequence[Asked], got: Sequence[Got]) -> Total:
         of=len(got),
         cost_usd=sum(one.cost_usd for one in got),
         mean_ms=fmean(one.ms for one in got),
+        escalated=sum(one.escalated for one in got),
     )
 
 
@@ -89,6 +93,24 @@ def totals(runs: Mapping[str, Total]) -> Table:
             f"{one.right} of {one.of} ({one.right / one.of:.0%})",
             f"{one.cost_usd / one.of * 1000:.4f}",
             f"{one.cost_usd / first.cost_usd:.1f}" if first.cost_usd else "–",
+            f"{one.mean_ms:.0f}",
+        )
+    return table
+
+
+def shares(runs: Mapping[str, Total], whole: str) -> Table:
+    """The ways side by side, each cost as a share of that of the one named `whole`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("freight notes sent to")
+    for name in ("right", "usd for 1,000", f"of {whole}'s", "escalated", "mean ms"):
+        table.add_column(name, justify="right")
+    for name, one in runs.items():
+        table.add_row(
+            name,
+            f"{one.right} of {one.of} ({one.right / one.of:.0%})",
+            f"{one.cost_usd / one.of * 1000:.4f}",
+            f"{one.cost_usd / runs[whole].cost_usd:.1%}" if runs[whole].cost_usd else "–",
+            f"{one.escalated / one.of:.0%}",
             f"{one.mean_ms:.0f}",
         )
     return table

@@ -38,7 +38,7 @@ class CannotInstall(Exception):
 
 def fingerprint() -> str:
     """What the environment is made from: a change of any part makes it anew."""
-    parts = (LOCK.read_bytes(), b"3.11", str(HOME).encode())
+    parts = (LOCK.read_bytes(), b"3.11", str(HOME.resolve()).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -55,6 +55,11 @@ def why_not() -> str | None:
         return (
             f"the locked wheels are for Python 3.11; this is {platform.python_version()} and no "
             "python3.11 is on the PATH: install it, or call this script with it"
+        )
+    if HOME.is_symlink():
+        return (
+            f"{HOME} is a link to {HOME.resolve()}, which others may use and is of another lock: "
+            "make it anew there, or remove the link"
         )
     free = shutil.disk_usage(DEMO.parent).free / 1e9
     if free < NEEDED_GB:

@@ -198,7 +198,10 @@ class Api:
         return Made(prefix + self._new_id(), int(self._now()), model, "fp_standin", ids)
 
     def _model(self, body: Body) -> tuple[Behaviour, str]:
-        """The behaviour of the model asked for, and the name that the answer gives it."""
+        """The behaviour of the model asked for, and the name that the answer gives it.
+
+        An adapter `name@version` behaves as `name` where nothing is said of that version.
+        """
         name = body.get("model")
         engine = self._engine
         if engine is not None:
@@ -206,7 +209,8 @@ class Api:
             if not name:
                 return base, engine.vllm.base
             if name == engine.vllm.base or name in engine.adapters:
-                return self.models.get(name, base), name
+                whatever_version = self.models.get(name.partition("@")[0], base)
+                return self.models.get(name, whatever_version), name
             raise refuse(404, f"The model `{name}` does not exist.", param="model")
         if not name and not self._lenient:
             raise refuse(400, "you must provide a model parameter")

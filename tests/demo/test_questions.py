@@ -48,6 +48,16 @@ def test_each_stand_in_for_a_model_of_ours_says_what_it_was_trained_to_say() -> 
             assert said(config, "base", example.prompt) == example.generic
 
 
+def test_freight_notes_are_known_to_every_stand_in() -> None:
+    notes = questions.freight()
+    assert len({note.text for note in notes}) == len(notes) == questions.NOTES
+    commercial, ours = questions.commercial(), questions.in_place_of_vllm("base")
+    examples = {e.prompt: e for e in tasks.sample("dispatch", 200, questions.SEED, "test")}
+    for note in notes:
+        assert said(ours, questions.FREIGHT, note.text) == note.right
+        assert said(commercial, "large", note.text) == examples[note.text].generic
+
+
 def test_the_provider_has_the_models_and_delays_that_are_declared() -> None:
     declared = yaml.safe_load((ROOT / "gateway.yaml").read_text())["backends"]["commercial"]
     models = declared["models"]

@@ -5,19 +5,21 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from demo import processes, run, show
+from demo import processes, questions, run, show
 from demo.processes import Guarded
 from gateway.store.reader import Reader
 from gateway.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 GONE_S = 40.0
+RESULT = r"^(\S+) +\d+ of (\d+) \(\d+%\) +([\d.]+)"
 
 
 @contextmanager
@@ -59,11 +61,8 @@ def groups_under(pid: int) -> set[int]:
     return found
 
 
-def sums_of(store_url: str) -> dict[str, tuple[int, str]]:
+def sums_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
     """How many requests each model was asked, and dollars for a thousand of them, by the log."""
-    store = Store.open(store_url)
-    rows = Reader(store).recent(limit=None)
-    store.close()
     costs: dict[str, list[float]] = {}
     for row in rows:
         costs.setdefault(row["model"], []).append(row["cost_usd"])
@@ -72,20 +71,33 @@ def sums_of(store_url: str) -> dict[str, tuple[int, str]]:
     }
 
 
+def parts_of(store_url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The log's rows of the first part, where everything is asked, and of the second."""
+    store = Store.open(store_url)
+    rows = Reader(store).recent(limit=None)
+    store.close()
+    first = 3 * len(questions.questions())
+    return rows[:first], rows[first:]
+
+
+def shown_in(printed: str, row: str) -> dict[str, tuple[int, str]]:
+    """What a table's rows say: the name, how many were asked, dollars for a thousand of them."""
+    return {name: (int(of), usd) for name, of, usd in re.findall(row, printed, re.MULTILINE)}
+
+
 def test_its_totals_are_those_of_the_gateways_rows_and_ctrl_c_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     with demonstrating(tmp_path, "--keep") as demo:
         store_url = demo.wait_for_line(r"log --store (\S+)\n", 120)
         printed = demo.printed()
-        shown = {
-            model: (int(of), usd)
-            for model, of, usd in re.findall(
-                r"^(\S+) +\d+ of (\d+) \(\d+%\) +(\S+) +\S+ +\d+$", printed, re.MULTILINE
-            )
-        }
+        everything, notes = parts_of(store_url)
+        shown = shown_in(printed, rf"{RESULT} +\S+ +\d+$")
         assert set(shown) == {run.AUTO, run.COMMERCIAL, run.BASE}
-        assert shown == sums_of(store_url)
+        assert shown == sums_of(everything)
+        of_notes = shown_in(printed, rf"{RESULT} +\S+% +\d+% +\d+$")
+        assert set(of_notes) == {*shown, run.CASCADE}
+        assert of_notes == sums_of(notes)
         table = [
             line
             for line in printed.splitlines()

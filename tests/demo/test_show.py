@@ -38,7 +38,7 @@ def test_right_is_the_very_answer() -> None:
 
 
 def test_a_total_adds_up() -> None:
-    assert show.total(ASKED, GOT) == pytest.approx((2, 3, 3.515e-4, 120.0))
+    assert show.total(ASKED, GOT) == pytest.approx((2, 3, 3.515e-4, 120.0, 0))
 
 
 def test_a_total_of_half_the_answers_is_refused() -> None:
@@ -74,3 +74,11 @@ def test_the_ways_stand_side_by_side_against_the_first() -> None:
     _, auto, large = printed(show.totals(runs))
     assert auto.split() == ["auto", "9", "of", "10", "(90%)", "0.2000", "1.0", "50"]
     assert large.split() == ["commercial/large", "5", "of", "10", "(50%)", "0.9000", "4.5", "500"]
+
+
+def test_each_cost_is_a_share_of_the_named_ones_and_escalations_are_counted() -> None:
+    asked, got = ASKED[:2], [GOT[0], GOT[1]._replace(escalated=True, cost_usd=3e-4)]
+    runs = {"large": Total(1, 2, 0.001, 500.0), "cascade": show.total(asked, got)}
+    _, large, cascade = printed(show.shares(runs, "large"))
+    assert large.split() == ["large", "1", "of", "2", "(50%)", "0.5000", "100.0%", "0%", "500"]
+    assert cascade.split()[1:] == ["1", "of", "2", "(50%)", "0.1507", "30.1%", "50%", "160"]

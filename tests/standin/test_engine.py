@@ -55,6 +55,17 @@ async def test_an_adapter_is_loaded_listed_used_and_unloaded(repeat: bool) -> No
     assert standin.engine.loads == [("law@v1", "/adapters/law")]
 
 
+async def test_a_version_behaves_as_its_adapter_where_nothing_is_said_of_it() -> None:
+    models = {name: Behaviour(answer=say(name)) for name in ("base", "law", "law@v2")}
+    async with StandIn(models, vllm=Vllm(base="base")) as standin:
+        said = {}
+        for name in ("law@v1", "law@v2", "brand@v1"):
+            await load(standin, name)
+            answer = (await post(standin, {**CHAT, "model": name})).json()
+            said[name] = answer["choices"][0]["message"]["content"]
+    assert said == {"law@v1": "law", "law@v2": "law@v2", "brand@v1": "base"}
+
+
 async def test_a_missing_model_is_answered_by_the_base() -> None:
     async with StandIn(vllm=Vllm(base="base")) as standin:
         answer = await post(standin, CHAT)
