@@ -44,12 +44,16 @@ from gateway.policy.words import dollars
 from gateway.refusals import OF_THE_REQUEST
 from gateway.resilience.base import AttemptFailed, Reason
 from gateway.resilience.carry import both
+from gateway.resilience.hedge import SOONER
 from gateway.types.compositions import Composition, StepTaken
 from gateway.types.decisions import Choice, Question
 from gateway.types.records import Outcome, Usage
 from gateway.types.requests import Request
 
 ANSWERED = "answered"
+MOST_TOLD = 16
+"""Steps that the header tells; the decision has all."""
+
 _MACHINES: Mapping[str, Callable[[Composition, str, Notes], Machine]] = {
     "cascade": cascade,
     "best_of": best_of,
@@ -60,8 +64,10 @@ _DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
 
 def told_steps(run: Run) -> str:
     """The steps as a header tells them: name, target, and in a word what they came to."""
-    words = ((each, each.came_to.partition(":")[0]) for each in run.steps)
-    return ", ".join(f"{each.step} {each.target} {word}" for each, word in words)
+    words = [(each, each.came_to.partition(":")[0]) for each in run.steps]
+    told = [f"{each.step} {each.target} {word}" for each, word in words[:MOST_TOLD]]
+    more = len(words) - len(told)
+    return ", ".join([*told, f"and {more} more"] if more else told)
 
 
 class Composer:
@@ -100,13 +106,15 @@ class Composer:
             first=len(journey.attempts),
             last=journey,
         )
-        journey.composed = choice.target
         try:
             opened = await self._performed(run, reason)
         except AttemptFailed as failure:
+            journey.composed = choice.target
             self._ended(run, "error", NO_USAGE, failure.kind, late=failure.late)
             raise ask.failed(choice, failure) from failure
-        except BaseException:
+        except BaseException as error:
+            if SOONER not in error.args:
+                journey.composed = choice.target
             self._ended(run, "abandoned", NO_USAGE)
             raise
         opened.run = run
@@ -117,6 +125,7 @@ class Composer:
         run, opened.run = opened.run, None
         assert run is not None
         last = run.last
+        run.journey.composed = run.choice.target
         if opened.watch is not None:
             self._live.first_token(run.flight, opened.first_at)
         try:
@@ -456,8 +465,11 @@ class _Retold:
 
     def _usage(self) -> bytes:
         self._owes_usage = False
-        watch, last = self._opened.watch, self._run.last
+        last = self._run.last
+        watch = last.watch
         assert watch is not None
-        usage = both(self._run.usage, watch.usage or estimated(last, watch.events))
+        # Where another goes on with an answer that broke off, its first part is in `last.usage`.
+        before = both(self._run.usage, last.usage)
+        usage = both(before, watch.usage or estimated(last, watch.events))
         first = self._opened.piece.partition(b"\n")[0].removeprefix(b"data:")
         return usage_event(first, usage)

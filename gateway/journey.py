@@ -127,6 +127,7 @@ class Journey:
         "status",
         "upstream_s",
         "usage",
+        "watch",
     )
 
     def __init__(self, request: Request, plane: Plane, at: float, began: float) -> None:
@@ -156,6 +157,7 @@ class Journey:
         self.shadow_of: str | None = None
         self.composed = ""
         self.run: Run | None = None
+        self.watch: StreamWatch | None = None
 
     @property
     def cost(self) -> float:
@@ -247,11 +249,13 @@ def decision_id(request_id: str) -> str:
 
 
 def taken(journey: Journey) -> int:
-    """The tokens of the answer; where none came, of the attempt that took most."""
+    """The tokens of the answer; where none came, of the attempt that took most, or of all steps of
+    a composition."""
     usage = journey.usage
     if usage is not NO_USAGE:
         return usage.input + usage.output
-    return max((a.usage.input + a.usage.output for a in journey.attempts), default=0)
+    used = [each.usage.input + each.usage.output for each in journey.attempts]
+    return sum(used) if journey.composed else max(used, default=0)
 
 
 def estimated(journey: Journey, output: int) -> Usage:

@@ -506,6 +506,7 @@ class Pipeline:
         if opened.run is not None:
             await self._composer.relay(opened, outlet)
             return
+        journey.composed = ""
         journey.upstream_s = opened.first_at - opened.began
         journey.status = opened.reply.status
         if opened.watch is None:
@@ -547,6 +548,7 @@ class Pipeline:
         """Passes each piece on as it arrives; a broken upstream ends in an error event, unless
         another goes on with its answer."""
         reply = opened.reply
+        journey.watch = watch
         self.live.first_token(opened.flight, opened.first_at)
         if opened.entrance is not None and self._entrances.punctual():
             sort = alike(opened.target.name, journey.request.needs.input_tokens, None)
@@ -608,10 +610,11 @@ class Pipeline:
         assert decision is not None
         ask.failed(broken.choice, AttemptFailed(broken.target.name, 502, "broke off"))
         tries = journey.plane.snapshot.policies[decision.policy].tries
+        compositions = journey.plane.snapshot.compositions  # they go on with nothing
         for choice in decision.ranked + decision.last_resorts:
             if ask.tried >= tries or self._clock() >= ask.until:
                 break
-            if not ask.may_take(choice):
+            if not ask.may_take(choice) or choice.target in compositions:
                 continue
             try:
                 return await self._attempt(journey, choice, "continue")

@@ -195,12 +195,7 @@ def _found(
     progress = gathering(experiment)
     if standing is not None:
         gather(progress, book, experiment, route, snapshot, standing.since)
-    replicas = [
-        url
-        for target in experiment.arms.values()
-        if snapshot.targets[target].internal
-        for url in snapshot.targets[target].replicas
-    ]
+    replicas = [url for target in experiment.arms.values() for url in _replicas(snapshot, target)]
     return found(
         experiment,
         route.name,
@@ -210,6 +205,14 @@ def _found(
         shared=len(set(replicas)) < len(replicas),
         looks=LOOKS if looks is None else looks,
     )
+
+
+def _replicas(snapshot: "Snapshot", name: str) -> set[str]:
+    """The replicas of our own at which a target, or a composition's steps, wait in line."""
+    composition = snapshot.compositions.get(name)
+    asked = (name,) if composition is None else composition.targets
+    ours = (snapshot.targets[each] for each in asked if snapshot.targets[each].internal)
+    return {url for each in ours for url in each.replicas}
 
 
 def _plan(

@@ -89,6 +89,8 @@ def _choice(decision: Decision, snapshot: Snapshot) -> Text:
     best = decision.ranked[0]
     line = Text.assemble("choice  ", (best.target, CHOSEN), f" at {best.replica}")
     line.append(f": {verdicts(decision, snapshot)[0]}\n", "" if decision.fits else OVER_LIMIT)
+    for taken in decision.steps:
+        line.append(f"step    {taken.step}  {taken.target}: {taken.came_to}\n")
     return line
 
 

@@ -111,7 +111,8 @@ def register(app: typer.Typer) -> None:
         by: Annotated[
             str,
             typer.Option(
-                metavar="WORD", help="Summed by: route, target, key, adapter, policy or tenant."
+                metavar="WORD",
+                help="Summed by: route, target, key, adapter, policy, tenant or composition.",
             ),
         ] = "route",
         since: Annotated[

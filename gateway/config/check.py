@@ -49,7 +49,7 @@ def check(files: Files) -> Iterator[Problem]:
             yield from _route(sheet, sheet.model, files, targets)
     yield from _same_examples(files.routes)
     declared = [] if files.gateway is None else declared_targets(files.gateway.document.data)
-    yield from check_experiments(files.routes, declared, targets)
+    yield from check_experiments(files.routes, declared, targets, _asked_by(files.gateway))
 
 
 def _route(
@@ -82,6 +82,12 @@ def _targets(gateway: Sheet[GatewayFile] | None, texts: Mapping[str, str]) -> di
         for name, part in gateway.model.compositions.items()
         if all(target in declared for target in used_by(part))
     }
+
+
+def _asked_by(gateway: Sheet[GatewayFile] | None) -> dict[str, list[str]]:
+    """The targets that each composition asks."""
+    parts = gateway.model.compositions if gateway is not None and gateway.model is not None else {}
+    return {f"{BACKEND}/{name}": used_by(part) for name, part in parts.items()}
 
 
 def _meant(candidate: str, targets: Mapping[str, Target]) -> Target | None:

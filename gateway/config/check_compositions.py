@@ -28,6 +28,8 @@ from gateway.types.backends import Target
 from gateway.types.compositions import BACKEND, FIELD, INPUT
 
 CHAT = "chat/completions"
+MOST_SAMPLES = 64
+"""Answers that one step may ask for at once."""
 
 
 def check_compositions(
@@ -130,10 +132,9 @@ def _judges(
                 f"marks are from 1 to {check.scale}: {check.least:g} is passed by all or none",
                 f"write one above 1 and up to {check.scale}",
             )
-        if isinstance(check, AgreementPart) and check.samples < 2:
-            yield sheet.problem(
-                (*path, *place, "samples"), "one answer agrees with itself", "write 2 or more"
-            )
+        if isinstance(check, AgreementPart) and not 2 <= check.samples <= MOST_SAMPLES:
+            few = "one answer agrees with itself" if check.samples < 2 else "are too many"
+            yield sheet.problem((*path, *place, "samples"), few, f"write 2 to {MOST_SAMPLES}")
 
 
 def _ability(
@@ -166,6 +167,12 @@ def _several(sheet: Sheet[GatewayFile], path: Path, part: BestOfPart) -> Iterato
             (*path, "steps"),
             "one answer is not chosen among",
             "write more steps, or `samples: 3`",
+        )
+    if part.samples * len(part.steps) > MOST_SAMPLES:
+        yield sheet.problem(
+            (*path, "samples"),
+            f"are {part.samples * len(part.steps)} answers for one request, over {MOST_SAMPLES}",
+            "write fewer",
         )
 
 

@@ -15,9 +15,13 @@ Routes = Sequence[Sheet[RouteFile]]
 
 
 def check_experiments(
-    routes: Routes, declared: Sequence[str], targets: Mapping[str, Target]
+    routes: Routes,
+    declared: Sequence[str],
+    targets: Mapping[str, Target],
+    steps: Mapping[str, Sequence[str]],
 ) -> Iterator[Problem]:
-    """What is wrong with them, and warnings. `declared` are the names of all targets."""
+    """What is wrong with them, and warnings. `declared` are the names of all targets, and `steps`
+    what each composition asks."""
     yield from _twice(routes)
     for sheet in routes:
         if sheet.model is None:
@@ -29,6 +33,7 @@ def check_experiments(
         for name, part in sheet.model.experiments.items():
             at: Path = ("experiments", name)
             yield from _arms(sheet, sheet.model, at, part, declared, targets)
+            yield from _replicas_shared(sheet, at, part, targets, steps)
             yield from _shares(sheet, at, part)
             if part.question is not None:
                 yield from _question(sheet, at, part, part.question)
@@ -120,20 +125,24 @@ def _arms(
                 f"`{name}` is not self-hosted, and the route's data is internal",
                 "leave it out, or write `data: any` if the data may leave",
             )
-    yield from _replicas_shared(sheet, at, part, targets)
 
 
 def _replicas_shared(
-    sheet: Sheet[RouteFile], at: Path, part: ExperimentPart, targets: Mapping[str, Target]
+    sheet: Sheet[RouteFile],
+    at: Path,
+    part: ExperimentPart,
+    targets: Mapping[str, Target],
+    steps: Mapping[str, Sequence[str]],
 ) -> Iterator[Problem]:
     if part.latency == "switchback" or part.winner is not None:
         return
     by_replica: dict[str, list[str]] = {}
     for arm, name in part.arms.items():
-        for replica in targets[name].replicas if name in targets else ():
+        asked = [targets[each] for each in steps.get(name, [name]) if each in targets]
+        for replica in {url for each in asked if each.internal for url in each.replicas}:
             by_replica.setdefault(replica, []).append(arm)
     shared = next((arms for arms in by_replica.values() if len(arms) > 1), None)
-    if shared is not None and all(targets[part.arms[arm]].internal for arm in shared):
+    if shared is not None:
         yield sheet.warning(
             (*at, "arms"),
             f"{' and '.join(f'`{arm}`' for arm in shared)} share replicas, so each waits for the"

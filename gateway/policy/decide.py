@@ -138,13 +138,13 @@ class Decider:
         ranked, over, shut = _score(question, candidates.route, terms, rows, live, ruled_out)
         if shut:
             if ranked or (over and not terms.refuse):
-                ruled_out += _left_alone(shut, question.qualities)
+                ruled_out += _left_alone(shut, question.qualities, live)
             else:
                 # Nothing that could be answered may fail: then they are asked all the same.
                 ranked = [scored for scored, _ in shut]
         fits = bool(ranked) or not over
         if over:
-            ruled_out += _over_limits(terms, ranked, over, question.qualities)
+            ruled_out += _over_limits(terms, ranked, over, question.qualities, live)
             if not fits and not terms.refuse:
                 ranked = [entry[0] for entry in over]
         if self._shares:
@@ -169,7 +169,7 @@ class Decider:
             self._hash,
             tuple(
                 [
-                    _choice(scored, p, question.qualities)
+                    _choice(scored, p, question.qualities, live)
                     for scored, p in zip(ranked, propensities, strict=False)
                 ]
             ),
@@ -365,6 +365,7 @@ def _over_limits(
     ranked: list[Scored],
     over: list[Over],
     learned: tuple[float, ...] | None,
+    live: Live,
 ) -> list[RuledOut]:
     """The candidates none of whose replicas is within the limits, each by its best replica."""
     fitting = {scored[3] for scored in ranked}
@@ -378,16 +379,20 @@ def _over_limits(
             row.target,
             "limit",
             _excess(terms, _quality(row, learned), entry),
-            _choice(entry[0], 0.0, learned),
+            _choice(entry[0], 0.0, learned, live),
         )
         for row, entry in best.items()
     ]
 
 
-def _left_alone(shut: list[Closed], learned: tuple[float, ...] | None) -> list[RuledOut]:
+def _left_alone(
+    shut: list[Closed], learned: tuple[float, ...] | None, live: Live
+) -> list[RuledOut]:
     """What fails, the best first; each replica by itself."""
     return [
-        RuledOut(scored[3].target, "away", f"at {scored[4]}: {why}", _choice(scored, 0.0, learned))
+        RuledOut(
+            scored[3].target, "away", f"at {scored[4]}: {why}", _choice(scored, 0.0, learned, live)
+        )
         for scored, why in sorted(shut)
     ]
 
@@ -436,8 +441,11 @@ def _instead_of_cold(ranked: list[Scored], on_cold: str, live: Live) -> None:
             return
 
 
-def _choice(scored: Scored, propensity: float, learned: tuple[float, ...] | None) -> Choice:
+def _choice(
+    scored: Scored, propensity: float, learned: tuple[float, ...] | None, live: Live
+) -> Choice:
     loss, total, _, row, url, cost, first, load_s, others = scored
+    spent = live.spent.get(row.output_key) if row.composed else None
     return Choice(
         row.target,
         url,
@@ -451,4 +459,5 @@ def _choice(scored: Scored, propensity: float, learned: tuple[float, ...] | None
         "",
         load_s,
         others,
+        0.0 if spent is None else spent.more,
     )

@@ -193,15 +193,30 @@ def verdicts(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     winner, *losers = decision.ranked
     policy = snapshot.policies.get(decision.policy)
     route = snapshot.routes.get(decision.route)
-    said = [_why_first(decision, policy, route) + _loading(winner)]
+    said = [_why_first(decision, policy, route) + _besides(winner, snapshot)]
     for choice in losers:
         lost = winner.net - choice.net
         if lost < 0:
             why = _passed_over(decision, choice, -lost, policy)
         else:
             why = _why_lost(winner, choice, policy, route)
-        said.append(why + _loading(choice))
+        said.append(why + _besides(choice, snapshot))
     return tuple(said)
+
+
+def _besides(choice: Choice, snapshot: Snapshot) -> str:
+    """What there is to say of a choice whether it won or lost."""
+    return _loading(choice) + _further(choice, snapshot)
+
+
+def _further(choice: Choice, snapshot: Snapshot) -> str:
+    """How often a cascade asks more than its first step."""
+    if choice.further:
+        return f"; asks a further step in {percent(choice.further)}"
+    composition = snapshot.compositions.get(choice.target)
+    if composition is None or composition.kind != "cascade":
+        return ""
+    return f"; asks a further step in {percent(composition.escalates)}, as declared"
 
 
 def _loading(choice: Choice) -> str:

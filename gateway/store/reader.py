@@ -20,8 +20,9 @@ from sqlalchemy import (
 from gateway.store.decisions import decoded
 from gateway.store.schema import attempts, requests
 from gateway.store.store import Store, fields
+from gateway.types.compositions import BACKEND
 
-By = Literal["route", "target", "key", "adapter", "policy", "tenant"]
+By = Literal["route", "target", "key", "adapter", "policy", "tenant", "composition"]
 GROUPS: tuple[By, ...] = get_args(By)
 
 _LISTED = [
@@ -197,6 +198,9 @@ class Reader:
             target = func.coalesce(attempts.c.target, "")
             plus = find(target, "+")
             return case((plus > 0, func.substr(target, plus + 1)), else_="")
+        if by == "composition":
+            is_one = requests.c.target.startswith(f"{BACKEND}/")
+            return case((is_one, requests.c.target), else_="")
         column = requests.c.key_name if by == "key" else requests.c[by]
         return func.coalesce(column, "")
 

@@ -34,7 +34,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
           - waiting.whole x (total_s + others_s)
 
     `load_s` is the part of both times that is expected of loading the adapter, and `others_s` the
-    seconds that others lose by it; less `load_s` itself under `on_cold: wait`.
+    seconds that others lose by it; less `load_s` itself under `on_cold: wait`. `further` is how
+    often a composition has asked more than its first step, 0 before it was seen.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     verdict: str = ""
     load_s: float = 0.0
     others_s: float = 0.0
+    further: float = 0.0
 
 
 class RuledOut(msgspec.Struct, frozen=True, gc=False):

@@ -152,6 +152,7 @@ def test_the_other_kinds(tmp_path: Path) -> None:
 
 
 OTHERS = [
+    ("samples: 5", "samples: 500", "voted.samples", "500 answers for one request"),
     ("samples: 5", "samples: 1", "voted.steps", "one answer is not chosen among"),
     ("{by: judge, target: openai/mini", "{by: judge, target: openai/max", "chosen.choose.target",
      "unknown target"),
@@ -175,6 +176,14 @@ def test_problems_of_the_other_kinds(
     places = {each.key: each for each in found}
     assert said in places[f"compositions.{key}"].message, found
     assert places[f"compositions.{key}"].mend
+
+
+def test_arms_whose_steps_wait_at_the_same_replicas_are_told(tmp_path: Path) -> None:
+    arms = "experiments: {two: {arms: {a: composed/voted, b: local/qwen}, traffic: 10 %}}\n"
+    files = {"gateway.yaml": GATEWAY + MORE, "routes/general.yaml": GENERAL + arms}
+    (found,) = problems(tmp_path, files)
+    assert found.severity == "warning"
+    assert "share replicas" in found.message
 
 
 def test_log_probabilities_are_checked_only_where_they_are_told(tmp_path: Path) -> None:
