@@ -18,8 +18,9 @@ hour of the provider's, and to give it less would only make it worse. So a bound
 is believed: with less under way a full server answers as many as before, and one that is merely
 slow answers fewer.
 
-    lateness surely > 2 in two windows, with not less under way than before, for 100 answers and
-    twice as long as answers take, or until 6 times as many are under way as when all was well:
+    lateness surely > 2, and 0.25 s or more, in two windows, with not less under way than before,
+    for 100 answers and twice as long as answers take, or until 6 times as many are under way as
+    when all was well:
         try limit <- under way - min(0.3 x under way, 2.6 sqrt(under way)), and see
     under way is not down to that in three times the time that it takes a server that is slow:
         it is full
@@ -73,7 +74,7 @@ ANSWERS_FOR_A_STEP = 40
 SURE = 3.0
 """A part of what is under way is only judged by (SURE / part)^2 answers: their number in a time
 varies by its root, and half of the part is what has to be told."""
-LATE = 2.0
+LATE, LEAST_S = 2.0, 0.25
 FEW = 4.0
 """With fewer under way nothing is tried."""
 MANY, CALM_S = 6.0, 30.0
@@ -282,7 +283,8 @@ class Pace:
     def _watch(self, window: Window, running: int, done: float, now: float) -> None:
         """Nothing is bound: whether it should be tried."""
         mean = window.mean
-        late = window.surely > LATE and mean >= FEW and running >= 0.9 * mean
+        late = window.surely > LATE and window.waited > LEAST_S * window.known
+        late = late and mean >= FEW and running >= 0.9 * mean
         quiet = now < self._quiet_until and mean < self._quiet_below
         if not late or quiet:
             self._signs = None

@@ -122,6 +122,13 @@ def test_a_slow_hour_is_none_of_our_making(kind: str) -> None:
     assert bound < 0.15 * 300.0
 
 
+def test_what_takes_milliseconds_is_left_alone_whatever_happens() -> None:
+    world = World(equal(0.01), slots=20, rate=stepped(1000.0, 2100.0, 10.0))
+    world.run(13.0)
+    assert world.p99(12.0, 13.0) > 5.0 * 0.01
+    assert world.limits == [(0.0, UNBOUND)]
+
+
 # ---------------------------------------------------------------- what is usual
 
 
