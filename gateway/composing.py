@@ -136,6 +136,7 @@ class Composer:
                 await self._relay(last, opened, _Retold(run, opened, outlet))
         finally:
             self._adopt(run, opened)
+            last.ask = last.run = None  # they hold the journey, too
 
     def drop(self, run: Run) -> None:
         """Another was sooner: what was opened is given up."""
@@ -207,20 +208,24 @@ class Composer:
             await self._relay(journey, opened, kept)
         finally:
             self._give_back(opened)
+            journey.ask = None  # it holds the journey, too
         if journey.outcome != "ok":
-            why = f"step {ask.name}, {ask.target}: {journey.error}"
-            self._note(run, ask, f"failed: {journey.error}")
-            run.failure = AttemptFailed(
-                run.choice.target, journey.status, why, "client", again=False
-            )
-            return Failed(ask, why)
+            return self._no_answer(run, ask, journey.status, journey.error, "client")
         run.usage = both(run.usage, journey.usage)
+        said = read(ask, kept.body)
+        if said is None:
+            return self._no_answer(run, ask, 502, "its answer cannot be read", "broken")
         self._note(run, ask, ANSWERED)
-        body = kept.body
-        said = read(ask, body)
         if ask.probability and "logprobs" not in run.request.fields:
-            said = msgspec.structs.replace(said, body=without_log_probabilities(body))
+            said = msgspec.structs.replace(said, body=without_log_probabilities(said.body))
         return said
+
+    def _no_answer(self, run: Run, ask: Ask, status: int, why: str, kind: Kind) -> Failed:
+        """A step whose backend said something, but no answer."""
+        self._note(run, ask, f"failed: {why}")
+        why = f"step {ask.name}, {ask.target}: {why}"
+        run.failure = AttemptFailed(run.choice.target, status, why, kind, again=False)
+        return Failed(ask, why)
 
     async def _last(self, run: Run, reason: Reason, ending: Last) -> Opened:
         """The step whose answer is the client's, opened."""
@@ -271,6 +276,7 @@ class Composer:
                 raise AttemptFailed(ask.target, 502, why, "setup", asked=False)
             return await self._open_any(journey)
         except AttemptFailed as failure:
+            journey.ask = None  # it holds the journey, too
             self._note(run, ask, f"failed: {failure.message}")
             run.failure = AttemptFailed(
                 run.choice.target,

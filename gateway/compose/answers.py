@@ -28,7 +28,7 @@ class _Tokens(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
+    message: _Message
     logprobs: _Tokens | None = None
 
 
@@ -39,22 +39,23 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer).decode
 
 
-def read(ask: Ask, body: bytes) -> Said:
-    """What a body says, by its first choice; no text where it cannot be read."""
+def read(ask: Ask, body: bytes) -> Said | None:
+    """What a body says, by its first choice; None for what is no chat completion."""
     try:
         choices = _answer(body).choices
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Said(ask, body, "")
+        return None
     if not choices:
-        return Said(ask, body, "")
+        return None
     message = choices[0].message
     text = message.content if isinstance(message.content, str) else ""
     return Said(ask, body, text, _calls(message), _probability(choices[0].logprobs))
 
 
 def text_of(body: bytes) -> str:
-    """The first choice's text."""
-    return read(Ask("", ""), body).text
+    """The first choice's text; none of what is no chat completion."""
+    said = read(Ask("", ""), body)
+    return "" if said is None else said.text
 
 
 def _calls(message: _Message) -> str:
@@ -112,10 +113,8 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def events(body: bytes, usage: Usage | None) -> bytes:
-    """A whole answer as the events of a stream, `usage` in one of its own if given.
-
-    Raises msgspec.DecodeError, RecursionError for what is no chat completion.
-    """
+    """A whole answer, one that can be `read`, as the events of a stream; `usage` in one of its own
+    if given."""
     fields = _object.decode(body)
     choices = msgspec.json.decode(fields["choices"], type=list[dict[str, msgspec.Raw]])
     names = ("id", "created", "model", "system_fingerprint", "service_tier")

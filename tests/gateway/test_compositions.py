@@ -17,7 +17,16 @@ from gateway.types.compositions import Check, Composition, Judge, Step
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot
 from tests.gateway.composed import attempts_of, bodies, request_of, written
-from tests.gateway.support import Served, events_of, route, serving, snapshot, target, text_of
+from tests.gateway.support import (
+    Served,
+    answering,
+    events_of,
+    route,
+    serving,
+    snapshot,
+    target,
+    text_of,
+)
 
 KNOWN = Check("regex", pattern="(billing|shipping)")
 CHEAP, DEAR = Price(1e-6, 1e-6, 2e-6), Price(1e-5, 1e-5, 4e-5)
@@ -289,3 +298,21 @@ async def test_a_judge_is_asked_with_nothing_of_the_client_s_but_the_question(
     assert "my parcel" in judging["messages"][1]["content"]
     assert "shipping" in judging["messages"][1]["content"]
     assert [each["step"] for each in decision["decision"]["steps"]][:2] == ["1", "1.judge"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_no_chat_completion_escalates(tmp_path: Path, stream: bool) -> None:
+    odd = b'{"id": "x", "object": "chat.completion", "choices": [{"text": "shipping"}]}'
+    head = [b"content-type: application/json"]
+    async with StandIn(LARGE) as large, answering(head, odd) as url:
+        made = configured(large, large, cascade("small/model", "large/model"))
+        targets = dict(made.targets)
+        targets["small/model"] = msgspec.structs.replace(targets["small/model"], replicas=(url,))
+        backends = dict(made.backends)
+        backends["small"] = msgspec.structs.replace(backends["small"], replicas=(url,))
+        made = msgspec.structs.replace(made, targets=targets, backends=backends)
+        async with serving(made, tmp_path) as served:
+            answer = await served.chat("my parcel", stream=stream)
+    assert answer.status_code == 200
+    assert "1 small/model failed, 2 large/model answered" in answer.headers["x-switchboard-steps"]
+    assert "billing" in answer.text
