@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.learn import versions
-from gateway.learn.features import KIND
-from gateway.learn.scorer import Scorer, scorer
+from gateway.learn.scorer import Scorer
 from gateway.store.learned import LearnedBook
 from gateway.types.snapshot import Snapshot
 
@@ -55,31 +54,13 @@ class LearnedWatch:
             seen = (await asyncio.to_thread(self._book.last_seq), snapshot.routes)
             if seen == self._seen:
                 return
-            found = await asyncio.to_thread(scorers, self._book, snapshot, self.known)
+            found = await asyncio.to_thread(versions.scorers, self._book, snapshot, self.known)
             self._seen = seen
         if _named(found) != _named(self.known):
             self.known = found
             for route, (version, _) in _named(found).items():
                 log.info("the route %s goes by the learned quality %s", route, version)
             self._changed()
-
-
-def scorers(
-    book: LearnedBook, snapshot: Snapshot, known: Mapping[str, Scorer]
-) -> dict[str, Scorer]:
-    """What each route goes by that has a version; those in `known` are not read again. Raises
-    StoreError or VersionError."""
-    found = {}
-    for name, kept in book.current(KIND).items():
-        route, before = snapshot.routes.get(name), known.get(name)
-        if route is None:
-            continue
-        same = before is not None and before.version == kept.version
-        model = before.model if before and same else versions.read(book, name, kept.version)
-        candidates = [each.target for each in route.candidates]
-        targets = versions.told(kept).report.targets
-        found[name] = scorer(kept.version, model, targets, candidates)
-    return found
 
 
 def _named(found: Mapping[str, Scorer]) -> dict[str, tuple[str, tuple[int | None, ...]]]:

@@ -132,7 +132,7 @@ def _learned(snapshot: Snapshot, store: str | None, config: Path) -> "Mapping[st
     """What was learned, where a policy goes by it and there is a store."""
     if not any(each.learned for each in snapshot.policies.values()):
         return {}
-    from gateway.learned import scorers
+    from gateway.learn.versions import scorers
     from gateway.store.learned import LearnedBook
     from gateway.store.store import Store
 

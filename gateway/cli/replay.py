@@ -92,9 +92,14 @@ def _replayed(
     quiet: bool,
 ) -> "tuple[Replay, str]":
     from gateway.config.load import load_texts
+    from gateway.learn.versions import scorers
+    from gateway.qualities import with_qualities
     from gateway.revisions.reading import Reading
     from gateway.revisions.replay import replay
     from gateway.revisions.tried import Served, reachable
+    from gateway.store.evidence import EvidenceBook
+    from gateway.store.feedback import FeedbackBook
+    from gateway.store.learned import LearnedBook
     from gateway.store.replay import ReplayLog
     from gateway.store.revisions import Revisions
 
@@ -114,6 +119,8 @@ def _replayed(
     log = ReplayLog(store)
     known = {running.hash: running, latest.hash: running}
     served = Served(revisions, config, os.environ, known)
+    if any(each.learned for each in (*running.policies.values(), *new.policies.values())):
+        new = with_qualities(new, FeedbackBook(store), EvidenceBook(store), now)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -134,6 +141,7 @@ def _replayed(
             now,
             routes=routes,
             recognise=Reading(new, config / ".switchboard"),
+            learned=scorers(LearnedBook(store), new, {}),
             progress=lambda read: bars.update(task, completed=read),
         )
     return told, what

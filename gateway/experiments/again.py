@@ -45,7 +45,9 @@ class Block(msgspec.Struct, frozen=True):
     """m logged requests of one shape: the same replicas asked about, in p columns.
 
     `pairs` are (target, replica), `states` how each stood. Arrays are [m] or [m, p]; `most` is the
-    most output tokens asked for, infinite where nothing was said.
+    most output tokens asked for, infinite where nothing was said. `learned` is P(right) of the
+    route's candidates on the very prompts [m, candidates], below 0 where that is not known; None
+    where the policy does not go by it.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -59,6 +61,7 @@ class Block(msgspec.Struct, frozen=True):
     total: Floats
     load: Floats
     others: Floats
+    learned: Floats | None = None
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -67,7 +70,8 @@ class Change(msgspec.Struct, frozen=True):
     `rows` are the route's candidates, as far as facts other than length allow the request;
     `quality` has those whose declared quality has changed. `policy` is the new one, `before` the
     one that they were logged under, None where that is not known; `value` the route's. `targets`
-    are those that were declared before, None where that is not known.
+    are those that were declared before, None where that is not known. With `by_prompt` logged
+    qualities are of prompts: in their place stand those of the rows.
     """
 
     rows: tuple[Row, ...]
@@ -78,6 +82,7 @@ class Change(msgspec.Struct, frozen=True):
     prices: Mapping[str, Target]
     targets: Mapping[str, Target] | None
     sleeping: frozenset[str] = frozenset()
+    by_prompt: bool = False
 
 
 class Ranked(msgspec.Struct, frozen=True):
@@ -222,6 +227,8 @@ def _columns(block: Block, change: Change, terms: Terms, row: Row) -> _Columns:
         first, total, others = block.first[:, at], block.total[:, at], block.others[:, at]
         if row.target in change.quality:
             quality = np.full_like(quality, change.quality[row.target])
+        elif change.by_prompt:
+            quality = np.full_like(quality, row.quality)
         repriced = _repriced(block, change, row, cost)
         if repriced is None:
             priceless[:] = True
@@ -232,6 +239,9 @@ def _columns(block: Block, change: Change, terms: Terms, row: Row) -> _Columns:
     else:
         quality, cost, first, total, load, others = _declared(block, terms, row)
         state = np.zeros_like(cost)
+    if block.learned is not None:
+        own = block.learned[:, [row.candidate]]
+        quality = np.where(own >= 0.0, own, quality)
     worth = terms.value * change.value * quality - terms.price * cost
     loss = terms.first * first + terms.whole * total - worth
     loss = loss + (terms.first + terms.whole) * others

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
+from gateway.classify.softmax import Floats
 from gateway.learn.features import Features
-from gateway.learn.model import Model
+from gateway.learn.model import Matrix, Model
 from gateway.policy.table import TENANT
 
 UNSURE = -1.0
@@ -32,6 +34,16 @@ class Scorer(msgspec.Struct, frozen=True):
             return (UNSURE,) * len(self.columns)
         said = found.tolist()
         return tuple([UNSURE if at is None else said[at] for at in self.columns])
+
+    def table(self, vectors: Floats, figures: Floats) -> Matrix:
+        """The same for many prompts, [prompts, candidates]."""
+        said = self.model.scores(vectors, figures)
+        found = np.full((len(said), len(self.columns)), UNSURE)
+        for at, column in enumerate(self.columns):
+            if column is not None:
+                found[:, at] = said[:, column]
+        found[self.model.nearest(vectors, figures) < NEAREST] = UNSURE
+        return found
 
     def of(self, candidates: Sequence[str]) -> "Scorer":
         """The same for a route whose candidates may be others now."""

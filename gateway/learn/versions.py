@@ -7,6 +7,7 @@ last that is used; one that is surely worse than what is there is kept beside, a
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -14,8 +15,10 @@ import numpy as np
 from gateway.errors import SwitchboardError
 from gateway.learn.features import KIND
 from gateway.learn.model import Model
+from gateway.learn.scorer import Scorer, scorer
 from gateway.learn.training import Report, Versus
 from gateway.store.learned import Kept, LearnedBook
+from gateway.types.snapshot import Snapshot
 
 
 class VersionError(SwitchboardError):
@@ -91,6 +94,24 @@ def read(book: LearnedBook, route: str, version: str) -> Model:
             return Model(**{name: held[name] for name in Model.__struct_fields__})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise VersionError(f"{version} of the route '{route}' cannot be read: {error}") from error
+
+
+def scorers(
+    book: LearnedBook, snapshot: Snapshot, known: Mapping[str, Scorer]
+) -> dict[str, Scorer]:
+    """What each route goes by that has a version; those in `known` are not read again. Raises
+    StoreError or VersionError."""
+    found = {}
+    for name, kept in book.current(KIND).items():
+        route, before = snapshot.routes.get(name), known.get(name)
+        if route is None:
+            continue
+        same = before is not None and before.version == kept.version
+        model = before.model if before and same else read(book, name, kept.version)
+        candidates = [each.target for each in route.candidates]
+        targets = told(kept).report.targets
+        found[name] = scorer(kept.version, model, targets, candidates)
+    return found
 
 
 def told(kept: Kept) -> Version:

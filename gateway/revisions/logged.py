@@ -28,6 +28,8 @@ from gateway.experiments.again import (
     settled,
 )
 from gateway.experiments.estimators import Floats, Ints
+from gateway.learn.features import Features, features_of, unpacked
+from gateway.learn.scorer import Scorer
 from gateway.policy.table import Candidates, Row
 from gateway.revisions.traffic import LEARNED, Asked, question_again
 from gateway.types.decisions import Question
@@ -63,7 +65,8 @@ _needs = msgspec.json.Decoder(Needs).decode
 
 class Kind(msgspec.Struct, frozen=True, gc=False):
     """What requests of one route, policy, caller and snapshot have in common: how they are asked
-    again, and under what. `pinned` is the target that an ended experiment leaves there."""
+    again, and under what. `pinned` is the target that an ended experiment leaves there; `scorer`
+    says P(right) on each prompt, where the policy goes by that."""
 
     number: int
     route: str
@@ -72,6 +75,7 @@ class Kind(msgspec.Struct, frozen=True, gc=False):
     change: Change
     internal: bool
     pinned: str
+    scorer: Scorer | None
 
 
 class Outcomes(msgspec.Struct):
@@ -106,15 +110,20 @@ class Replayer:
         logged_under: Callable[[str], Snapshot | None],
         right: Callable[[Any], float],
         recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
+        learned: Mapping[str, Scorer] | None = None,
+        foretold: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """`logged_under` finds a snapshot by its hash, `right` says of a row whether its answer was
         right, 1 or 0 or NaN; `recognise` the route of each of some (model, messages as JSON) under
-        the new configuration, None where there is none."""
+        the new configuration, None where there is none. `learned` are the versions that routes
+        would go by; `foretold`, by request, what is said of its candidates in their place."""
         self._recognise = recognise
         self._new = new
         self._running = running
         self._logged_under = logged_under
         self._right = right
+        self._learned = learned or {}
+        self._foretold = foretold or {}
         self._kinds: dict[tuple[Any, ...], Kind | str] = {}
         turning = {each.name for each in new.backends.values() if each.turns is not None}
         self._sleeping = frozenset(
@@ -188,6 +197,12 @@ class Replayer:
         if not ranked:
             self.left_out["found no target"] += 1
             return
+        read: Features | None = None
+        if kind.scorer is not None and kind.question.only is None:
+            read = _read(row)
+            if read is None:
+                self.left_out[LEARNED] += 1
+                return
         taken = ranked[0][0]
         states = [FITS if told.fits else OVER] * len(ranked)
         away: tuple[str, ...] = ()
@@ -219,6 +234,9 @@ class Replayer:
             flat += choice[10:12]
         group.taken.append(taken)
         group.flat.append(flat)
+        if read is not None:
+            group.read.append(read)
+            group.foretold.append(self._foretold.get(row[0]))
 
     # ------------------------------------------------------------ what stays as it was
 
@@ -243,8 +261,6 @@ class Replayer:
             name = policy if chose else route_then.policy
             if name not in self._new.policies:
                 return f"ask for a policy that is not there: {name}"
-            if self._new.policies[name].learned:
-                return LEARNED
             question: Question | str = Question(detail, name, Needs(), Caller(tenant=tenant))
         else:
             question = question_again(asked, before, self._new)
@@ -256,7 +272,13 @@ class Replayer:
             if by in _BY_TEXT and matching(before, by) != matching(self._new, by):
                 return TEXTS
         found = self._new.routes[question.route]
-        candidates = Candidates(found, self._new.targets, self._new.weights)
+        candidates = Candidates(found, self._new.targets, self._new.weights, self._new.qualities)
+        scorer = self._learned.get(question.route)
+        if scorer is None or not self._new.policies[question.policy].learned:
+            scorer = None
+        else:
+            scorer = scorer.of([each.target for each in found.candidates])
+        went_by = before.policies.get(policy)
         rows = candidates.rows
         if rows is None:
             rows = tuple(candidates.resolve(tenant)[0])
@@ -270,6 +292,7 @@ class Replayer:
             prices=self._new.targets,
             targets=before.targets,
             sleeping=self._sleeping,
+            by_prompt=went_by is not None and went_by.learned,
         )
         winners = {
             each.arms.get(each.winner, "") for each in found.experiments if each.winner is not None
@@ -282,6 +305,7 @@ class Replayer:
             change,
             found.internal,
             next(iter(winners), ""),
+            scorer,
         )
 
     # ------------------------------------------------------------ decided again
@@ -458,8 +482,8 @@ class _Group:
     """Requests of one batch, kind and shape, gathered and then made arrays."""
 
     __slots__ = (
-        "away", "block", "chosen", "flat", "kind", "needs", "outcome", "pairs", "place",
-        "propensity", "rows", "states", "taken",
+        "away", "block", "chosen", "flat", "foretold", "kind", "needs", "outcome", "pairs", "place",
+        "propensity", "read", "rows", "states", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -474,6 +498,8 @@ class _Group:
         self.away, self.needs = away, needs
         self.taken: list[str] = []
         self.flat: list[list[float | None]] = []
+        self.read: list[Features] = []
+        self.foretold: list[Sequence[float] | None] = []
         self.rows: tuple[Row, ...] = ()
 
     def close(self) -> None:
@@ -487,8 +513,29 @@ class _Group:
         self.chosen = np.zeros(len(whole), dtype=np.int64)
         self.block = Block(
             self.pairs, self.states, whole[:, 2], whole[:, 3], whole[:, 1],
-            quality, cost, first, total, load, others,
+            quality, cost, first, total, load, others, self._learned(),
         )  # fmt: skip
+
+    def _learned(self) -> Floats | None:
+        """P(right) of the candidates on each prompt, where the policy goes by that."""
+        scorer = self.kind.scorer
+        if scorer is None or not self.read:
+            return None
+        found = scorer.table(
+            np.stack([vector for vector, _ in self.read]), np.stack([own for _, own in self.read])
+        )
+        for at, foretold in enumerate(self.foretold):
+            if foretold is not None:
+                found[at] = foretold
+        self.read, self.foretold = [], []
+        return found
+
+
+def _read(row: Sequence[Any]) -> Features | None:
+    """The features of a logged prompt, if they or its text were kept."""
+    if row[16] is not None:
+        return unpacked(row[16])
+    return None if row[17] is None else features_of(row[17])
 
 
 def _beside(

@@ -28,6 +28,8 @@ from gateway.experiments.estimators import (
     unsupported,
     weights,
 )
+from gateway.learn.features import READ
+from gateway.learn.scorer import Scorer
 from gateway.revisions.logged import (
     HEADERS,
     TEXTS,
@@ -54,7 +56,7 @@ POINT = 0.01
 _MENDS = {
     TEXTS: "`keep: text` on their routes, for those to come",
     HEADERS: "name the route in the request, or let it run",
-    LEARNED: "try it on a share of the traffic, by an experiment",
+    LEARNED: "`keep: features` or `keep: text` on their routes, for those to come",
     UNDECIDED: "nothing: no policy saw them",
     LIMITS: "let the policy run with the limit for a while, or try it on its other parts alone",
     COLD: "let the policy run with `on_cold` for a while, or try it on its other parts alone",
@@ -158,18 +160,23 @@ def replay(
     routes: Collection[str] | None = None,
     every: int = 1,
     recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
+    learned: Mapping[str, Scorer] | None = None,
+    foretold: Mapping[str, Sequence[float]] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """What `new` would have brought for the requests from `since` on and before `until`.
 
     `logged_under` finds the snapshot with a hash, as far as it is known. Of `every` so many
-    requests one is taken. `progress` is told how many have been read.
+    requests one is taken. `learned` are the versions that routes would go by where their policy
+    does; what is `foretold` of a request's candidates takes their place. `progress` is told how
+    many have been read.
     """
     judge = _Judge(running, log.said(since, _metrics(running)))
-    replayer = Replayer(new, running, logged_under, judge.right, recognise)
+    replayer = Replayer(new, running, logged_under, judge.right, recognise, learned, foretold)
+    by_prompt = bool(learned) and any(policy.learned for policy in new.policies.values())
     texts = recognise is not None and matching(new) != matching(running)
     read = 0
-    for batch in log.batches(since, until, routes, every=every, texts=texts):
+    for batch in log.batches(since, until, routes, every=every, texts=texts, read=READ * by_prompt):
         replayer.add(batch)
         read += len(batch)
         progress(read)

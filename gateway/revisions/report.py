@@ -7,11 +7,13 @@ import msgspec
 
 from gateway.config.load import Loaded, load_texts
 from gateway.errors import ConfigError, Problem
+from gateway.learn.versions import scorers
 from gateway.policy.live import Live
 from gateway.revisions.diff import Change, Written, differences
 from gateway.revisions.replay import Replay, replay
 from gateway.revisions.traffic import Asked, Traffic, retold
 from gateway.revisions.tried import reachable
+from gateway.store.learned import LearnedBook
 from gateway.store.reader import Reader
 from gateway.store.replay import ReplayLog
 from gateway.store.revisions import Revision
@@ -114,6 +116,7 @@ def _replay(
         now - DAY_S,
         now,
         every=max(1, -(-requests // REPLAYED)),
+        learned=scorers(LearnedBook(reader.store), new, {}),
     )
     return found if found.requests else None
 

@@ -93,7 +93,7 @@ def retold(
         left_out["were refused before a target was chosen"] = undecided
     for each in asked:
         sample += 1
-        first, second = question_again(each, old, old), question_again(each, old, new)
+        first, second = _unlearned(each, old, old), _unlearned(each, old, new)
         if isinstance(first, str) or isinstance(second, str):
             left_out[first if isinstance(first, str) else str(second)] += 1
             continue
@@ -131,6 +131,14 @@ def _front(decision: Decision) -> Choice | None:
     return decision.ranked[0] if decision.ranked else None
 
 
+def _unlearned(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
+    """The request again, unless its text would have to be known."""
+    found = question_again(asked, old, snapshot)
+    if isinstance(found, str) or found.only is not None:
+        return found
+    return LEARNED if snapshot.policies[found.policy].learned else found
+
+
 def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
     """The request as `snapshot` would have it decided, or why that cannot be told."""
     caller = Caller(tenant=asked.tenant)
@@ -155,6 +163,4 @@ def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question 
         policy = asked.policy  # asked for by its header
     if policy not in snapshot.policies:
         return f"ask for a policy that is not there: {policy}"
-    if snapshot.policies[policy].learned and only is None:
-        return LEARNED
     return Question(route, policy, asked.needs, caller, only)

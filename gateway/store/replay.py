@@ -37,14 +37,18 @@ class ReplayLog:
         *,
         every: int = 1,
         texts: bool = False,
+        read: int = 0,
     ) -> Iterator[Sequence[Row[Any]]]:
         """The same, with `COLUMNS`, in the order in which they were stored; of `every` so many
-        one. With `texts` the messages of each too, as JSON, null where they are not kept."""
+        one. With `texts` the messages of each too, as JSON, null where they are not kept; and with
+        `read` its features, and the first so many characters of its text."""
         conditions = _asked(since, until, routes)
         if every > 1:
             conditions.append(requests.c.seq % every == 0)
         columns: list[ColumnElement[Any]] = [requests.c[name] for name in COLUMNS]
         columns.append(requests.c.messages if texts else null())
+        columns.append(requests.c.features if read else null())
+        columns.append(func.substr(requests.c.text, 1, read) if read else null())
         query = (
             select(*columns)
             .where(*conditions)

@@ -201,3 +201,52 @@ async def test_a_training_that_cannot_be_done_is_told(tmp_path: Path) -> None:
     came = await trained_beside("general", tmp_path, store, {}, "prod")
     assert came.version is None
     assert "is in no directory" in came.why
+
+
+async def test_logged_requests_are_decided_again_by_what_was_learned(tmp_path: Path) -> None:
+    models = {"big": Behaviour(output_tokens=60), "small": Behaviour(output_tokens=30)}
+    plain = "name: balanced\nexplore: 20 %\n"
+    async with StandIn(models) as provider:
+        folder = home(tmp_path / "home", provider.url, plain)
+        route, policy = folder / "routes/general.yaml", folder / "policies/balanced.yaml"
+        declared = route.read_text().replace("0.01 usd", "0.05 usd").replace("0.8}", "0.5}")
+        route.write_text(declared + "keep: features\n")
+        tried(folder, "1", seed=1)
+        async with serving_home(folder) as served:
+
+            async def half(since: int) -> None:
+                for n in range(since, since + 40, 8):
+                    texts = ((EASY if at % 2 else HARD).format(at) for at in range(n, n + 8))
+                    await asyncio.gather(*(served.chat(text) for text in texts))
+
+            await half(100)
+            ran = await told(folder, "train", "--json")
+            assert ran.code == 0, ran.err
+            learned = tmp_path / "learned.yaml"
+            learned.write_text(plain + "quality: learned\n")
+            await asyncio.to_thread(served.gateway.writer.flush)
+            words = ("replay", "--since", "1d", "--json", "--policy")
+            before = json.loads((await told(folder, *words, str(learned))).out)
+
+            policy.write_text(learned.read_text())
+            where = f"sqlite:///{folder}/switchboard.db"
+            applied = await asyncio.to_thread(
+                switchboard, "apply", "--config", str(folder), "--store", where
+            )
+            assert applied.code == 0, applied.err
+            made = json.loads(ran.out)[0]["version"]
+            await goes_by(served, made)
+            await half(200)
+            await asyncio.to_thread(served.gateway.writer.flush)
+            back = tmp_path / "plain.yaml"
+            back.write_text(plain)
+            after = json.loads((await told(folder, *words, str(back))).out)
+            same = json.loads((await told(folder, *words, str(learned))).out)
+    # Half of the prompts are easy, and nine of ten of them go to the small one.
+    (found,) = before["routes"]
+    assert (before["requests"], before["left_out"]) == (40, [])
+    shares = {each["target"]: each["new"] for each in found["targets"]}
+    assert shares == pytest.approx({"openai/big": 0.5, "openai/small": 0.5}, abs=0.01)
+    # The first half was served by the plain one, and the second half by what was learned.
+    for told_of in (after, same):
+        assert (told_of["requests"], told_of["elsewhere"]) == (80, pytest.approx(0.2, abs=0.01))

@@ -10,7 +10,11 @@ def test_clients_requests_are_read_in_order_and_copies_are_not(store: Store) -> 
     keep(store, record(0), record(1), record(2, shadow_of="req_000001"), record(3, messages="[]"))
     log = ReplayLog(store)
     batches = list(log.batches(AT - 60.0, AT + 3600.0, texts=True))
-    rows = [dict(zip((*COLUMNS, "messages"), row, strict=True)) for each in batches for row in each]
+    rows = [
+        dict(zip((*COLUMNS, "messages", "features", "text"), row, strict=True))
+        for each in batches
+        for row in each
+    ]
 
     assert [row["id"] for row in rows] == ["req_000000", "req_000001", "req_000003"]
     assert [row["messages"] for row in rows] == [None, None, "[]"]
