@@ -23,16 +23,17 @@ from gateway.cli.opening import (
 )
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.errors import ConfigError
-from gateway.types.routes import Route
 from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.learn.rows import Answer, Rows
     from gateway.learn.training import Trained, Versus
-    from gateway.learn.versions import History, Version
+    from gateway.learn.versions import History, Replayed, Version
     from gateway.store.learned import LearnedBook
     from gateway.store.store import Store
 
+REPLAYED_S = 7 * 86_400.0
+"""A new version is tried on the requests of so long."""
 HEAD = ("time", "version", "", "by", "learned from", "gain $ a request")
 
 
@@ -162,7 +163,7 @@ def _learn(
         anything = True
         candidates = [each.target for each in snapshot.routes[name].candidates]
         rows = rows_of(answers, candidates, requests, left_out)
-        version = _trained(store, snapshot.routes[name], rows, answers, runs, now, keep=keep)
+        version = _trained(store, home, snapshot, name, rows, answers, runs, now, keep=keep)
         if version is not None:
             made.append(version)
     if not anything:
@@ -206,7 +207,9 @@ def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":
 
 def _trained(
     store: "Store",
-    route: Route,
+    home: Path,
+    snapshot: Snapshot,
+    name: str,
     rows: "Rows",
     answers: "list[Answer]",
     runs: tuple[str, ...],
@@ -221,18 +224,19 @@ def _trained(
     from gateway.store.learned import LearnedBook
 
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    name, book = route.name, LearnedBook(store)
+    book = LearnedBook(store)
     with notes.status(f"{name}: learning from {len(rows.keys):,} prompts") as status:
         try:
             trained = train(
                 rows,
-                route.value,
+                snapshot.routes[name].value,
                 lambda done, of: status.update(f"{name}: {done} of {of} fits"),
             )
         except ValueError as error:
             notes.print(f"{name}: {error}", style="yellow", markup=False)
             return None
     lead = _versus(book, name, rows, trained, answers)
+    replayed = _replayed(store, home, snapshot, name, rows, trained, now)
     worse = [
         than
         for than, high in (
@@ -241,10 +245,12 @@ def _trained(
         )
         if high < 0.0
     ]
+    if replayed is not None and replayed.surely_worse:
+        worse.append("what was decided")
     why = f"surely worse than {' and '.join(worse)}" if worse else ""
     if why:
         notes.print(f"{name}: {why}; not used", style="red")
-    made = versions.Version("", now, name, KIND, runs, trained.report, lead, not why, why)
+    made = versions.Version("", now, name, KIND, runs, trained.report, lead, not why, why, replayed)
     if not keep:
         return made
     with written_down(store, "train", name) as said:
@@ -270,6 +276,49 @@ def _versus(
     return versus(rows, trained, model, before.report.targets, known, before.at)
 
 
+def _replayed(
+    store: "Store",
+    home: Path,
+    snapshot: Snapshot,
+    name: str,
+    rows: "Rows",
+    trained: "Trained",
+    now: float,
+) -> "Replayed | None":
+    """What the version would have changed of what was logged, where anything was."""
+    from gateway.learn.scorer import UNSURE, scorer
+    from gateway.qualities import with_qualities
+    from gateway.revisions.relearned import relearned
+    from gateway.revisions.tried import Served
+    from gateway.store.evidence import EvidenceBook
+    from gateway.store.feedback import FeedbackBook
+    from gateway.store.replay import ReplayLog
+    from gateway.store.revisions import Revisions
+
+    revisions = Revisions(store)
+    latest = revisions.latest()
+    if latest is None:
+        return None
+    known = {snapshot.hash: snapshot, latest.hash: snapshot}
+    candidates = [each.target for each in snapshot.routes[name].candidates]
+    version = scorer("", trained.model, rows.targets, candidates)
+    foretold = {
+        key: [UNSURE if column is None else float(said[column]) for column in version.columns]
+        for key, at, said in zip(rows.keys, rows.at, trained.predicted, strict=True)
+        if at > 0.0
+    }
+    return relearned(
+        ReplayLog(store),
+        with_qualities(snapshot, FeedbackBook(store), EvidenceBook(store), now),
+        Served(revisions, home, os.environ, known).under,
+        name,
+        version,
+        foretold,
+        now - REPLAYED_S,
+        now,
+    )
+
+
 def _table(made: "Version") -> Table:
     report = made.report
     state = "" if made.used else f" ({made.why}: not used)"
@@ -291,6 +340,18 @@ def _table(made: "Version") -> Table:
         table.add_row("not judged by", f"{report.left_out:,}", "not answered by all")
     for target, n in report.few.items():
         table.add_row("too little known", target, f"{n} answers")
+    again = made.replayed
+    if again is not None:
+        table.add_row("replayed", f"{again.requests:,}", f"of {again.logged:,} of the last 7 days")
+        table.add_row("  would go elsewhere", f"{again.elsewhere:.1%}", "")
+        table.add_row("  right", f"{100 * again.right:+.2g} points", "")
+        table.add_row("  cost $ a request", f"{again.cost:+.3g}", "")
+        between = "as expected, not measured"
+        if again.net_low is not None and again.net_high is not None:
+            between = f"95 %: {again.net_low:.3g} to {again.net_high:.3g}"
+        table.add_row("  net $ a request", f"{again.net:+.3g}", between)
+        for why, n in again.left_out.items():
+            table.add_row("  not replayed", f"{n:,}", why)
     heard = report.heard
     if heard is not None:
         table.add_row("requests spoken of", f"{heard.labelled:,}", f"of {heard.requests:,}")

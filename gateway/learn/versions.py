@@ -25,10 +25,35 @@ class VersionError(SwitchboardError):
     """A version cannot be read; the text says which."""
 
 
+class Replayed(msgspec.Struct, frozen=True):
+    """Changes are means a request, of the version less what was logged: `right` a share, `cost` and
+    `net` in dollars, with a 95 % interval where nothing of it is as decisions expected it only.
+
+    Of `logged` requests `requests` were replayed; `left_out` says why the others were not.
+    `elsewhere` is the share that would have gone to another target.
+    """
+
+    since: float
+    logged: int
+    requests: int
+    left_out: Mapping[str, int]
+    elsewhere: float
+    right: float
+    cost: float
+    net: float
+    net_low: float | None
+    net_high: float | None
+
+    @property
+    def surely_worse(self) -> bool:
+        """Whether it would have brought less."""
+        return self.net_high is not None and self.net_high < 0.0
+
+
 class Version(msgspec.Struct, frozen=True):
-    """What is known of one: `at` in Unix seconds; `runs` are those it was learned from, and
-    `versus` compares it with the version before. `used` is false, and `why` says the reason, where
-    decisions do not go by it. Not kept, it has no name."""
+    """What is known of one: `at` in Unix seconds; `runs` are those it was learned from, `versus`
+    compares it with the version before, and `replayed` with what was logged. `used` is false, and
+    `why` says the reason, where decisions do not go by it. Not kept, it has no name."""
 
     version: str
     at: float
@@ -39,6 +64,7 @@ class Version(msgspec.Struct, frozen=True):
     versus: Versus | None = None
     used: bool = True
     why: str = ""
+    replayed: Replayed | None = None
 
 
 class History(msgspec.Struct, frozen=True):

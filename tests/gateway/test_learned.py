@@ -126,7 +126,7 @@ async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path
 async def test_what_is_said_of_answers_is_learned_from(tmp_path: Path) -> None:
     models = {"big": Behaviour(output_tokens=60), "small": Behaviour(output_tokens=30)}
     async with StandIn(models) as provider:
-        folder = home(tmp_path / "home", provider.url, "name: balanced\nexplore: 100 %\n")
+        folder = home(tmp_path / "home", provider.url, "name: balanced\nexplore: 80 %\n")
         route = folder / "routes/general.yaml"
         route.write_text(route.read_text() + "keep: features\n")
         async with serving_home(folder) as served:
@@ -153,9 +153,12 @@ async def test_what_is_said_of_answers_is_learned_from(tmp_path: Path) -> None:
         assert (heard["requests"], heard["labelled"]) == (240, 180)
         assert made["runs"] == []
         assert made["report"]["brier"] < made["report"]["brier_shares"]
+        again = made["replayed"]
+        assert (again["requests"], again["logged"], again["left_out"]) == (240, 240, {})
+        assert again["net_low"] < again["net"] < again["net_high"]
         for target, n in zip(made["report"]["targets"], heard["effective"], strict=True):
             assert target in ("openai/big", "openai/small")
-            assert 50 < n < 140
+            assert 40 < n < 140
 
 
 async def test_a_route_is_trained_anew_by_its_schedule_and_too_little_is_said(
@@ -220,11 +223,11 @@ async def test_logged_requests_are_decided_again_by_what_was_learned(tmp_path: P
                     await asyncio.gather(*(served.chat(text) for text in texts))
 
             await half(100)
+            await asyncio.to_thread(served.gateway.writer.flush)
             ran = await told(folder, "train", "--json")
             assert ran.code == 0, ran.err
             learned = tmp_path / "learned.yaml"
             learned.write_text(plain + "quality: learned\n")
-            await asyncio.to_thread(served.gateway.writer.flush)
             words = ("replay", "--since", "1d", "--json", "--policy")
             before = json.loads((await told(folder, *words, str(learned))).out)
 
@@ -234,8 +237,11 @@ async def test_logged_requests_are_decided_again_by_what_was_learned(tmp_path: P
                 switchboard, "apply", "--config", str(folder), "--store", where
             )
             assert applied.code == 0, applied.err
-            made = json.loads(ran.out)[0]["version"]
-            await goes_by(served, made)
+            (made,) = json.loads(ran.out)
+            assert made["replayed"]["requests"] == 40
+            assert made["replayed"]["elsewhere"] == pytest.approx(0.4, abs=0.01)
+            assert made["replayed"]["net_high"] is None  # nobody has said what was right
+            await goes_by(served, made["version"])
             await half(200)
             await asyncio.to_thread(served.gateway.writer.flush)
             back = tmp_path / "plain.yaml"
