@@ -13,7 +13,7 @@ from gateway.types.snapshot import Snapshot
 from tests.chaos.servers import BUSY, CUTTING, WORDS
 from tests.chaos.story import Drain, Story
 from tests.chaos.traffic import Told
-from tests.chaos.world import CARRIED
+from tests.chaos.world import CARRIED, COMPOSED, COMPOSITIONS
 
 SLOW_S = 0.02
 """By how much a clock of the client's and one of the gateway's may differ on a deadline."""
@@ -98,6 +98,8 @@ def _failed(seen: Seen, told: Told) -> Iterator[str]:
 
 def _could_answer(seen: Seen, target: str, since: float, until: float) -> bool:
     """Whether a server of it was well, and it and the server were not drained, all the time."""
+    if target in COMPOSED:
+        return all(_could_answer(seen, step, since, until) for step in COMPOSED[target])
     backend, _, model = target.partition("/")
     if model in (CUTTING, BUSY) or not seen.story.offered((target, backend), since, until):
         return False
@@ -144,7 +146,10 @@ def _broken(seen: Seen, told: Told) -> Iterator[str]:
             yield f"it broke off without an error: {answer.body[-200:]!r}"
         late = plan.within_s is not None and told.until - told.since >= plan.within_s - SLOW_S
         target = _target(told)
-        well = target.endswith(WORDS) and _was_well(seen, target, told.since, told.until)
+        steps = COMPOSED.get(target, (target,))
+        well = all(
+            step.endswith(WORDS) and _was_well(seen, step, told.since, told.until) for step in steps
+        )
         if well and not late:
             yield f"it broke off though {target} was well: {answer.error}"
         others = _could_go_on(seen, told) if plan.model == CARRIED else []
@@ -269,7 +274,10 @@ def _money_of(
     booked = sum(each["cost_usd"] for each in row["attempts"])
     if not math.isclose(booked, row["cost_usd"], rel_tol=1e-9, abs_tol=1e-15):
         yield f"its attempts cost {booked}, the request {row['cost_usd']}"
-    carried = any(each.get("reason") == "continue" for each in row["attempts"])
+    # The client got what several attempts made together.
+    together = any(each.get("reason") == "continue" for each in row["attempts"]) or (
+        told is not None and told.plan.model in COMPOSITIONS
+    )
     for attempt in row["attempts"]:
         price = seen.variants[row["snapshot"]].targets[attempt["target"]].price
         due = attempt["input_tokens"] * price.input + attempt["output_tokens"] * price.output
@@ -282,7 +290,7 @@ def _money_of(
             if attempt["target"] == f"{name}/{call.model}"
         ]
         if name in seen.ledgers and calls:
-            yield from _tokens(attempt, calls[0], None if carried else told)
+            yield from _tokens(attempt, calls[0], None if together else told)
 
 
 def _tokens(attempt: Row, call: Call, told: Told | None) -> Iterator[str]:

@@ -43,7 +43,38 @@ CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "rough": (f"p2/{CUTTING}", f"p0/{WORDS}", f"p1/{WORDS}"),
     "carried": (f"p0/{CUTTING}", f"p1/{WORDS}", f"p2/{WORDS}"),
     "crowded": (f"p1/{BUSY}", f"p2/{WORDS}", f"p0/{WORDS}"),
+    "picked": ("composed/picked", f"p0/{WORDS}"),
+    "voted": ("composed/voted", f"p1/{WORDS}"),
+    "polished": ("composed/polished", f"p2/{WORDS}"),
 }
+COMPOSITIONS: Mapping[str, Mapping[str, Any]] = {
+    "picked": {
+        "kind": "cascade",
+        "steps": [f"p0/{CUTTING}", f"p1/{WORDS}", f"p2/{WORDS}"],
+        "checks": [{"kind": "contains", "text": "w40"}],
+    },
+    "voted": {
+        "kind": "best_of",
+        "steps": [f"p0/{WORDS}", f"p1/{WORDS}", f"p2/{WORDS}"],
+        "choose": {"by": "vote"},
+    },
+    "polished": {
+        "kind": "chain",
+        "steps": [
+            {"name": "draft", "target": f"p0/{WORDS}"},
+            {"name": "rewrite", "target": f"p1/{WORDS}", "prompt": "{draft}"},
+        ],
+    },
+}
+"""Whatever becomes of their steps, what they say is what any of them would: all echo."""
+
+COMPOSED = {
+    "composed/picked": (f"p1/{WORDS}", f"p2/{WORDS}"),
+    "composed/voted": (f"p0/{WORDS}", f"p1/{WORDS}", f"p2/{WORDS}"),
+    "composed/polished": (f"p0/{WORDS}", f"p1/{WORDS}"),
+}
+"""The steps that, while they are well, have a composition answer."""
+
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "house": (DESK, TINY, f"p0/{WORDS}", f"p1/{WORDS}"),
     "private": (DESK, TINY),
@@ -131,7 +162,11 @@ class World:
         }
         if self._replicas:
             backends["local"] = self._local()
-        return {"default_route": "general", "backends": backends}
+        return {
+            "default_route": "general",
+            "backends": backends,
+            "compositions": COMPOSITIONS,
+        }
 
     def _local(self) -> dict[str, Any]:
         return {
