@@ -29,6 +29,7 @@ that it took, but at least `FAILURE_S`, since a try at another target is not fre
 
 from gateway.policy.gates import Gate
 from gateway.types.backends import Target
+from gateway.types.compositions import Composition
 
 HALF_LIFE_S = 300.0
 HALF_LIFE_N = 100.0
@@ -369,17 +370,18 @@ class Output:
 
 class Spent:
     """What requests to a composition cost on a route, as a multiple (`mean`) of what was expected
-    of them; and the share of them that asked more than the first step (`more`, prior `escalates`).
+    of them; and the share of them that asked more than the first step (`more`). `of` is the
+    composition as it is declared, with the prior of that share.
 
     `seen` counts them, each worth less as it ages.
     """
 
-    __slots__ = ("_at", "_dollars", "_expected", "_more", "_prior", "mean", "more", "seen")
+    __slots__ = ("_at", "_dollars", "_expected", "_more", "mean", "more", "of", "seen")
 
-    def __init__(self, escalates: float) -> None:
+    def __init__(self, of: Composition) -> None:
         self._at = self._dollars = self._expected = self._more = self.seen = 0.0
-        self._prior = escalates
-        self.mean, self.more = 1.0, escalates
+        self.of = of
+        self.mean, self.more = 1.0, of.escalates
 
     def saw(self, dollars: float, expected: float, *, more: bool, now: float) -> None:
         """One request that cost so much where `expected` was."""
@@ -393,7 +395,7 @@ class Spent:
         prior = PRIOR_N * expected
         if self._expected + prior > 0.0:
             self.mean = (self._dollars + prior) / (self._expected + prior)
-        self.more = (self._more + PRIOR_N * self._prior) / (self.seen + PRIOR_N)
+        self.more = (self._more + PRIOR_N * self.of.escalates) / (self.seen + PRIOR_N)
 
 
 class Share:

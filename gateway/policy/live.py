@@ -233,11 +233,12 @@ class Live:
         return found
 
     def cost_of(self, route: str, composition: Composition) -> Spent:
-        """What a composition has cost on a route, begun from what is declared if need be."""
+        """What a composition has cost on a route, begun from what is declared if need be, and anew
+        where it is declared otherwise."""
         key = (route, composition.target)
         found = self.spent.get(key)
-        if found is None:
-            found = self.spent[key] = Spent(composition.escalates)
+        if found is None or (found.of is not composition and found.of != composition):
+            found = self.spent[key] = Spent(composition)
         return found
 
     def keep(self, targets: Iterable[Target]) -> None:
