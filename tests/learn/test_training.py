@@ -11,8 +11,9 @@ import pytest
 
 from gateway.evals import runs
 from gateway.learn import versions
-from gateway.learn.features import features_of
-from gateway.learn.rows import Answer, rows_of
+from gateway.learn.features import KIND, features_of
+from gateway.learn.model import Model, fit
+from gateway.learn.rows import Answer, Rows, rows_of
 from gateway.learn.training import calibration_error, train, versus
 from gateway.store.learned import LearnedBook
 from gateway.store.store import Store
@@ -110,3 +111,51 @@ def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> Non
     assert "used now" in listed
     unknown = switchboard("train", "--route", "general", "--use", "other", home=home)
     assert f"has no version 'other'; there are: {told['version']}" in unknown.said
+
+
+def test_a_version_that_is_surely_worse_than_the_one_before_is_kept_and_not_used(
+    tmp_path: Path,
+) -> None:
+    home = write(tmp_path)
+    draw = random.Random(5)
+    targets = ("local/qwen", "openai/mini")
+    results = []
+    for case in range(120):
+        text = " ".join("".join(draw.choices("abcdefgh", k=7)) for _ in range(8))
+        first = draw.random() < 0.5  # no word tells it
+        results += [
+            result(case, target, right, input=text, cost_usd=0.001)
+            for target, right in zip(targets, (first, not first), strict=True)
+        ]
+    run = msgspec.structs.replace(a_run(), id="1", suite="noise", route="general")
+    runs.write(home / runs.HOME, run, results)
+    rows = rows_of(
+        [Answer(each.input, each.target, float(each.right or 0), 0.001) for each in results],
+        targets,
+    )
+    trained = train(rows, 0.01)
+    seer = knows_by_heart(rows)
+    with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
+        book = LearnedBook(store)
+        before = versions.Version("", 1.0, "general", KIND, (), trained.report)
+        kept = versions.keep(book, seer, before, "ann")
+        ran = switchboard("train", "--route", "general", "--json", home=home)
+        assert ran.code == 0, ran.err
+        assert "surely worse than the version before; not used" in ran.said
+        (told,) = json.loads(ran.out)
+        assert (told["used"], told["why"]) == (False, "surely worse than the version before")
+        assert book.current(KIND)["general"].version == kept.version
+        assert [each.used for each in versions.history(book, "general")] == [True, False]
+        assert "not used" in switchboard("train", "--route", "general", "--history", home=home).out
+        use = ("train", "--route", "general", "--use", told["version"])
+        assert switchboard(*use, home=home).code == 0
+        assert book.current(KIND)["general"].version == told["version"]
+
+
+def knows_by_heart(rows: Rows) -> Model:
+    """A model that knows each of the rows, and nothing else."""
+    model = fit(rows.vectors, rows.plain, rows.right)
+    squares = (model.landmarks**2).sum(axis=1)
+    kernel = np.exp(model.landmarks @ model.landmarks.T - (squares[:, None] + squares) / 2)
+    weights = np.linalg.solve(kernel + 1e-3 * np.eye(len(kernel)), rows.right - model.shares)
+    return msgspec.structs.replace(model, weights=weights.astype(np.float32))
