@@ -33,10 +33,9 @@ Features: TypeAlias = tuple[Floats, Floats]
 def features_of(text: str) -> Features:
     """Safe for any text."""
     text = text[:READ]
-    places = np.zeros(WIDTH, np.float32)
-    for part in parts(split(text)):
-        code = crc32(part.encode("utf-8", "surrogatepass"))
-        places[code >> 1 & WIDTH - 1] += 1.0 if code & 1 else -1.0
+    codes = [crc32(part.encode("utf-8", "surrogatepass")) for part in parts(split(text))]
+    found = np.array(codes, np.int64)
+    places = np.bincount(found >> 1 & WIDTH - 1, (found & 1) * 2.0 - 1.0, WIDTH).astype(np.float32)
     return places, np.array(figures(text), np.float32)
 
 

@@ -40,7 +40,7 @@ def figures(text: str) -> list[float]:
     n = max(len(text), 1)
     digits = sum(map(str.isdigit, text))
     words = len(text.split())
-    signs = sum(not c.isalnum() and not c.isspace() for c in text)
+    signs = len(text) - sum(map(str.isalnum, text)) - sum(map(str.isspace, text))
     capitals = sum(map(str.isupper, text))
     return [
         float(np.log1p(n)),
