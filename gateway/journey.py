@@ -91,9 +91,16 @@ class Limiter(Protocol):
     """Lets requests in within the limits of whoever asks; passed by while it is not `on`."""
 
     on: bool
+    is_shared: bool
 
-    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
+    def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
         """What the request has reserved, None where nothing limits it; raises LimitReached."""
+        ...
+
+    async def admit_shared(
+        self, request: Request, decision: Decision, snapshot: Snapshot
+    ) -> Hold | None:
+        """The same where it `is_shared` with other workers, who have to be asked."""
         ...
 
 

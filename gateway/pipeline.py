@@ -136,8 +136,10 @@ class Pipeline:
         journey = Journey(request, self.plane, self._now(), self._clock())
         try:
             await self.decide(journey)
-            if self._limiter.on:
-                await self._let_in(journey)
+            if self._limiter.is_shared:
+                await self._let_in_by_all(journey)
+            elif self._limiter.on:
+                self._let_in(journey)
             opened = await self._dispatch(journey)
             try:
                 await self._relay(journey, opened, outlet)
@@ -269,11 +271,18 @@ class Pipeline:
             )
         return target
 
-    async def _let_in(self, journey: Journey) -> None:
+    def _let_in(self, journey: Journey) -> None:
         """Reserves what the request may use of its limits; raises LimitReached."""
         decision, snapshot = journey.decision, journey.plane.snapshot
         assert decision is not None
-        journey.hold = await self._limiter.admit(journey.request, decision, snapshot)
+        journey.hold = self._limiter.admit(journey.request, decision, snapshot)
+
+    async def _let_in_by_all(self, journey: Journey) -> None:
+        """The same where other workers let requests in by the same limits."""
+        decision, snapshot = journey.decision, journey.plane.snapshot
+        assert decision is not None
+        if self._limiter.on:
+            journey.hold = await self._limiter.admit_shared(journey.request, decision, snapshot)
 
     # ------------------------------------------------------------ dispatch
 

@@ -150,23 +150,20 @@ class Cycle:
         return not self._protocol.flow.write_paused
 
     def _render_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        lines = [STATUS_LINE[status]]
         every = [*self._protocol.server_state.default_headers, *headers]
         for name, value in every:
             if name == b"content-length":
                 self._chunked = False
                 self._left = int(value)
-            lines += (name, b": ", value, b"\r\n")
-        extra = 2
+        lines = list(map(b": ".join, every))
         if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-            extra += 1
+            lines.append(b"transfer-encoding: chunked")
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-            extra += 1
+            lines.append(b"connection: close")
+        breaks = len(lines) + 2
         lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(every) + extra:
+        head = STATUS_LINE[status] + b"\r\n".join(lines)
+        if head.count(b"\n") != breaks:
             raise RuntimeError("a header's value holds a line break")
         return head
 

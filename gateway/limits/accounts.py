@@ -21,6 +21,7 @@ concurrency lets each have one at a time at least.
 """
 
 from datetime import UTC, datetime
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -60,10 +61,11 @@ class Refusal(msgspec.Struct, frozen=True):
 class Window:
     """What was taken of one rate, by slices; `total` is what counts now.
 
-    `taken` is by place, a slice modulo one more than `SLICES`; `place` is the one of now.
+    `taken` is by place, a slice modulo one more than `SLICES`; `place` is the one of now. `written`
+    is how many whole seconds it was to be free again last, and how that is told.
     """
 
-    __slots__ = ("at", "limit", "per_s", "place", "step", "taken", "total")
+    __slots__ = ("at", "limit", "per_s", "place", "step", "taken", "total", "written")
 
     def __init__(self, rate: Rate) -> None:
         self.limit = rate.amount
@@ -73,6 +75,7 @@ class Window:
         self.at = 0
         self.place = 0
         self.taken = [0] * (SLICES + 1)
+        self.written = (-1, b"")
 
     def roll(self, now: float) -> None:
         """Forgets the slices that count no longer."""
@@ -163,6 +166,7 @@ class Account:
         "due",
         "id",
         "month",
+        "most",
         "quota",
         "requests",
         "reserved",
@@ -188,6 +192,7 @@ class Account:
     def declare(self, quota: Quota) -> None:
         """Takes other limits; what was used stays, unless a rate's period is another."""
         self.quota = quota
+        self.most = inf if quota.concurrent is None else quota.concurrent
         self.requests = _window(self.requests, quota.requests)
         self.tokens = _window(self.tokens, quota.tokens)
         self.day = _budget(self.day, quota.day)
@@ -270,6 +275,44 @@ class Account:
         window.total += tokens
         return window.at
 
+    def enter(self, tokens: int, nano: int) -> int:
+        """`take` where `refusal` says nothing, in one step; -1 where it does."""
+        requests, window = self.requests, self.tokens
+        if requests is not None and requests.total >= requests.limit:
+            return -1
+        if window is not None and window.total + tokens > window.limit:
+            return -1
+        running = self.running
+        if running >= self.most:
+            return -1
+        reserved = self.reserved + nano
+        budget = self.day
+        if budget is not None and reserved + budget.base + budget.own > budget.limit:
+            return -1
+        budget = self.month
+        if budget is not None and reserved + budget.base + budget.own > budget.limit:
+            return -1
+        self.running = running + 1
+        self.reserved = reserved
+        if requests is not None:
+            requests.taken[requests.place] += 1
+            requests.total += 1
+        if window is None:
+            return 0
+        window.taken[window.place] += tokens
+        window.total += tokens
+        return window.at
+
+    def leave(self, slice: int, tokens: int, nano: int) -> None:
+        """One that `enter` let in just now is not let in after all."""
+        self.running -= 1
+        self.reserved -= nano
+        if self.requests is not None:
+            self.requests.taken[self.requests.place] -= 1
+            self.requests.total -= 1
+        if self.tokens is not None:
+            self.tokens.settle(slice, tokens, 0)
+
     def settle(self, slice: int, tokens: int, used: int, nano: int, spent: int) -> bool:
         """A request that had reserved `tokens` and `nano` used and spent these; after `roll`.
 
@@ -279,7 +322,13 @@ class Account:
         self.reserved -= nano
         window = self.tokens
         if window is not None:
-            window.settle(slice, tokens, used)
+            back = tokens - used
+            if back < 0:
+                window.taken[window.place] -= back
+                window.total -= back
+            elif slice >= window.at - SLICES:
+                window.taken[slice % (SLICES + 1)] -= back
+                window.total -= back
         alert = False
         if spent:
             budget = self.day

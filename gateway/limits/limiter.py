@@ -1,12 +1,12 @@
 """Lets requests in within the limits of their key, tenant and route, and settles them.
 
-    hold = await limiter.admit(request, decision, snapshot)     # raises LimitReached
+    hold = limiter.admit(request, decision, snapshot)           # raises LimitReached
     ...
     hold.settle(tokens, dollars)                                # however the request has ended
 
-In one process the accounts here decide. With a coordinator Redis decides for all workers at once,
-and the accounts here mirror what this worker has let in; while Redis is away they decide, each
-worker within its share.
+In one process the accounts here decide. With a coordinator (`admit_shared`) Redis decides for all
+workers at once, and the accounts here mirror what this worker has let in; while Redis is away they
+decide, each worker within its share.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from gateway.errors import CoordinatorAway, LimitReached, SwitchboardError
 from gateway.limits.accounts import NANO, Account, Budget, Refusal, What, day_of, month_of
 from gateway.limits.alerts import Alarm
 from gateway.limits.refusing import Headers, refused, room_headers
-from gateway.limits.reserve import nano_of, tokens_of
+from gateway.limits.reserve import Fares, fares_of, nano_of, tokens_of
 from gateway.limits.shared import SharedLimits, Spent
 from gateway.policy.live import Live
 from gateway.types.decisions import Decision
@@ -52,43 +52,26 @@ class Subject(msgspec.Struct, frozen=True):
     tokens: bool
     money: bool
     most_tokens: int
+    fares: Fares
 
 
-class Hold:
-    """What one request has reserved; settled once, however it ends."""
+class Hold(msgspec.Struct, gc=False):
+    """What one request has reserved; settled once, however it ends.
 
-    __slots__ = ("_accounts", "_limiter", "_nano", "_remote", "_slices", "_tokens", "headers")
+    `slices` are where each account's tokens were reserved; `remote` where in Redis.
+    """
 
-    def __init__(
-        self,
-        limiter: "Limiter",
-        accounts: tuple[Account, ...],
-        tokens: int,
-        nano: int,
-        slices: Sequence[int],
-        remote: Sequence[int] | None,
-        headers: Headers,
-    ) -> None:
-        """`slices` are where each account's tokens were reserved; `remote` where in Redis."""
-        self._limiter = limiter
-        self._accounts = accounts
-        self._tokens = tokens
-        self._nano = nano
-        self._slices = slices
-        self._remote = remote
-        self.headers = headers
+    limiter: "Limiter"
+    accounts: tuple[Account, ...]
+    tokens: int
+    nano: int
+    slices: Sequence[int]
+    remote: Sequence[int] | None
+    headers: Headers
 
     def settle(self, tokens: int, dollars: float) -> None:
         """The request has ended; it took so many tokens, and cost so much in all."""
-        self._limiter._settle(
-            self._accounts,
-            self._tokens,
-            tokens,
-            self._nano,
-            round(dollars * NANO),
-            self._slices,
-            self._remote,
-        )
+        self.limiter.settle(self, tokens, round(dollars * NANO))
 
 
 class Limiter:
@@ -119,6 +102,7 @@ class Limiter:
         self._shared: SharedLimits | None = None
         self._workers = 1
         self.by_share = 0
+        self.is_shared = False
         self.on = False
 
     # ------------------------------------------------------------ who has limits
@@ -126,6 +110,7 @@ class Limiter:
     def share(self, shared: SharedLimits, workers: int) -> None:
         """Lets Redis decide for all workers, of which there are so many at least."""
         self._shared, self._workers = shared, workers
+        self.is_shared = True
 
     def accounts(self) -> Iterable[Account]:
         """Every account that is known here."""
@@ -193,6 +178,7 @@ class Limiter:
             bool(rates),
             any(each.has_money for each in accounts),
             min(rates, default=0),
+            fares_of(route, snapshot),
         )
         return known
 
@@ -237,46 +223,89 @@ class Limiter:
 
     # ------------------------------------------------------------ one request
 
-    async def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
+    def admit(self, request: Request, decision: Decision, snapshot: Snapshot) -> Hold | None:
         """Lets the request in, with what it may use reserved; None where nothing limits it.
 
-        Raises LimitReached.
+        For where nobody else is to be asked. Raises LimitReached.
         """
         subject = self._subject(request.caller, decision.route, snapshot)
         if not subject.accounts:
             return None
+        tokens, nano = self._most(subject, request, decision, snapshot)
+        return self._admit_here(subject.accounts, tokens, nano)
+
+    async def admit_shared(
+        self, request: Request, decision: Decision, snapshot: Snapshot
+    ) -> Hold | None:
+        """The same for all workers together, as long as Redis can be asked."""
+        shared = self._shared
+        assert shared is not None
+        subject = self._subject(request.caller, decision.route, snapshot)
+        if not subject.accounts:
+            return None
+        tokens, nano = self._most(subject, request, decision, snapshot)
+        if shared.ready:
+            hold = await self._ask(shared, subject.accounts, tokens, nano)
+            if hold is not None:
+                return hold
+        hold = self._admit_share(shared, subject.accounts, tokens, nano)
+        self.by_share += 1
+        for account in subject.accounts:
+            shared.began(account, nano)
+        return hold
+
+    def _most(
+        self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
+    ) -> tuple[int, int]:
+        """The tokens and nanodollars to reserve."""
         tokens = nano = 0
         if subject.tokens:
             tokens = tokens_of(request, decision, snapshot, self._live)
             if request.needs.max_output is None:
                 tokens = min(tokens, subject.most_tokens)
         if subject.money:
-            nano = nano_of(request, decision, snapshot, self._live)
-        shared = self._shared
-        if shared is None:
-            return self._admit_here(subject.accounts, tokens, nano)
-        if shared.ready:
-            hold = await self._ask(shared, subject.accounts, tokens, nano)
-            if hold is not None:
-                return hold
-        hold = self._admit_here(subject.accounts, tokens, nano)
-        self.by_share += 1
-        for account in subject.accounts:
-            shared.began(account, nano)
-        return hold
+            nano = nano_of(request, decision, snapshot, self._live, subject.fares)
+        return tokens, nano
 
     def _admit_here(self, accounts: tuple[Account, ...], tokens: int, nano: int) -> Hold:
-        now, workers = self._clock(), 1 if self._shared is None else self._share_of(self._shared)
+        now, slices = self._clock(), list[int]()
         for account in accounts:
             if now >= account.due:
                 account.roll(now, self._now())
-            what = account.refusal(tokens, nano, workers)
-            if what:
-                wall = self._now()
-                refusal = account.explained(what, tokens, nano, now, wall, workers)
-                raise self._refuse(refusal, account, accounts, now, wall, None, workers)
+            slice = account.enter(tokens, nano)
+            if slice < 0:
+                for entered, earlier in zip(accounts, slices, strict=False):
+                    entered.leave(earlier, tokens, nano)
+                raise self._over(account, accounts, tokens, nano, now, 1)
+            slices.append(slice)
+        return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
+
+    def _admit_share(
+        self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
+    ) -> Hold:
+        """Within this worker's share of what is left, as nobody watches the whole."""
+        now, workers = self._clock(), self._share_of(shared)
+        for account in accounts:
+            if now >= account.due:
+                account.roll(now, self._now())
+            if account.refusal(tokens, nano, workers):
+                raise self._over(account, accounts, tokens, nano, now, workers)
         slices = [account.take(tokens, nano) for account in accounts]
         return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
+
+    def _over(
+        self,
+        account: Account,
+        accounts: tuple[Account, ...],
+        tokens: int,
+        nano: int,
+        now: float,
+        workers: int,
+    ) -> LimitReached:
+        """The refusal by one of the accounts."""
+        what, wall = account.refusal(tokens, nano, workers), self._now()
+        refusal = account.explained(what, tokens, nano, now, wall, workers)
+        return self._refuse(refusal, account, accounts, now, wall, None, workers)
 
     def _share_of(self, shared: SharedLimits) -> int:
         """Among how many workers a limit is shared that nobody watches as a whole."""
@@ -340,25 +369,18 @@ class Limiter:
         self._refused(account.id.partition(":")[0], refusal.what)
         return refused(refusal, account, room_headers(accounts, now, told), wall, workers)
 
-    def _settle(
-        self,
-        accounts: tuple[Account, ...],
-        tokens: int,
-        used: int,
-        nano: int,
-        spent: int,
-        slices: Sequence[int],
-        remote: Sequence[int] | None,
-    ) -> None:
-        now, shared = self._clock(), self._shared
-        for n, account in enumerate(accounts):
+    def settle(self, hold: Hold, used: int, spent: int) -> None:
+        """What was reserved has come to `used` tokens and `spent` nanodollars."""
+        now, shared, slices = self._clock(), self._shared, hold.slices
+        tokens, nano = hold.tokens, hold.nano
+        for n, account in enumerate(hold.accounts):
             if now >= account.due:
                 account.roll(now, self._now())
             if account.settle(slices[n], tokens, used, nano, spent):
                 self._alert(account)
         if shared is not None:
-            wall = self._now()
-            for n, account in enumerate(accounts):
+            wall, remote = self._now(), hold.remote
+            for n, account in enumerate(hold.accounts):
                 slice = remote[n] if remote is not None else None
                 shared.ended(account, nano, slice, tokens - used, spent, wall)
 

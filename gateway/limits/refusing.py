@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import ceil
 
 from gateway.errors import LimitReached
-from gateway.limits.accounts import Account, Refusal, Window
+from gateway.limits.accounts import SLICES, Account, Refusal, Window
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,16 +38,31 @@ def room_headers(accounts: Sequence[Account], now: float, told: Sequence[int] | 
     if requests is not None:
         headers += (
             (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % max(0, requests_left)),
-            (b"x-ratelimit-reset-requests", span(ceil(requests.reset_s(now)))),
+            (
+                b"x-ratelimit-remaining-requests",
+                b"%d" % (requests_left if requests_left > 0 else 0),
+            ),
+            (b"x-ratelimit-reset-requests", _reset(requests, now)),
         )
     if tokens is not None:
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, tokens_left)),
-            (b"x-ratelimit-reset-tokens", span(ceil(tokens.reset_s(now)))),
+            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens_left if tokens_left > 0 else 0)),
+            (b"x-ratelimit-reset-tokens", _reset(tokens, now)),
         )
     return headers
+
+
+def _reset(window: Window, now: float) -> bytes:
+    """When it is free again if nothing else comes, written anew once a second."""
+    if not window.total:
+        return b"0s"
+    seconds = ceil((window.at + SLICES + 1) * window.step - now)
+    known, text = window.written
+    if known != seconds:
+        text = span(seconds)
+        window.written = (seconds, text)
+    return text
 
 
 @lru_cache(256)

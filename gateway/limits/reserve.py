@@ -14,14 +14,15 @@ asks a second candidate beside a late one, or lets one go on with what another b
 composition may fail half done, the two dearest count.
 """
 
-from math import ceil
+from math import ceil, inf
+from typing import NamedTuple
 
 from gateway.limits.accounts import NANO
 from gateway.metering.prices import BYTES_PER_TOKEN
 from gateway.policy.estimates import TAIL
 from gateway.policy.live import Live
 from gateway.types.backends import Target
-from gateway.types.decisions import Decision
+from gateway.types.decisions import Choice, Decision
 from gateway.types.requests import Request
 from gateway.types.snapshot import Snapshot
 
@@ -45,28 +46,112 @@ def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Li
     return tokens
 
 
-def nano_of(request: Request, decision: Decision, snapshot: Snapshot, live: Live) -> int:
-    """What to reserve of a budget, in nanodollars, rounded up."""
-    route = decision.route
+class Fare(NamedTuple):
+    """What a call to a candidate that is one target costs: dollars a token read and written, the
+    tokens that its context holds, and the bytes that it is told besides."""
+
+    name: str
+    target: Target
+    read: float
+    written: float
+    context: float
+    more: int
+
+
+class Fares(NamedTuple):
+    """Those of a route's candidates by place, None for one that is made of others; and the place
+    of one that is never cheaper than any other where all write equally much, or -1."""
+
+    by_place: tuple[Fare | None, ...]
+    dearest: int
+
+
+def fares_of(route: str, snapshot: Snapshot) -> Fares:
+    """They are the same for all requests of a route under one snapshot."""
+    fares = tuple(
+        _fare(snapshot.targets[candidate.target], candidate.system)
+        if candidate.target not in snapshot.compositions
+        else None
+        for candidate in snapshot.routes[route].candidates
+    )
+    known = [fare for fare in fares if fare is not None]
+    if len(known) == len(fares):
+        for place, fare in enumerate(known):
+            if all(_no_less(fare, other) for other in known):
+                return Fares(fares, place)
+    return Fares(fares, -1)
+
+
+def _no_less(one: Fare, other: Fare) -> bool:
+    """Whether one call is never cheaper than the other."""
+    return all(mine >= its for mine, its in zip(one[2:], other[2:], strict=True))
+
+
+def _fare(target: Target, system: str | None) -> Fare:
+    price, context = target.price, target.capabilities.context
+    more = 0 if system is None else _bytes(system)
+    return Fare(
+        target.name, target, price.input, price.output, inf if context is None else context, more
+    )
+
+
+def nano_of(
+    request: Request, decision: Decision, snapshot: Snapshot, live: Live, fares: Fares
+) -> int:
+    """What to reserve of a budget, in nanodollars, rounded up; `fares` are the route's."""
+    route, needs = decision.route, request.needs
+    unseen = needs.vision or needs.audio or request.previous is not None
+    size, bound, times = request.size, needs.max_output, request.choices
     dearest = beside = 0.0
     choices = decision.ranked
     if decision.ruled_out:
         choices += decision.last_resorts
+    policy = snapshot.policies[decision.policy]
+    twice = policy.hedge or (policy.carry_on and request.stream)
+    if bound is not None and not twice:
+        choices = _dearest(choices, fares)
     for choice in choices:
-        more = 0
-        if choice.candidate >= 0:
-            system = snapshot.routes[route].candidates[choice.candidate].system
-            more = 0 if system is None else _bytes(system)
-        dollars = _most(request, choice.target, snapshot, live, route, more)
+        place = choice.candidate
+        fare = fares.by_place[place] if place >= 0 else None
+        if fare is None or fare.name != choice.target:
+            told = _told(decision, place, snapshot)
+            dollars = _most(request, choice.target, snapshot, live, route, told)
+        else:
+            _, target, read, written, context, more = fare
+            tokens: float = size + more
+            if tokens > context or (unseen and context != inf):
+                tokens = context
+            output = usual_output(live, route, target) if bound is None else bound
+            dollars = tokens * read + output * times * written
         if dollars > dearest:
             dearest, beside = dollars, dearest
         elif dollars > beside:
             beside = dollars
-    policy = snapshot.policies[decision.policy]
     composed = snapshot.compositions and any(c.target in snapshot.compositions for c in choices)
-    if policy.hedge or (policy.carry_on and request.stream) or composed:
+    if twice or composed:
         dearest += beside
     return ceil(dearest * NANO)
+
+
+def _dearest(choices: tuple[Choice, ...], fares: Fares) -> tuple[Choice, ...]:
+    """The one that no other can be dearer than alone, if it is there and all are candidates."""
+    found, place = choices, fares.dearest
+    for choice in choices:
+        if choice.candidate < 0:
+            return choices
+        if choice.candidate == place:
+            fare = fares.by_place[place]
+            if fare is not None and fare.name == choice.target:
+                found = (choice,)
+    return found
+
+
+def _told(decision: Decision, place: int, snapshot: Snapshot) -> int:
+    """Bytes of the system prompt that a candidate has; a target that was named has none."""
+    if place < 0:
+        return 0
+    system = snapshot.routes[decision.route].candidates[place].system
+    return 0 if system is None else _bytes(system)
 
 
 def most_of(request: Request, target: Target, live: Live, route: str, more: int = 0) -> float:

@@ -143,3 +143,37 @@ def test_other_limits_are_taken_and_what_was_used_stays() -> None:
     assert account.day.spent == NANO // 2
     own = Quota(concurrent=3, lifted=frozenset({"day"})).over(Quota(concurrent=9, day=1, month=2))
     assert own == Quota(concurrent=3, month=2)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12),
+    st.sampled_from(
+        [
+            Quota(requests=Rate(5, MINUTE)),
+            Quota(tokens=Rate(100, MINUTE), concurrent=4),
+            Quota(day=100 / NANO, month=150 / NANO),
+            Quota(Rate(6, MINUTE), Rate(90, MINUTE), 7, 120 / NANO, 130 / NANO),
+        ]
+    ),
+)
+def test_one_step_lets_in_what_two_would_and_can_be_undone(
+    asked: list[tuple[int, int]], quota: Quota
+) -> None:
+    one, two = Account("key:a", "key 'a'", quota), Account("key:a", "key 'a'", quota)
+    for account in (one, two):
+        account.roll(0, AT)
+    for tokens, nano in asked:
+        before = _state(one)
+        slice = one.enter(tokens, nano)
+        assert (slice < 0) == bool(two.refusal(tokens, nano, 1))
+        if slice >= 0:
+            one.leave(slice, tokens, nano)
+            assert _state(one) == before
+            assert one.enter(tokens, nano) == two.take(tokens, nano)
+        assert _state(one) == _state(two)
+
+
+def _state(account: Account) -> tuple[object, ...]:
+    windows = (account.requests, account.tokens)
+    counted = [(w.total, list(w.taken)) for w in windows if w is not None]
+    return account.running, account.reserved, counted

@@ -4,10 +4,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.http.parse import parse
 from gateway.limits.accounts import NANO
-from gateway.limits.reserve import nano_of, tokens_of
+from gateway.limits.reserve import fares_of, nano_of, tokens_of
 from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Price
 from gateway.types.decisions import Choice, Decision, RuledOut
@@ -39,6 +41,12 @@ def asked(**body: object) -> Request:
     return parse(Endpoint.CHAT, msgspec.json.encode(whole), id="req_1", headers={}, caller=Caller())
 
 
+def most(request: Request, decision: Decision, snapshot: Snapshot) -> int:
+    """What is reserved, in nanodollars."""
+    fares = fares_of(decision.route, snapshot)
+    return nano_of(request, decision, snapshot, Live(), fares)
+
+
 PICTURE = [
     {
         "role": "user",
@@ -65,7 +73,7 @@ def test_money_is_reserved_at_the_dearest_candidate(
     request = asked(**body)
     bytes_ = {"bytes": request.size, "bytes and system": request.size + 500}
     tokens = input if isinstance(input, int) else bytes_[str(input)]
-    nano = nano_of(request, decision, configuration, Live())
+    nano = most(request, decision, configuration)
     assert nano == pytest.approx((tokens * 1e-5 + output * 2e-5) * NANO, abs=1)
 
 
@@ -80,17 +88,17 @@ def test_under_a_policy_by_which_two_may_be_asked_the_two_dearest_are_reserved(
     configuration = msgspec.structs.replace(configuration, policies={"quality": asking})
     request = asked(max_tokens=10, **body)
     both = request.size * 1.1e-5 + 10 * 2.2e-5
-    assert nano_of(request, decision, configuration, Live()) == pytest.approx(both * NANO, abs=1)
+    assert most(request, decision, configuration) == pytest.approx(both * NANO, abs=1)
 
 
 def test_one_that_is_asked_when_no_other_answers_is_reserved_for() -> None:
     configuration, decision = world()
     cheap, dear = decision.ranked
     request = asked(max_tokens=10)
-    whole = nano_of(request, decision, configuration, Live())
+    whole = most(request, decision, configuration)
     left_alone = RuledOut("a/dear", "away", "it fails", dear)
     decision = msgspec.structs.replace(decision, ranked=(cheap,), ruled_out=(left_alone,))
-    assert nano_of(request, decision, configuration, Live()) == whole
+    assert most(request, decision, configuration) == whole
 
 
 def test_tokens_are_reserved_as_estimated() -> None:
@@ -99,3 +107,44 @@ def test_tokens_are_reserved_as_estimated() -> None:
     bounded, free = asked(max_tokens=7, n=2), asked()
     assert tokens_of(bounded, decision, configuration, live) == bounded.needs.input_tokens + 14
     assert tokens_of(free, decision, configuration, live) == free.needs.input_tokens + 100
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1e-6, 2e-6, 3e-6]),
+            st.sampled_from([1e-6, 5e-6]),
+            st.sampled_from([None, 50, 5000]),
+            st.sampled_from([None, "y" * 300]),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.data(),
+)
+def test_the_dearest_is_found_whether_or_not_one_is_dearer_than_all(
+    made: list[tuple[float, float, int | None, str | None]], data: st.DataObject
+) -> None:
+    targets = [
+        target(
+            f"a/m{n}",
+            "http://x",
+            price=Price(read, 0, written),
+            capabilities=Capabilities(context=context),
+        )
+        for n, (read, written, context, _) in enumerate(made)
+    ]
+    candidates = tuple(
+        Candidate(each.name, 0.9, system=system)
+        for each, (_, _, _, system) in zip(targets, made, strict=True)
+    )
+    general = msgspec.structs.replace(route("general", targets[0].name), candidates=candidates)
+    configuration = snapshot(targets, [general])
+    places = data.draw(st.sets(st.integers(0, len(made) - 1), min_size=1))
+    ranked = tuple(
+        Choice(targets[place].name, "http://x", place, 0.9, 0.0, 0.0, 0.0, 0.0) for place in places
+    )
+    decision = Decision("general", "quality", "h", ranked, (), 0.5)
+    request, fares = asked(max_tokens=10), fares_of("general", configuration)
+    one_by_one = nano_of(request, decision, configuration, Live(), fares._replace(dearest=-1))
+    assert nano_of(request, decision, configuration, Live(), fares) == one_by_one
