@@ -60,6 +60,13 @@ def said(error: BaseException) -> str:
     return f"{kind}: {text}" if text else kind
 
 
+def unread(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file could not be read as text, without its name."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 ({error.reason} at byte {error.start})"
+    return str(error.strerror or error)
+
+
 class SwitchboardError(Exception):
     """The root of all errors raised on purpose."""
 

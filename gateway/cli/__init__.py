@@ -1,6 +1,9 @@
 """The `switchboard` command. Each group of commands registers itself; nothing is imported early."""
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from gateway.cli import (
     adapters,
@@ -27,12 +30,28 @@ from gateway.cli import (
     train,
     up,
 )
+from gateway.cli.opening import tell
+from gateway.errors import SwitchboardError
+
+
+class _Plain(TyperGroup):
+    """What goes wrong on purpose, or at a file, is told without a trace, and ends with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read has gone: that is no error of ours
+            raise
+        except (SwitchboardError, OSError) as error:
+            tell(error)
+            raise typer.Exit(1) from None
 
 
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
         name="switchboard",
+        cls=_Plain,
         help="A model-routing gateway: each request to the target worth most for it.",
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,  # locals can hold keys

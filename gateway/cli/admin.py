@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from gateway.cli.opening import fail, listen_of, tell_problems
+from gateway.cli.opening import fail, listen_of, tell_problems, url_of
 from gateway.errors import Problem
 
 GatewayOption = Annotated[
@@ -35,7 +35,7 @@ TIMEOUT_S = 300.0
 
 def base_of(gateway: str | None, config: Path) -> str:
     """The running gateway's URL: as named, or where the files say that it listens."""
-    return (gateway or f"http://{listen_of(config)}").rstrip("/").removesuffix("/v1")
+    return url_of(gateway or f"http://{listen_of(config)}").removesuffix("/v1")
 
 
 def readiness(base: str) -> dict[str, Any] | None:

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.opening import fail
+from gateway.cli.opening import address_of, fail, url_of
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
         from gateway.adapters.agent import KEY
 
-        host, port = _address(listen)
+        host, port = address_of(listen, "127.0.0.1:8081")
         key = os.environ.get(KEY)
         if not key:
             fail(f"{KEY} is not set; make a key with: openssl rand -hex 32")
@@ -59,7 +58,7 @@ def register(app: typer.Typer) -> None:
         try:
             say = functools.partial(print, file=sys.stderr, flush=True)
             root = Path(os.path.abspath(directory))
-            job = _serve(root, _url(gateway), key, _Listen(host, port, tls_cert, tls_key), say)
+            job = _serve(root, url_of(gateway), key, _Listen(host, port, tls_cert, tls_key), say)
             uvloop.run(job)
         except (ValueError, OSError) as error:
             fail(str(error))
@@ -123,17 +122,3 @@ async def _serve(
                 await server.shutdown()
             finally:
                 await agent.stop()
-
-
-def _address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not (colon and host and port.isdecimal() and int(port) < 65536):
-        raise typer.BadParameter(f"'{listen}' is not HOST:PORT; write 127.0.0.1:8081")
-    return host.strip("[]"), int(port)
-
-
-def _url(gateway: str) -> str:
-    parts = urlsplit(gateway)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise typer.BadParameter(f"'{gateway}' is no gateway's URL; write https://HOST:PORT")
-    return gateway.rstrip("/")

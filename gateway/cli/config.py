@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.opening import EnvironmentOption, print_problems
+from gateway.cli.opening import EnvironmentOption, print_problems, tell
 from gateway.config.load import Loaded, load
 from gateway.errors import ConfigError, Problem
 
@@ -50,8 +50,8 @@ def register(app: typer.Typer) -> None:
 
         try:
             written = write(directory)
-        except FileExistsError as error:
-            Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", highlight=False)
+        except OSError as error:
+            tell(error)
             raise typer.Exit(1) from None
         console = Console()
         for path in written:

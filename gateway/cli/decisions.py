@@ -56,6 +56,9 @@ def register(app: typer.Typer) -> None:
         if AN_ID.match(what):
             decision, recognition = _kept(what, store, config)
         else:
+            routes = list(snapshot.routes)
+            if route not in ("auto", *routes, *snapshot.aliases, *snapshot.targets):
+                _missing("route", route, routes)
             snapshot = _known(snapshot, store, config)
             try:
                 learned = _learned(snapshot, store, config)

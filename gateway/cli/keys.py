@@ -90,6 +90,8 @@ def register(app: typer.Typer) -> None:
         """
         from gateway.store.keys import Keys
 
+        if not name.strip():
+            raise typer.BadParameter("--name is empty; say who will use the key")
         allowed = None if routes is None else [each for each in routes.split(",") if each.strip()]
         if allowed is not None and not allowed:
             raise typer.BadParameter("--routes names none; leave it out for every route")

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.errors import ConfigError, Problem, SwitchboardError
+from gateway.errors import ConfigError, Problem, SwitchboardError, said
 from gateway.types.snapshot import Server, Snapshot
 
 if TYPE_CHECKING:
@@ -94,6 +95,34 @@ def fail(message: str) -> NoReturn:
     """Says why on the error output, and ends the command with exit code 1."""
     Console(stderr=True, soft_wrap=True).print(f"[red]{escape(message)}[/red]", highlight=False)
     raise typer.Exit(1)
+
+
+def tell(error: SwitchboardError | OSError) -> None:
+    """Says on the error output what went wrong: each problem with its place, a file by its name."""
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    if isinstance(error, ConfigError):
+        print_problems(stderr, error.problems)
+        return
+    text = said(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    stderr.print(f"[red]{escape(text)}[/red]")
+
+
+def address_of(listen: str, example: str = "127.0.0.1:8080") -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets. Raises typer.BadParameter for another text."""
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) < 65536):
+        raise typer.BadParameter(f"'{listen}' is not HOST:PORT; write {example}")
+    return host.strip("[]"), int(port)
+
+
+def url_of(gateway: str) -> str:
+    """A gateway's base URL. Raises typer.BadParameter for what is none."""
+    parts = urlsplit(gateway)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise typer.BadParameter(f"'{gateway}' is no gateway's URL; write http://HOST:PORT")
+    return gateway.rstrip("/")
 
 
 def store_of(config: Path) -> str:

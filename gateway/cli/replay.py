@@ -23,7 +23,7 @@ from gateway.cli.opening import (
     opened,
     tell_problems,
 )
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, unread
 from gateway.policy.words import dollars, number
 
 if TYPE_CHECKING:
@@ -163,8 +163,8 @@ def _other(
     if policy is not None:
         try:
             text = policy.read_text("utf-8")
-        except OSError as error:
-            fail(f"{policy}: {error.strerror}")
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{policy}: {unread(error)}")
         new, name, tried = with_policy(
             running,
             latest.files,

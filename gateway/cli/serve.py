@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.opening import EnvironmentOption, StoreOption, fail, tell_problems
-from gateway.errors import ConfigError
+from gateway.cli.opening import EnvironmentOption, StoreOption, address_of
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +49,9 @@ def register(app: typer.Typer) -> None:
         from gateway.revisions.opening import Home
         from gateway.serving import run
         from gateway.workers.link import Link, place
-        from gateway.workers.supervisor import WorkersFailed
 
+        if listen is not None:
+            address_of(listen)
         here = place(os.environ)
         who = "" if here is None else f" worker {here.number}"
         logging.basicConfig(
@@ -71,10 +71,6 @@ def register(app: typer.Typer) -> None:
                 link=None if here is None else Link(here),
             )
             uvloop.run(job)
-        except ConfigError as error:
-            tell_problems(error.problems)
-        except WorkersFailed as error:
-            fail(str(error))
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(130)
 

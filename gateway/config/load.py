@@ -22,7 +22,7 @@ from gateway.config.overlay import GATEWAY, environments, merged, overlay_name
 from gateway.config.problems import validated
 from gateway.config.sheets import Files, Sheet
 from gateway.config.words import did_you_mean
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, Problem, unread
 from gateway.types.snapshot import Snapshot
 
 MAX_PROMPT_BYTES = 1024 * 1024
@@ -175,12 +175,6 @@ def _models(sheets: Iterable[Sheet[M]]) -> list[M]:
     return [sheet.model for sheet in sheets if sheet.model is not None]
 
 
-def _why(error: UnicodeDecodeError | OSError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 ({error.reason} at byte {error.start})"
-    return str(error.strerror or error)
-
-
 class _Reading:
     """Reads files and gathers what is wrong with each by itself."""
 
@@ -269,14 +263,14 @@ class _Reading:
         try:
             empty = not source.text(written).strip()
         except (UnicodeDecodeError, OSError) as error:
-            return f"`{written}` cannot be read: {_why(error)}", ""
+            return f"`{written}` cannot be read: {unread(error)}", ""
         return (f"`{written}` is empty", "write something, or leave the key out") if empty else None
 
     def _document(self, relative: str) -> yaml.Document | None:
         try:
             text = self._text(relative)
         except (UnicodeDecodeError, OSError) as error:
-            self._problem(relative, f"cannot be read: {_why(error)}")
+            self._problem(relative, f"cannot be read: {unread(error)}")
             return None
         document, problems = yaml.read(text, self._source.named(relative), self._env)
         self.problems += problems

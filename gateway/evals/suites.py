@@ -15,7 +15,7 @@ from gateway.config import yaml
 from gateway.config.files.suites import AskedPart, ScorerPart, SuiteFile
 from gateway.config.problems import validated
 from gateway.config.words import did_you_mean
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, Problem, unread
 from gateway.types.routes import Comparison
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -89,7 +89,9 @@ def read(path: Path, env: Mapping[str, str]) -> Suite:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from error
+        raise ConfigError(
+            [Problem(str(path), 0, "", f"cannot be read: {unread(error)}")]
+        ) from error
     document, problems = yaml.read(text, str(path), env)
     file = None
     if document is not None:
@@ -210,7 +212,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                     except msgspec.DecodeError as error:
                         yield line, f"is not JSON: {error}"
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from error
+        raise ConfigError(
+            [Problem(str(path), 0, "", f"cannot be read: {unread(error)}")]
+        ) from error
 
 
 def _case(file: SuiteFile, templates: list[str], row: Any, line: int, patterns: bool) -> Case | str:

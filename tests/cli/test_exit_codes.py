@@ -24,6 +24,10 @@ SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
         ["keys", "create"],
         ["keys", "create", "--name", "x", "--routes", " , "],
         ["keys", "create", "--name", "x", "--expires", "soon"],
+        ["keys", "create", "--name", " "],
+        ["serve", "--listen", "here"],
+        ["serve", "--listen", "127.0.0.1:99999"],
+        ["adapters", "list", "--gateway", "here"],
         ["log", "--limit", "0"],
         ["usage", "--since", "then"],
         ["bench", "classify"],
@@ -56,6 +60,25 @@ def test_a_directory_without_configuration_is_1_and_says_how_to_make_one(tmp_pat
     assert ran.code == 1
     assert "there is no such file" in ran.out
     assert "`switchboard init DIR` makes one" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "--store", "here"], "'here' is no store; write sqlite:///FILE"),
+        (["serve", "--store", "sqlite:///no/where.db"], "make no first"),
+        (["init", "gateway.yaml/new"], "gateway.yaml/new: Not a directory"),
+        (["schema", "gateway.yaml"], "gateway.yaml: File exists"),
+        (["explain", "text", "--route", "contract"], "did you mean 'contract-summary'?"),
+    ],
+)
+def test_what_goes_wrong_is_told_without_a_trace(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    ran = switchboard(*words, home=write(tmp_path))
+    assert ran.code == 1
+    assert said in ran.said
+    assert "Traceback" not in ran.err
 
 
 def test_a_folder_without_data_is_1(tmp_path: Path) -> None:
