@@ -285,6 +285,42 @@ async def test_when_the_client_goes_in_a_stream_the_step_is_cancelled(
     assert row.cost_usd == pytest.approx(sum(each.cost_usd for each in tried))
 
 
+@pytest.mark.parametrize(("slow", "value"), [("composition", 0.3), ("plain", 0.1)])
+async def test_of_two_that_are_asked_the_sooner_answers_and_the_row_says_who(
+    tmp_path: Path, slow: str, value: float
+) -> None:
+    """The first candidate hangs; a second is asked beside it, and the first is cancelled. Its value
+    is such that the first is chosen, but the second worth its price once that is late."""
+    hangs, quick = Behaviour(first_token_s=60.0), Behaviour(answer=say("shipping"))
+    order = ("composed/queue", "large/model")
+    first = hangs if slow == "composition" else quick
+    second = quick if slow == "composition" else hangs
+    policy = Policy("quality", hedge=1.0, waiting_whole=1.0, waiting_first_token=1.0)
+    async with StandIn(first) as small, StandIn(second) as large:
+        candidates = order if slow == "composition" else order[::-1]
+        plain = configured((small, large), *candidates, policy=policy)
+        fast = {
+            name: msgspec.structs.replace(each, first_token_s=0.02, tokens_per_s=1e5)
+            for name, each in plain.targets.items()
+            if not name.startswith("composed/")
+        }
+        made = with_compositions(msgspec.structs.replace(plain, targets=fast))
+        dear = msgspec.structs.replace(made.routes["general"], value=value)
+        made = msgspec.structs.replace(made, routes={"general": dear})
+        async with serving(made, tmp_path) as served:
+            answer = await served.chat("my parcel", max_tokens=5)
+            await until(lambda: not small.running and not large.running)
+            live = served.gateway.live
+            await until(lambda: not any(each.in_flight for each in live.replicas.values()))
+            await written(served)
+            row = latest(served)
+            tried = attempts_of(served, row.id)
+    won = "large/model" if slow == "composition" else "composed/queue"
+    assert answer.headers["x-switchboard-target"] == row.target == won
+    assert sorted(each.outcome for each in tried) == ["abandoned", "ok"]
+    assert next(each for each in tried if each.outcome == "abandoned").error == "another was sooner"
+
+
 async def test_a_breaker_of_a_step_s_target_leaves_it_out_and_the_next_is_asked(
     providers: tuple[StandIn, StandIn], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from gateway.cli.explain import render, to_json
 from gateway.policy.decide import decide
 from gateway.policy.live import Live
+from gateway.types.compositions import StepTaken
 from gateway.types.decisions import Decision, Question
 from gateway.types.policies import Limits, Policy
 from gateway.types.requests import Recognition
@@ -183,3 +184,20 @@ def test_json_has_every_term_and_verdict() -> None:
 def test_json_without_recognition_has_null() -> None:
     config = world()
     assert to_json(ask(config), None, config)["recognition"] is None
+
+
+def test_the_steps_of_a_composition_stand_below_what_was_chosen() -> None:
+    config = world()
+    taken = (
+        StepTaken("1", "local/qwen", "escalated: does not match [a-z]+"),
+        StepTaken("2", "openai/large", "answered"),
+    )
+    decision = msgspec.structs.replace(ask(config), steps=taken)
+    out = io.StringIO()
+    Console(file=out, width=160).print(render(decision, CERTAIN, config))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[3:5] == [
+        "step    1  local/qwen: escalated: does not match [a-z]+",
+        "step    2  openai/large: answered",
+    ]
+    assert to_json(decision, CERTAIN, config)["decision"]["steps"][1]["came_to"] == "answered"
