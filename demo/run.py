@@ -32,7 +32,6 @@ from demo.show import Got
 
 ROOT = Path(__file__).resolve().parent.parent
 VLLM_ENVIRONMENT = ROOT / "demo" / "vllm_env.py"
-CONFIGURATION = "gateway.yaml", "routes", "policies", "prompts"
 AUTO, COMMERCIAL, BASE = "auto", "commercial/large", "local/tiny"
 CASCADE = "composed/freight"
 AT_ONCE = 4

@@ -136,11 +136,6 @@ class Fleet:
 
     # ------------------------------------------------------------ a snapshot
 
-    async def tend(self, snapshot: Snapshot) -> None:
-        """Looks after the adapters of `snapshot` from now on, in the states that they have now."""
-        await self.follow()
-        self.serve(snapshot)
-
     def serve(self, snapshot: Snapshot) -> None:
         """Looks after the adapters of `snapshot` from now on."""
         self._snapshot = snapshot

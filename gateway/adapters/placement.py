@@ -26,9 +26,6 @@ SLACK = 0.15
 KEEP = 0.7
 """An adapter loses a home only when its demand is under this part of what the home was for."""
 
-SELDOM = 1e-4
-"""Requests a second below which an adapter counts as not in use."""
-
 
 class Room(msgspec.Struct, frozen=True):
     """One replica: how many adapters it holds (None: all), and how much of the work it can take,

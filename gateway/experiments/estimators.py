@@ -203,11 +203,6 @@ def _few(
     return more, whole**2 / float(np.sum(parts**2 / np.maximum(hits - 1.0, 1.0)))
 
 
-def expected_change(logged: Logged, expected: Floats) -> float:
-    """What the decision's own expectations say: a model's estimate, not a measured one."""
-    return float(np.mean(np.einsum("nk,nk->n", logged.new - logged.old, expected)))
-
-
 def _ratio(weight: Floats, y: Floats) -> tuple[float, Floats]:
     total = float(np.mean(weight))
     if total <= 0.0:

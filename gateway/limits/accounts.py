@@ -122,10 +122,6 @@ class Window:
             slice = self.at + 1
         return max(0.0, (slice + SLICES) * self.step - now)
 
-    def reset_s(self, now: float) -> float:
-        """Seconds until nothing counts any more, if nothing else is taken."""
-        return (self.at + SLICES + 1) * self.step - now if self.total else 0.0
-
 
 class Budget:
     """What was spent of one day's or month's money, in nanodollars."""

@@ -435,7 +435,8 @@ async def test_a_change_under_way_is_not_undone_by_a_look_at_the_store(tmp_path:
         fleet = Fleet(
             Live(), client, book, changed=lambda: None, clock=time.perf_counter, now=time.time
         )
-        await fleet.tend(whole)
+        await fleet.follow()
+        fleet.serve(whole)
         await fleet.present()
         await fleet.promote(SUPPORT, "v8", "ops")
         book.looked.clear()
