@@ -31,6 +31,8 @@ LONGEST_S = 3600.0
 """After so long a training is given up."""
 NICE = 19
 """The lowest priority."""
+TOO_LITTLE = 3
+"""The command's exit code where too little is known to learn anything."""
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Outcome = Literal["used", "not_used", "too_little", "failed"]
@@ -138,7 +140,7 @@ async def trained_beside(
                 process.kill()
             await process.wait()
     words_said = " ".join(said.decode(errors="replace").split())
-    if process.returncode == 1:
+    if process.returncode == TOO_LITTLE:
         return Told(None, words_said)
     try:
         (version,) = msgspec.json.decode(out, type=list[Version])

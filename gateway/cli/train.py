@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from gateway.store.learned import LearnedBook
     from gateway.store.store import Store
 
+NOTHING = (
+    "there is nothing to learn from: no eval run of a route, and nothing said of answers whose"
+    " features or text were kept. Run `switchboard eval run`, or write `keep: features`,"
+    " `metrics` and `right` in a route, and send feedback"
+)
 REPLAYED_S = 7 * 86_400.0
 """A new version is tried on the requests of so long."""
 HEAD = ("time", "version", "", "by", "learned from", "gain $ a request")
@@ -65,7 +70,8 @@ def register(app: typer.Typer) -> None:
 
         The report is of rows held out. A version that is surely worse than going by each target's
         share of right answers, or than the version before on prompts new to it, is kept beside and
-        not used. Routes are as they run; where nothing has run yet, as the files declare them.
+        not used. Routes are as they run; where nothing has run yet, as the files declare them. The
+        exit code is 3 where too little is known to learn anything.
         """
         home = config if config.is_dir() else config.parent
         if route is None and (use is not None or history):
@@ -149,6 +155,7 @@ def _learn(
 ) -> None:
     from gateway.learn.lessons import logged
     from gateway.learn.rows import rows_of
+    from gateway.retraining import TOO_LITTLE
     from gateway.store.feedback import FeedbackBook
 
     known = _answers(home)
@@ -167,13 +174,9 @@ def _learn(
         if version is not None:
             made.append(version)
     if not anything:
-        fail(
-            "there is nothing to learn from: no eval run of a route, and nothing said of answers"
-            " whose features or text were kept. Run `switchboard eval run`, or write `keep:"
-            " features`, `metrics` and `right` in a route, and send feedback"
-        )
+        Console(stderr=True, highlight=False, soft_wrap=True).print(NOTHING, style="red")
     if not made:
-        raise typer.Exit(1)
+        raise typer.Exit(TOO_LITTLE)
     if as_json:
         print(msgspec.json.encode(made).decode())
     else:

@@ -202,7 +202,7 @@ async def test_a_route_is_trained_anew_by_its_schedule_and_too_little_is_said(
 async def test_a_training_that_cannot_be_done_is_told(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/none/switchboard.db"
     came = await trained_beside("general", tmp_path, store, {}, "prod")
-    assert came.version is None
+    assert (came.version, came.failed) == (None, True)
     assert "is in no directory" in came.why
 
 

@@ -15,6 +15,7 @@ from gateway.learn.features import KIND, features_of
 from gateway.learn.model import Model, fit
 from gateway.learn.rows import Answer, Rows, rows_of
 from gateway.learn.training import calibration_error, train, versus
+from gateway.retraining import TOO_LITTLE
 from gateway.store.learned import LearnedBook
 from gateway.store.store import Store
 from tests.cli.running import switchboard
@@ -105,7 +106,9 @@ def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> Non
         again = switchboard("train", "--dry-run", home=home)
         assert "not kept" in again.out
         assert len(versions.history(book, "general")) == 1
-    assert "nothing to learn" in switchboard("train", "--route", "contract-summary", home=home).said
+    nothing = switchboard("train", "--route", "contract-summary", home=home)
+    assert nothing.code == TOO_LITTLE
+    assert "nothing to learn" in nothing.said
     listed = switchboard("train", "--route", "general", "--history", home=home).out
     assert told["version"] in listed
     assert "used now" in listed
