@@ -9,7 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from gateway.app import Gateway
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, SwitchboardError
 from gateway.http.protocol import limited
 from gateway.revisions.opening import Home, Opening, open_home
 from gateway.store.keys import Keyring
@@ -49,7 +49,8 @@ async def run(
     """Serves a configuration until SIGINT or SIGTERM.
 
     With more than one of `workers` (in the place of what is declared) each is begun by `command`,
-    and has a `link`. Raises ConfigError, StoreError, WorkersFailed.
+    and has a `link`. Raises ConfigError, StoreError, WorkersFailed, and SwitchboardError where the
+    address cannot be listened on.
     """
     store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
     for line in opening.said:
@@ -85,7 +86,13 @@ async def run(
     # uvicorn raises the signal again when its handlers are put back: every row is written by then.
     with server.capture_signals():
         try:
-            await server.startup(sockets=sockets)
+            try:
+                await server.startup(sockets=sockets)
+            except SystemExit:  # uvicorn's way to say so; it has logged why
+                raise SwitchboardError(
+                    f"{url_of(host, port)} cannot be listened on: stop what does, or name another"
+                    " address with --listen"
+                ) from None
             if link is None:
                 actual = server.servers[0].sockets[0].getsockname()[1]
                 say(f"Switchboard serves {url_of(host, actual)} ({_named(opening.snapshot)})")

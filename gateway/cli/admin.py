@@ -74,7 +74,10 @@ def ask(
             trust_env=False,
         )
     except httpx.HTTPError as error:
-        fail(f"no gateway answers at {base} ({type(error).__name__}); name it with --gateway URL")
+        fail(
+            f"no gateway answers at {base} ({type(error).__name__}); begin one with"
+            " `switchboard serve`, or name it with --gateway URL"
+        )
     try:
         found = answer.json()
     except ValueError:

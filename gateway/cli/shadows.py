@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from gateway.cli import shadow_judge
-from gateway.cli.opening import ConfigOption, StoreOption, console, instant, opened
+from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
 from gateway.cli.records import Cell, Lines
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def register(app: typer.Typer) -> None:
         """Compare what was answered with what the shadow said, on the same requests."""
         from gateway.store.shadows import ShadowBook
 
+        begin = instant(since, time.time())
         with opened(store, config) as found:
-            all_ = list(ShadowBook(found).pairs(route, instant(since, time.time())))
+            all_ = list(ShadowBook(found).pairs(route, begin))
         if pairs is not None:
             pairs.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in all_))
         made = reported(route, all_)
@@ -81,7 +82,7 @@ def register(app: typer.Typer) -> None:
             print(msgspec.json.encode(made).decode())
             return
         if not all_:
-            console().print(f"no copies of requests of '{route}' since {since}")
+            console().print(f"no copies of requests of '{route}' since {local(begin)}")
             return
         Lines(console(), HEAD).print([_row("answered", made.answered), _row("shadow", made.shadow)])
         if made.compared:

@@ -1,5 +1,6 @@
 """How commands end: 0 when done, 1 when something is wrong, 2 for what they do not take."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_what_goes_wrong_is_told_without_a_trace(
     assert ran.code == 1
     assert said in ran.said
     assert "Traceback" not in ran.err
+
+
+def test_an_address_that_is_taken_is_1_and_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ran = switchboard("serve", "--listen", address, home=write(tmp_path))
+    assert ran.code == 1
+    assert f"http://{address} cannot be listened on" in ran.said
 
 
 def test_a_folder_without_data_is_1(tmp_path: Path) -> None:
