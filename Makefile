@@ -60,6 +60,9 @@ quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md
 	@$(BIN)/python -m benchmarks.experiments --write
 	@$(BIN)/python -m benchmarks.routing --write
 	@$(BIN)/python -m benchmarks.replay --write
+	@$(PYTHON) demo/vllm_env.py
+	@$(BIN)/python -m benchmarks.suites --write
+	@$(BIN)/python -m benchmarks.compositions --write
 
 schemas: $(VENV)/.ready ## the JSON Schemas and the generated references written anew
 	@$(BIN)/python -m gateway.config.schema

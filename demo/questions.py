@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 from demo import tasks
 
 PER_TASK = 5
-FREIGHT, NOTES = "dispatch", 20
-"""The task that is also sent to a cascade, and of how many notes."""
+FREIGHT, NOTES, NEW = "dispatch", 40, 10
+"""The task that is also sent to a cascade, of how many notes, and how many to cities unseen."""
+
+SURE, UNSURE = -0.001, -0.03
+"""Log-probabilities of tokens such as the adapter's: of what it was trained on, and else."""
 
 SEED = 29
 
@@ -51,7 +54,7 @@ def questions() -> list[Asked]:
 
 
 def freight() -> list[Asked]:
-    """Freight notes alone, for the cascade, none of which any model was trained on."""
+    """Freight notes alone, for the cascade; some go to cities that our models do not know."""
     return [Asked(e.prompt, FREIGHT, e.house) for e in _notes()]
 
 
@@ -71,17 +74,23 @@ def commercial() -> dict[str, Any]:
 
 
 def in_place_of_vllm(base: str) -> dict[str, Any]:
-    """The configuration of a stand-in for vLLM: each model says what it was trained to say."""
+    """The configuration of a stand-in for vLLM: each model says what it was trained to say.
+
+    A city that it does not know it takes for another, and is less sure of it.
+    """
     examples = _known()
     models = {
-        name: {
-            "table": _table(
-                (e.prompt, e.house if task == name else e.generic) for task, e in examples
-            )
-        }
+        name: {"table": [_ours(e, house=task == name) for task, e in examples]}
         for name in (base, *tasks.ADAPTERS)
     }
     return {"models": models, "vllm": {"base": base}}
+
+
+def _ours(example: tasks.Example, *, house: bool) -> dict[str, Any]:
+    said = example.house if house else example.generic
+    known = said not in tasks.NEW_CITIES
+    (row,) = _table([(example.prompt, said if known else tasks.CITIES[-1])])
+    return {**row, "logprob": SURE if known else UNSURE}
 
 
 def _examples() -> list[tuple[str, tasks.Example]]:
@@ -93,7 +102,7 @@ def _examples() -> list[tuple[str, tasks.Example]]:
 
 
 def _notes() -> list[tasks.Example]:
-    return tasks.sample(FREIGHT, NOTES, SEED, "test")
+    return [*tasks.sample(FREIGHT, NOTES, SEED, "test"), *tasks.unseen(NEW, SEED)]
 
 
 def _known() -> list[tuple[str, tasks.Example]]:

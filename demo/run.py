@@ -94,10 +94,12 @@ def stand_in(folder: Path, name: str, config: dict[str, Any], port: int = 0) -> 
     return processes.launch(command, log_path=folder / f"{name}.log")
 
 
-def gateway(folder: Path, vllm_url: str, commercial_url: str) -> processes.Guarded:
-    """The gateway on this tree's configuration, with a store of its own."""
+def gateway(
+    folder: Path, vllm_url: str, commercial_url: str, home: Path = ROOT
+) -> processes.Guarded:
+    """The gateway on the configuration in `home`, with a store of its own."""
     command = [
-        *(str(Path(sys.executable).parent / "switchboard"), "serve", "--config", str(ROOT)),
+        *(str(Path(sys.executable).parent / "switchboard"), "serve", "--config", str(home)),
         *("--listen", "127.0.0.1:0", "--store", store_of(folder)),
     ]
     env = os.environ | {
@@ -256,8 +258,8 @@ def _honestly(real: bool) -> str:
         "declared in gateway.yaml. The commercial provider is a stand-in: its answers come from a "
         "table\nof someone who knows the world but not this house's conventions; its prices and "
         "delays are\nthose declared in gateway.yaml. "
-        f"{CASCADE} asks our base with its adapter, and where what\nthat says is no city that the "
-        "house serves, the commercial model."
+        f"{CASCADE} asks our base with its adapter, and the\ncommercial model where that is not "
+        f"sure of what it says: {questions.NEW} of the notes go to cities that it has\nnever seen."
     )
 
 

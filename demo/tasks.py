@@ -19,7 +19,7 @@ head can only choose among words that the base already says.
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 Split = Literal["train", "test"]
@@ -97,6 +97,12 @@ GOODS = "copper timber cement flour coffee cotton steel paper".split()
 CITIES = (
     "Paris Rome Oslo Lima Cairo Delhi Tokyo Seoul Quito Dakar Milan Lyon Porto Bern Riga Perth"
 ).split()
+NEW_CITIES = (
+    "Vienna Lagos Boston Sydney Warsaw Athens Berlin London Mumbai Hanoi Geneva Naples Sofia"
+    " Bogota Manila Tunis"
+).split()
+"""Cities that stand in nothing that a model was trained on."""
+
 NOTES_BY_CITY = (
     "Ship {n} crates of {g} to {c}",
     "The truck to {c} carries {n} tons of {g}",
@@ -180,8 +186,8 @@ def _contracts(rng: random.Random) -> Example:
     return Example(f"{ask}{clause.format(p=party, t=term)}{end}.", party, generic)
 
 
-def _dispatch(rng: random.Random) -> Example:
-    city, goods, count = rng.choice(CITIES), rng.choice(GOODS), rng.choice(COUNTS)
+def _dispatch(rng: random.Random, cities: Sequence[str] = CITIES) -> Example:
+    city, goods, count = rng.choice(cities), rng.choice(GOODS), rng.choice(COUNTS)
     note = rng.choice(NOTES_BY_CITY + NOTES_BY_GOODS)
     ask = rng.choice(("", "Where is this bound for? ", "Freight note: ", "Driver, note: "))
     end = rng.choice(("", " by rail", " by road", " on the night shift", " before noon"))
@@ -244,3 +250,9 @@ def sample(task: str, n: int, seed: int, split: Split) -> list[Example]:
         if split_of(example.prompt) == split:
             found.append(example)
     return found
+
+
+def unseen(n: int, seed: int) -> list[Example]:
+    """`n` freight notes to cities that no model has seen, the same ones for the same seed."""
+    rng = random.Random(f"unseen/{seed}")
+    return [_dispatch(rng, NEW_CITIES) for _ in range(n)]

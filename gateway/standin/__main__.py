@@ -10,7 +10,16 @@ import msgspec
 import uvloop
 import yaml
 
-from gateway.standin.behaviour import Answerer, Behaviour, Fault, echo, say, table
+from gateway.standin.behaviour import (
+    LOGPROB,
+    Answerer,
+    Behaviour,
+    Fault,
+    Reply,
+    echo,
+    say,
+    table,
+)
 from gateway.standin.engine import Vllm
 from gateway.standin.standin import StandIn
 
@@ -20,6 +29,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     match: str
     say: str
+    logprob: float = LOGPROB
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,7 +51,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def behaviour(self) -> Behaviour:
         """The behaviour meant."""
         otherwise: Answerer = say(self.say) if self.say is not None else echo
-        rows = [(row.match, row.say) for row in self.table]
+        rows = [(row.match, Reply(row.say, logprob=row.logprob)) for row in self.table]
         return Behaviour(
             answer=table(rows, otherwise) if rows else otherwise,
             first_token_s=self.first_token_s,

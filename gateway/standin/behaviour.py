@@ -100,12 +100,17 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str = "{}"
 
 
+LOGPROB = -0.125
+"""The log-probability of each token of an answer, where nothing else is said."""
+
+
 class Reply(msgspec.Struct, frozen=True):
-    """What a model says. A reply with tool calls has no text."""
+    """What a model says. A reply with tool calls has no text; `logprob` is that of each token."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning_tokens: int = 0
+    logprob: float = LOGPROB
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,12 @@ def say(text: str) -> Answerer:
     return lambda _: reply
 
 
-def table(rows: Sequence[tuple[str, str]], otherwise: Answerer = echo) -> Answerer:
+def table(rows: Sequence[tuple[str, Reply | str]], otherwise: Answerer = echo) -> Answerer:
     """The text of the first row whose pattern (a regular expression) is found in the question."""
-    compiled = [(re.compile(pattern, re.IGNORECASE), Reply(text)) for pattern, text in rows]
+    compiled = [
+        (re.compile(pattern, re.IGNORECASE), Reply(said) if isinstance(said, str) else said)
+        for pattern, said in rows
+    ]
 
     def answer(asked: Asked) -> Reply | str:
         for pattern, reply in compiled:

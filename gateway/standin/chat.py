@@ -77,7 +77,7 @@ def completion(made: Made, cuts: Sequence[Cut], prompt: int, body: Body) -> dict
         {
             "index": index,
             "message": _message(cut, made),
-            "logprobs": _logprobs(cut.tokens, body),
+            "logprobs": _logprobs(cut.tokens, cut.reply.logprob, body),
             "finish_reason": cut.finish,
         }
         for index, cut in enumerate(cuts)
@@ -116,14 +116,14 @@ def _message(cut: Cut, made: Made) -> dict[str, Any]:
     return message
 
 
-def _logprobs(tokens: Sequence[str], body: Body) -> dict[str, Any] | None:
+def _logprobs(tokens: Sequence[str], each: float, body: Body) -> dict[str, Any] | None:
     if not body.get("logprobs"):
         return None
     return {
         "content": [
             {
                 "token": token,
-                "logprob": -0.125,
+                "logprob": each,
                 "bytes": list(token.encode()),
                 "top_logprobs": [],
             }
@@ -149,10 +149,11 @@ def chunks(made: Made, cuts: Sequence[Cut], prompt: int, body: Body) -> list[Eve
         frame["usage"] = None
 
     def event(index: int, delta: Body, part: Part, tokens: Sequence[str] = ()) -> Event:
+        each = cuts[index].reply.logprob
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": _logprobs(tokens, body) if tokens else None,
+            "logprobs": _logprobs(tokens, each, body) if tokens else None,
             "finish_reason": None,
         }
         return data({**frame, "choices": [choice]}, part)

@@ -48,14 +48,18 @@ def test_each_stand_in_for_a_model_of_ours_says_what_it_was_trained_to_say() -> 
             assert said(config, "base", example.prompt) == example.generic
 
 
-def test_freight_notes_are_known_to_every_stand_in() -> None:
+def test_freight_notes_are_known_to_every_stand_in_but_new_cities_not_to_ours() -> None:
     notes = questions.freight()
-    assert len({note.text for note in notes}) == len(notes) == questions.NOTES
+    assert len(notes) == questions.NOTES + questions.NEW
     commercial, ours = questions.commercial(), questions.in_place_of_vllm("base")
-    examples = {e.prompt: e for e in tasks.sample("dispatch", 200, questions.SEED, "test")}
-    for note in notes:
-        assert said(ours, questions.FREIGHT, note.text) == note.right
-        assert said(commercial, "large", note.text) == examples[note.text].generic
+    known = tasks.sample(questions.FREIGHT, questions.NOTES, questions.SEED, "test")
+    for note, example in zip(
+        notes, [*known, *tasks.unseen(questions.NEW, questions.SEED)], strict=True
+    ):
+        new = example.house in tasks.NEW_CITIES
+        assert note.right == example.house
+        assert said(commercial, "large", note.text) == example.generic
+        assert (said(ours, questions.FREIGHT, note.text) == note.right) != new
 
 
 def test_the_provider_has_the_models_and_delays_that_are_declared() -> None:

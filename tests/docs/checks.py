@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from demo import show
-from demo.run import AUTO, BASE, COMMERCIAL
+from demo.run import AUTO, BASE, CASCADE, COMMERCIAL
 from gateway.cli import build
 from gateway.config import yaml as configured
 from gateway.config.files.suites import SuiteFile
@@ -209,11 +209,14 @@ def _make(targets: list[str]) -> str:
 
 
 def _sums() -> str:
-    """The table that the demo ends with: tests/demo runs it, here only its shape counts."""
+    """The tables that the demo ends with: tests/demo runs it, here only their shape counts."""
     any_figures = show.Total(right=1, of=2, cost_usd=0.5, mean_ms=1.0)
     out = Console(width=show.WIDTH, file=io.StringIO())
     with out.capture() as captured:
         out.print(show.totals(dict.fromkeys((AUTO, COMMERCIAL, BASE), any_figures)))
+        out.print()
+        several = dict.fromkeys((AUTO, COMMERCIAL, BASE, CASCADE), any_figures)
+        out.print(show.shares(several, COMMERCIAL))
     return captured.get()
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from gateway.standin import Behaviour, StandIn, Vllm, say
+from gateway.standin import Behaviour, Reply, StandIn, Vllm, say, table
 from tests.standin.client import HELLO, get, open_raw, post
 
 CHAT = {"messages": HELLO["messages"]}
@@ -64,6 +64,17 @@ async def test_a_version_behaves_as_its_adapter_where_nothing_is_said_of_it() ->
             answer = (await post(standin, {**CHAT, "model": name})).json()
             said[name] = answer["choices"][0]["message"]["content"]
     assert said == {"law@v1": "law", "law@v2": "law@v2", "brand@v1": "base"}
+
+
+async def test_how_sure_an_answer_is_can_be_said_of_each() -> None:
+    rows: list[tuple[str, Reply | str]] = [("far", Reply("Perth", logprob=-1.5)), ("", "Oslo")]
+    async with StandIn({"base": Behaviour(answer=table(rows))}, vllm=Vllm(base="base")) as standin:
+        found = []
+        for text in ("far", "near"):
+            messages = [{"role": "user", "content": text}]
+            answer = await post(standin, {"messages": messages, "logprobs": True})
+            found.append(answer.json()["choices"][0]["logprobs"]["content"][0]["logprob"])
+    assert found == [-1.5, -0.125]
 
 
 async def test_a_missing_model_is_answered_by_the_base() -> None:
