@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.explain import render, to_json
-from gateway.cli.opening import StoreOption, fail, opened, snapshot_of, store_of
+from gateway.cli.opening import StoreOption, fail, missing, opened, snapshot_of, store_of
 from gateway.errors import SwitchboardError
 from gateway.types.decisions import Decision
 from gateway.types.requests import Caller, Endpoint, Recognition
@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         else:
             routes = list(snapshot.routes)
             if route not in ("auto", *routes, *snapshot.aliases, *snapshot.targets):
-                _missing("route", route, routes)
+                missing("route", route, routes)
             snapshot = _known(snapshot, store, config)
             try:
                 learned = _learned(snapshot, store, config)
@@ -88,9 +88,9 @@ def register(app: typer.Typer) -> None:
         snapshot = snapshot_of(config)
         policy = snapshot.policies.get(name)
         if policy is None:
-            _missing("policy", name, list(snapshot.policies))
+            missing("policy", name, snapshot.policies)
         if route is not None and route not in snapshot.routes:
-            _missing("route", route, list(snapshot.routes))
+            missing("route", route, snapshot.routes)
         words = describe(policy, snapshot.routes[route] if route is not None else None)
         if as_json:
             said = {**msgspec.to_builtins(policy), "words": words}
@@ -121,14 +121,6 @@ def _known(snapshot: Snapshot, store: str | None, config: Path) -> Snapshot:
         if not any(route.right for route in snapshot.routes.values()):
             return snapshot
         return with_qualities(snapshot, FeedbackBook(found), EvidenceBook(found), time.time())
-
-
-def _missing(kind: str, name: str, known: list[str]) -> NoReturn:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"
-    fail(f"there is no {kind} '{name}'{hint}")
 
 
 def _learned(snapshot: Snapshot, store: str | None, config: Path) -> "Mapping[str, Scorer]":

@@ -17,6 +17,7 @@ from gateway.cli.opening import (
     StoreOption,
     fail,
     instant,
+    missing,
     opened,
     snapshot_of,
 )
@@ -113,7 +114,7 @@ def _from(route: str, judge: str | None, snapshot: Snapshot) -> tuple[Route, Met
     model is to judge. What is wrong with them in red, with exit code 1."""
     declared = snapshot.routes.get(route)
     if declared is None:
-        fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+        missing("route", route, snapshot.routes)
     metric = declared.metric(declared.right)
     if metric is None and judge is None:
         fail(

@@ -13,6 +13,7 @@ from gateway.cli.opening import (
     StoreOption,
     fail,
     instant,
+    missing,
     opened,
     snapshot_of,
 )
@@ -56,7 +57,7 @@ def register(app: typer.Typer) -> None:
         snapshot = snapshot_of(config)
         declared = snapshot.routes.get(route)
         if declared is None:
-            fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+            missing("route", route, snapshot.routes)
         metric = declared.metric(declared.right)
         if metric is None:
             fail(f"nothing makes an answer of '{route}' right: write `metrics` and `right`")

@@ -97,6 +97,16 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def missing(kind: str, name: str, known: Iterable[str], none: str = "none") -> NoReturn:
+    """Says that there is no such thing, and what may be meant or what there is, if not `none`."""
+    from gateway.config.words import closest
+
+    known = list(known)
+    near = closest(name, known)
+    hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(known) or none}"
+    fail(f"there is no {kind} '{name}'; {hint}")
+
+
 def tell(error: SwitchboardError | OSError) -> None:
     """Says on the error output what went wrong: each problem with its place, a file by its name."""
     stderr = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from gateway.cli.opening import ConfigOption, StoreOption, fail, opened, snapshot_of
+from gateway.cli.opening import ConfigOption, StoreOption, missing, opened, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.types.routes import Route
 
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         routes = snapshot_of(config).routes
         if route is not None and route not in routes:
-            fail(f"there is no route '{route}'; there are: {', '.join(routes)}")
+            missing("route", route, routes)
         chosen = [each for name, each in routes.items() if route in (None, name)]
         with opened(store, config) as found:
             said, evidence = FeedbackBook(found), EvidenceBook(found).read()

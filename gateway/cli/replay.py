@@ -20,6 +20,7 @@ from gateway.cli.opening import (
     console,
     fail,
     instant,
+    missing,
     opened,
     tell_problems,
 )
@@ -110,7 +111,7 @@ def _replayed(
     try:
         running = load_texts(latest.files, config, os.environ, latest.environment).snapshot
         if route is not None and route not in running.routes:
-            fail(f"there is no route '{route}'; there are: {', '.join(running.routes)}")
+            missing("route", route, running.routes)
         new, what, routes = _other(policy, files, running, latest, route, config, environment)
     except ConfigError as error:
         tell_problems(error.problems)

@@ -21,6 +21,7 @@ from gateway.cli.opening import (
     console,
     fail,
     instant,
+    missing,
     opened,
     snapshot_of,
 )
@@ -89,7 +90,7 @@ def register(group: typer.Typer) -> None:
         """
         snapshot = snapshot_of(config)
         if route not in snapshot.routes:
-            fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+            missing("route", route, snapshot.routes)
         means, folder = _scorer(by, rubric, suite, scorer)
         picked = _picked(route, since, cases, seed, store, config)
         started, out = time.time(), Console(stderr=True, highlight=False)

@@ -17,6 +17,7 @@ from gateway.cli.opening import (
     console,
     fail,
     local,
+    missing,
     opened,
     snapshot_of,
     tell_problems,
@@ -79,7 +80,7 @@ def register(app: typer.Typer) -> None:
         with opened(store, config, new=True) as found:
             snapshot = _running(found, config)
             if route is not None and route not in snapshot.routes:
-                fail(f"there is no route '{route}'; there are: {', '.join(snapshot.routes)}")
+                missing("route", route, snapshot.routes)
             if use is not None:
                 assert route is not None
                 _go_back(found, route, use)
