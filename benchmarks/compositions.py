@@ -1,6 +1,6 @@
 """Compositions: what a cascade reaches at which cost, and what a composed request adds in time.
 
-    python -m benchmarks.compositions [--data ../shared/data/routellm] [--write]
+    python -m benchmarks.compositions [--only scored|vllm] [--data PATH] [--write]
 
 First on RouteLLM's answers of a strong and a weak model, scored and priced: the production cascade,
 with a check that tells right from wrong as often as stated, beside either model alone and the
@@ -317,15 +317,15 @@ def sure_of(vllm_url: str) -> float:
 # ---------------------------------------------------------------- the page
 
 
-def page(data: Path) -> str:
-    """All of it as Markdown."""
+def on_scored_answers(data: Path) -> str:
+    """The part that needs no model: the production logic on answers that were scored or drawn."""
     lines = [
-        "By `python -m benchmarks.compositions --write`.",
-        "",
-        "**Accuracy against cost, on scored answers.** RouteLLM's pair, gpt-4-1106-preview and"
-        " Mixtral-8x7B, every prompt with its own scores and costs. Which step answers is decided"
-        " by the production cascade; what its check says is drawn: it passes the stated share of"
-        f" right answers, and stops the same share of wrong ones. Means over {DRAWS} draws, with"
+        "**Accuracy against cost, on scored answers**, by"
+        " `python -m benchmarks.compositions --only scored --write`. RouteLLM's pair,"
+        " gpt-4-1106-preview and Mixtral-8x7B, every prompt with its own scores and costs. Which"
+        " step answers is decided by the production cascade; what its check says is drawn: it"
+        " passes the stated share of right answers, and stops the same share of wrong ones. Means"
+        f" over {DRAWS} draws, with"
         " their standard error. Beside it what the learned router (mean of"
         f" {ROUTER_DRAWS} draws of 1,500 labels on MMLU; five folds, {ROUTER_DRAWS} times, on"
         " GSM8K) has right at the same cost; it looks at the prompt alone.",
@@ -348,10 +348,10 @@ def page(data: Path) -> str:
     for share in SHARES:
         cells = " | ".join(f"{voted(share, n):.1%}" for n in SAMPLES)
         lines.append(f"| {share:.0%} | {cells} |")
-    return "\n".join([*lines, "", *on_vllm()])
+    return "\n".join(lines)
 
 
-def on_vllm() -> list[str]:
+def on_vllm() -> str:
     """The part that needs a real vLLM."""
     examples = notes()
     rows: list[str] = []
@@ -368,8 +368,9 @@ def on_vllm() -> list[str]:
                         sure = sure_of(server.url)
         finally:
             server.stop()
-    return [
-        "**On a real vLLM.** vLLM's CPU build with the demo's tiny base and its adapter for freight"
+    lines = [
+        "**On a real vLLM**, by `python -m benchmarks.compositions --only vllm --write`: its CPU"
+        " build with the demo's tiny base and its adapter for freight"
         f" notes; {len(examples)} held-out notes, {NEW} of them to cities that no model of ours has"
         f" seen. `{CASCADE}` is the demo's: adapter, then `{COMMERCIAL}` where the mean probability"
         f" of the answer's tokens is under 99.3 %. (Of notes such as it was trained on"
@@ -394,18 +395,26 @@ def on_vllm() -> list[str]:
         "|---|--:|--:|--:|",
         *times,
     ]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/routellm"))
+    parser.add_argument("--only", choices=("scored", "vllm"), help="one of the two parts")
     parser.add_argument("--write", action="store_true", help="write docs/quality.md")
     asked = parser.parse_args()
-    found = page(asked.data)
+    if asked.only != "vllm":
+        _tell("compositions", on_scored_answers(asked.data), write=asked.write)
+    if asked.only != "scored":
+        _tell("compositions-vllm", on_vllm(), write=asked.write)
+
+
+def _tell(part: str, found: str, *, write: bool) -> None:
     print(found)
-    if asked.write:
-        quality.write("compositions", found)
+    if write:
+        quality.write(part, found)
 
 
 if __name__ == "__main__":
