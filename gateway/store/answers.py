@@ -1,6 +1,7 @@
 """What is read from the store for those who wait for it, beside the event loop."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -60,7 +61,7 @@ class Answers:
         What ended at another worker, where there are some `elsewhere`, is written half a second
         later.
         """
-        await self._asked(self._writer.flush, FLUSH_S)
+        await self._written()
         row = await self._asked(self._reader.find, id)
         for _ in range(LATER if row is None and elsewhere else 0):
             await asyncio.sleep(LATER_S)
@@ -75,7 +76,7 @@ class Answers:
         self, by: str, name: str, caller: Caller, *, elsewhere: bool
     ) -> list[Answered]:
         """The caller's requests that feedback means, looked for as by `find`."""
-        await self._asked(self._writer.flush, FLUSH_S)
+        await self._written()
         found = await self._asked(self._feedback.answered, by, name, caller)
         for _ in range(LATER if not found and elsewhere else 0):
             await asyncio.sleep(LATER_S)
@@ -90,7 +91,7 @@ class Answers:
 
     async def used(self) -> dict[str, dict[str, Any]]:
         """What each target used in the last hour."""
-        await self._asked(self._writer.flush, FLUSH_S)
+        await self._written()
         used = await self._asked(self._book.use, self._now() - 3600)
         return {target: msgspec.structs.asdict(use) for target, use in used.items()}
 
@@ -98,6 +99,23 @@ class Answers:
         """An adapter's last revisions, the newest first."""
         changes = await self._asked(self._book.history, target)
         return [msgspec.to_builtins(change) for change in changes]
+
+    async def _written(self) -> None:
+        """Back when what has ended is written, or that takes too long.
+
+        It holds no thread: those are few, and many may wait.
+        """
+        if self._writer.away:
+            return
+        loop, written = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # nobody waits where the loop is closed
+                loop.call_soon_threadsafe(written.set)
+
+        self._writer.flush_then(tell)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(written.wait(), FLUSH_S)
 
     async def _asked(self, call: Callable[..., T], *args: Any) -> T:
         """In threads of its own: one that says nothing holds up no other."""

@@ -76,7 +76,7 @@ class Writer:
         self._slow_s = slow_s
         self._clock = clock
         self._queue: deque[Record] = deque()
-        self._flushes: deque[threading.Event] = deque()
+        self._flushes: deque[Callable[[], object]] = deque()
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._stopping = False
@@ -130,9 +130,13 @@ class Writer:
         While the database is away, what lies on disk is as good as written.
         """
         written = threading.Event()
-        self._flushes.append(written)
-        self._wake.set()
+        self.flush_then(written.set)
         return written.wait(timeout_s)
+
+    def flush_then(self, tell: Callable[[], object]) -> None:
+        """Calls `tell`, from the writer's thread, when all that was put before is written."""
+        self._flushes.append(tell)
+        self._wake.set()
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Writes what waits, to the database or else to the disk, and ends the threads.
@@ -177,8 +181,8 @@ class Writer:
             stopping = self._stopping
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._empty_queue()
-            for written in flushes:
-                written.set()
+            for tell in flushes:
+                tell()
             if stopping and not self._queue:
                 break
             self._empty_spool()
