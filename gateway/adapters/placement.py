@@ -8,11 +8,12 @@ where that is quicker, all told (`seconds_at`).
 
 Homes, by greedy packing of the largest first (Graham 1969): an adapter with a share s of all demand
 gets ceil(s x replicas / SPREAD) homes, each the replica with the least demand so far that still has
-room. It stays where it was unless that replica is over the fair share by more than SLACK, so that
-little moves: each move costs a load.
+room. It stays where it was unless that replica is over the fair share by more than SLACK, and all
+stay where the busiest replica would not have less to do by more than that: each move costs a load.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -60,7 +61,7 @@ def placed(
     for adapter in hottest:
         packing.settle(adapter)
     packing.spread_out(hottest)
-    return packing.homes
+    return packing.kept() or packing.homes
 
 
 class _Packing:
@@ -112,6 +113,33 @@ class _Packing:
                 if not home and self._has_room(url):
                     self.homes[adapter] += (url,)
                     self._count[url] += 1
+
+    def kept(self) -> dict[str, tuple[str, ...]] | None:
+        """The homes before, where they still may be and moving would not make the busiest replica
+        much less so: else two packings that are as good as each other would take turns."""
+        before = {adapter: self._before.get(adapter, ()) for adapter in self._demand}
+        if all(set(before[adapter]) <= set(homes) for adapter, homes in self.homes.items()):
+            return None  # nothing moves
+        count: Counter[str] = Counter(url for homes in before.values() for url in homes)
+        may_stay = (
+            before.keys() == self._before.keys()
+            and all(before.values())
+            and count.keys() <= self._rooms.keys()
+            and all(count[url] <= (self._rooms[url].slots or math.inf) for url in count)
+            and not any((a, url) in self._barred for a, homes in before.items() for url in homes)
+        )
+        if may_stay and self._peak(before) <= self._peak(self.homes) + SLACK:
+            return before
+        return None
+
+    def _peak(self, homes: Homes) -> float:
+        """The busiest replica's load, of what would be fair."""
+        load = dict.fromkeys(self._rooms, 0.0)
+        for adapter, urls in homes.items():
+            for url in urls:
+                load[url] += self._demand[adapter] / len(urls)
+        fair = self._whole / self._speed
+        return max(load[url] / self._rooms[url].speed for url in load) / fair if fair else 0.0
 
     def _copies(self, adapter: str) -> int:
         """How many homes its demand wants; one less only when it wants that clearly."""

@@ -294,6 +294,10 @@ def _score(
             load_s = estimate.load_s
             loss = per_first * first + per_whole * total - worth
             others = server.others_s
+            if row.steps:
+                late, others = _late(row, live, patient, new=not estimate.weight)
+                first, total = max(first + late, 0.0), max(total + late, 0.0)
+                loss = per_first * first + per_whole * total - worth
             if load_s:
                 running = server.in_line
                 others += load_s * (running + estimate.spare * (1.0 + running) - patient)
@@ -317,6 +321,37 @@ def _score(
             why = f"no replica can load its adapter: {'; '.join(sorted(reasons))}"
             ruled_out.append(RuledOut(row.target, "away", why))
     return fitting, over, shut
+
+
+def _late(row: Row, live: Live, patient: bool, *, new: bool) -> tuple[float, float]:
+    """Seconds that a composition is expected to take beyond what is known of it, and those that
+    loading for it costs others.
+
+    Its steps' adapters may have to be loaded, their servers be away; and while the composition is
+    `new`, having not been measured itself, what was measured of its steps takes the place of what
+    is declared. Of each step the soonest replica counts, as often as the step is waited for.
+    """
+    late = others = 0.0
+    for waited, step, replicas in row.steps:
+        soonest, of_others = INFINITE, 0.0
+        for url, key, cold, idle in replicas:
+            estimate, server = live.estimates.get(key, cold), live.replicas.get(url, idle)
+            if estimate.barred:
+                continue
+            more = estimate.wait_s + server.lost_s
+            if new:
+                more += estimate.first_s + estimate.queue_s * server.in_line - step.first_token_s
+                more += step.output_tokens * (estimate.token_s - 1.0 / step.tokens_per_s)
+            if more < soonest:
+                running = server.in_line
+                soonest = more
+                of_others = server.others_s + estimate.load_s * (
+                    running + estimate.spare * (1.0 + running) - patient
+                )
+        if soonest < INFINITE:
+            late += waited * soonest
+            others += waited * of_others
+    return late, others
 
 
 def _only_media(lacking: int, row: Row, needs: Needs) -> bool:

@@ -29,6 +29,7 @@ class Row:
     fetch from the hosts `media_from` only. Each of `replicas` is
     (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too. `held` and
     `held_replicas` are what of it gets but a share of its traffic; drained replicas are left out.
+    Each of a composition's `steps` is (how often it is waited for, target, replicas as above).
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Row:
         "output_price",
         "quality",
         "replicas",
+        "steps",
         "target",
     )
 
@@ -78,13 +80,24 @@ class Row:
         self.output_price = target.price.output
         self.output_key = (route, target.name)
         self.output = Output(target)
-        cold, idle = Estimate(target), Replica()
-        urls = open_replicas(target, weights)
-        self.replicas = tuple((url, (target.name, url), cold, idle) for url in urls)
+        self.replicas = _at_replicas(target, weights)
+        self.steps = tuple(
+            (waited, step, _at_replicas(step, weights)) for waited, step in target.steps
+        )
 
     def fetches(self, hosts: Iterable[str]) -> bool:
         """Whether the target may fetch from all of these hosts."""
         return self.media_from is None or all(_among(host, self.media_from) for host in hosts)
+
+
+AtReplica: TypeAlias = tuple[str, tuple[str, str], Estimate, Replica]
+"""(url, key in `Live.estimates`, prior estimate, idle server)."""
+
+
+def _at_replicas(target: Target, weights: Weights) -> tuple[AtReplica, ...]:
+    cold, idle = Estimate(target), Replica()
+    urls = open_replicas(target, weights)
+    return tuple((url, (target.name, url), cold, idle) for url in urls)
 
 
 Scored: TypeAlias = tuple[float, float, int, Row, str, float, float, float, float]

@@ -66,6 +66,8 @@ class Target(msgspec.Struct, frozen=True):
     until live figures exist. `priced` is false where the price is yet to come from litellm's map.
     `missing` says why the target cannot be used yet: an adapter that is being fetched, or is bad.
     Without a version the live one is meant, or, for the share that it says, the canary's.
+    `steps` are those of a composition, each with how often a client waits for it, as far as is
+    declared.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Target(msgspec.Struct, frozen=True):
     version: str | None = None
     missing: str = ""
     canary: Canary | None = None
+    steps: "tuple[tuple[float, Target], ...]" = ()
 
 
 class Serve(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.placement import SKEWS, WAYS, World, measured_world, on_front, run
 from gateway.adapters.demand import HALF_LIFE_S, Demand
-from gateway.adapters.placement import Room, others_lose, placed, seconds_at
+from gateway.adapters.placement import SLACK, Room, others_lose, placed, seconds_at
 
 THREE = [Room("a", 8), Room("b", 8), Room("c", 8)]
 Homes = Mapping[str, tuple[str, ...]]
@@ -54,8 +54,13 @@ def test_what_was_placed_stays_where_it_is(adapters: int, skew: float, slots: in
     demand, rooms = zipf(adapters, skew), [Room(url, slots) for url in "abcd"]
     first = placed(demand, rooms, {})
     again = placed(demand, rooms, first)
+    whole = sum(demand.values())
     moved = sum(demand[a] for a in demand if first[a][0] not in again[a])
-    assert moved <= 0.15 * sum(demand.values())
+    # It is worth it only where the busiest replica has much less to do then.
+    less = max(load_of(first, demand).values()) - max(load_of(again, demand).values())
+    assert moved <= 0.15 * whole or less > SLACK * whole / len(rooms)
+    third = placed(demand, rooms, again)
+    assert all(again[a][0] in third[a] for a in demand)
 
 
 def test_where_everything_fits_everything_is_at_home_everywhere() -> None:

@@ -7,6 +7,7 @@ from gateway.policy.decide import decide
 from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Target
 from gateway.types.compositions import Composition, Judge, Step
+from gateway.types.records import Usage
 from tests.policy.world import policy, question, route, snapshot, target
 
 SMALL = target("a/small", input_price=1e-6, output_price=2e-6, first_token_s=0.1, tokens_per_s=200)
@@ -75,3 +76,21 @@ def test_costs_begin_anew_where_it_is_declared_otherwise() -> None:
     assert live.cost_of("work", same).seen == 1.0
     other = Composition("two", "cascade", CASCADE.steps, escalates=0.5)
     assert (live.cost_of("work", other).seen, live.cost_of("work", other).mean) == (0.0, 1.0)
+
+
+def test_it_is_no_sooner_than_the_step_that_it_begins_with() -> None:
+    """What was measured of a step counts for a composition that was not measured itself."""
+    found = composed(CASCADE, TARGETS)
+    config = snapshot(
+        [route([(found.name, 0.9), ("b/large", 0.9)])], [SMALL, LARGE, found], policy()
+    )
+    live = Live()
+    before = decide(question(), config, live, 0.5).ranked
+    assert {choice.target for choice in before} == {found.name, "b/large"}
+    for second in range(20):
+        flight = live.started(SMALL, SMALL.replicas[0], "work", float(second))
+        live.first_token(flight, second + 3.0)
+        live.finished(flight, second + 4.0, Usage(10, 200))
+    (slow,) = (c for c in decide(question(), config, live, 0.5).ranked if c.target == found.name)
+    (quick,) = (choice for choice in before if choice.target == found.name)
+    assert slow.first_token_s > quick.first_token_s + 2.0
