@@ -292,7 +292,7 @@ class AdapterKeeper:
         key = (replica, served)
         before = self._failures.get(key)
         times = before.times + 1 if before is not None else 1
-        wait = min(RETRY_S * 2 ** (times - 1), LONGEST_RETRY_S)
+        wait = min(RETRY_S * 2 ** min(times - 1, 30), LONGEST_RETRY_S)
         self._failures[key] = _Failure(reason, times, self._clock() + wait)
         if before is None or before.reason != reason:
             log.error("%s at %s cannot load %s: %s", self.backend, replica, served, reason)

@@ -13,8 +13,8 @@ where the last is a step that streams; the best of several answers comes as a wh
 The prices of the composed target are such that its usual answer costs just that. From then on its
 times are measured as any target's, from what clients waited for, and so is what it costs, as a
 multiple of that expectation (`Spent`): whatever a request's length, and however often it escalates.
-What its steps are like now is in it beyond that (`decide`): the load of an adapter, a server that
-is away; and until it was measured itself, what was measured of them.
+What its steps are like now is in it beyond that (`decide`): the load of an adapter; and until it
+was measured itself, what was measured of them.
 """
 
 from collections.abc import Mapping, Sequence

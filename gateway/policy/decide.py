@@ -327,9 +327,10 @@ def _late(row: Row, live: Live, patient: bool, *, new: bool) -> tuple[float, flo
     """Seconds that a composition is expected to take beyond what is known of it, and those that
     loading for it costs others.
 
-    Its steps' adapters may have to be loaded, their servers be away; and while the composition is
-    `new`, having not been measured itself, what was measured of its steps takes the place of what
-    is declared. Of each step the soonest replica counts, as often as the step is waited for.
+    Its steps' adapters may have to be loaded; and while the composition is `new`, having not been
+    measured itself, what was measured of its steps takes the place of what is declared. Of each
+    step the soonest replica counts, as often as the step is waited for; one that fails is passed
+    over, not waited for.
     """
     late = others = 0.0
     for waited, step, replicas in row.steps:
@@ -338,7 +339,7 @@ def _late(row: Row, live: Live, patient: bool, *, new: bool) -> tuple[float, flo
             estimate, server = live.estimates.get(key, cold), live.replicas.get(url, idle)
             if estimate.barred:
                 continue
-            more = estimate.wait_s + server.lost_s
+            more = estimate.load_s
             if new:
                 more += estimate.first_s + estimate.queue_s * server.in_line - step.first_token_s
                 more += step.output_tokens * (estimate.token_s - 1.0 / step.tokens_per_s)

@@ -27,6 +27,9 @@ from gateway.types.snapshot import Snapshot
 PROBE_S = 60.0
 """How long a request that was let through to see may take before another is."""
 
+DOUBLINGS = 30
+"""A pause doubles no more often: any is over its most by then, and a thousand are no float."""
+
 LEAST = 10
 """Requests in the window below which a share of failures says little."""
 
@@ -286,7 +289,7 @@ class Breakers:
 
     def _open(self, breaker: Breaker, turned: Turned, rule: Breaking, now: float) -> None:
         circuit = breaker.circuit(turned.sort)
-        pause_s = min(rule.most_s, rule.first_s * 2.0**circuit.opened)
+        pause_s = min(rule.most_s, rule.first_s * 2.0 ** min(circuit.opened, DOUBLINGS))
         pause_s *= 0.75 + 0.5 * self._draw()
         circuit.open(now, pause_s)
         key = (turned.target, turned.replica)

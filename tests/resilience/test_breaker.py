@@ -113,6 +113,16 @@ def test_one_request_at_a_time_tries_it_after_ever_longer_pauses() -> None:
     assert bench.told[-1] == Turned("p/m", URL, PLAIN, 0.0)
 
 
+def test_what_has_failed_for_days_is_tried_as_often_as_before() -> None:
+    bench = Bench()
+    bench.fails(3)
+    for _ in range(1_100):
+        bench.now += 20.0
+        bench.enter()
+        bench.fails()
+    assert bench.shut() == "500; tried again in 10.0 s"
+
+
 def test_an_answer_to_what_was_under_way_does_not_close_it() -> None:
     bench = Bench()
     bench.fails(3)
