@@ -115,7 +115,7 @@ _models = msgspec.json.Decoder(_Models)
 
 class _Failure(msgspec.Struct, frozen=True):
     reason: str
-    times: int
+    pause_s: float
     until: float
 
 
@@ -291,9 +291,8 @@ class AdapterKeeper:
         """The replica is out of that adapter's choice for a while, longer each time."""
         key = (replica, served)
         before = self._failures.get(key)
-        times = before.times + 1 if before is not None else 1
-        wait = min(RETRY_S * 2 ** min(times - 1, 30), LONGEST_RETRY_S)
-        self._failures[key] = _Failure(reason, times, self._clock() + wait)
+        pause_s = RETRY_S if before is None else min(2 * before.pause_s, LONGEST_RETRY_S)
+        self._failures[key] = _Failure(reason, pause_s, self._clock() + pause_s)
         if before is None or before.reason != reason:
             log.error("%s at %s cannot load %s: %s", self.backend, replica, served, reason)
         self._gone(replica, served)

@@ -292,12 +292,11 @@ def _score(
             first = queued + estimate.wait_s + server.lost_s
             total = first + output * estimate.token_s
             load_s = estimate.load_s
-            loss = per_first * first + per_whole * total - worth
             others = server.others_s
             if row.steps:
                 late, others = _late(row, live, patient, new=not estimate.weight)
                 first, total = max(first + late, 0.0), max(total + late, 0.0)
-                loss = per_first * first + per_whole * total - worth
+            loss = per_first * first + per_whole * total - worth
             if load_s:
                 running = server.in_line
                 others += load_s * (running + estimate.spare * (1.0 + running) - patient)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.placement import SKEWS, WAYS, World, measured_world, on_front, run
@@ -49,6 +49,7 @@ def test_each_adapter_has_a_home_and_each_home_is_a_replica(
         assert len(set(found)) == len(found)
 
 
+@example(adapters=9, skew=0.375, slots=5)  # two packings once took turns here
 @given(adapters=st.integers(1, 80), skew=st.floats(0.3, 1.5), slots=st.integers(1, 20))
 def test_what_was_placed_stays_where_it_is(adapters: int, skew: float, slots: int) -> None:
     demand, rooms = zipf(adapters, skew), [Room(url, slots) for url in "abcd"]
