@@ -8,7 +8,14 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.adapters.keeper import FORGET_S, AdapterKeeper, Loadable, LoadFailed
+from gateway.adapters.keeper import (
+    FORGET_S,
+    LONGEST_RETRY_S,
+    RETRY_S,
+    AdapterKeeper,
+    Loadable,
+    LoadFailed,
+)
 from gateway.policy.live import Live
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
@@ -173,6 +180,21 @@ async def test_what_failed_is_tried_again_later_and_let_in_again() -> None:
         assert "support@v1" in world.engine.adapters
         assert not world.live.estimates["local/qwen+support", world.url].barred
         assert world.keeper.states[world.url].failed == {}
+
+
+async def test_the_pause_before_it_is_tried_again_doubles_and_has_an_end() -> None:
+    async with keeping(Vllm(refuses={"/adapters/support@v1": (500, "no")})) as world:
+        await world.keeper.look()
+        for pause_s in (RETRY_S, 2 * RETRY_S, 4 * RETRY_S, *[LONGEST_RETRY_S] * 20):
+            world.clock.now += pause_s
+            await world.keeper.look()
+        world.engine.refuses.clear()
+        world.clock.now += LONGEST_RETRY_S - 1.0
+        await world.keeper.look()
+        assert "support@v1" not in world.engine.adapters
+        world.clock.now += 1.0
+        await world.keeper.look()
+        assert "support@v1" in world.engine.adapters
 
 
 async def test_a_replica_that_says_loaded_and_is_not_has_lied() -> None:

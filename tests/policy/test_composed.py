@@ -94,3 +94,17 @@ def test_it_is_no_sooner_than_the_step_that_it_begins_with() -> None:
     (slow,) = (c for c in decide(question(), config, live, 0.5).ranked if c.target == found.name)
     (quick,) = (choice for choice in before if choice.target == found.name)
     assert slow.first_token_s > quick.first_token_s + 2.0
+
+
+def test_an_adapter_that_its_first_step_has_to_load_is_waited_for() -> None:
+    adapted = target("a/small+law", internal=True)
+    cascade = Composition("law", "cascade", (Step("1", adapted.name), Step("2", "b/large")))
+    found = composed(cascade, {**TARGETS, adapted.name: adapted})
+    config = snapshot([route([(found.name, 0.9)])], [adapted, LARGE, found], policy())
+    live = Live()
+
+    def first_token_s(loaded: float) -> float:
+        live.resident(adapted, adapted.replicas[0], loaded, load_s=2.0)
+        return decide(question(), config, live, 0.5).ranked[0].first_token_s
+
+    assert first_token_s(0.0) == pytest.approx(first_token_s(1.0) + 2.0)
