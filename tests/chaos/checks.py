@@ -57,7 +57,7 @@ def wrongs(seen: Seen) -> list[Wrong]:
     for told in seen.told:
         about = [
             *_failed(seen, told),
-            *_false_endings(told),
+            *_false_endings(seen, told),
             *_broken(seen, told),
             *_spoken(told, by_tag.get(told.plan.tag, [])),
         ]
@@ -121,13 +121,22 @@ def _servers(target: str) -> tuple[str, ...]:
     return ("v0", "v1") if backend == "local" else (backend,)
 
 
-def _false_endings(told: Told) -> Iterator[str]:
-    """Whoever says that the answer is whole has said all of it."""
+def _false_endings(seen: Seen, told: Told) -> Iterator[str]:
+    """Whoever says that the answer is whole has said all of it.
+
+    A model says that by its last token's finish_reason. What it used comes in an event after that:
+    a server that is killed between the two leaves a whole answer, and nobody to tell its usage.
+    """
     answer, plan = told.answer, told.plan
     if answer is None or not answer.looks_whole or answer.error is not None:
         return
-    if _target(told).startswith("local/"):
+    target = _target(told)
+    if target.startswith("local/"):
         usage = answer.usage
+        since, until = told.since, told.until
+        cut = not all(seen.story.healthy(name, since, until) for name in _servers(target))
+        if usage is None and cut and b'"finish_reason":"length"' in answer.body:
+            return
         if usage is None or usage["completion_tokens"] != plan.most:
             yield f"ended with usage {usage} of {plan.most} tokens"
     elif answer.text != plan.said:

@@ -144,6 +144,20 @@ def test_a_failure_counts_only_while_somebody_was_well() -> None:
     assert not [wrong for wrong in wrongs(late) if "failed though" in wrong.what]
 
 
+def test_a_server_killed_after_its_last_token_has_no_time_to_tell_its_usage() -> None:
+    said = stream("t1", " w1", " w2").replace(
+        b'"finish_reason":"stop"', b'"finish_reason":"length"'
+    )
+    whole = msgspec.structs.replace(
+        answer(said), headers=answer(b"").headers | {"x-switchboard-target": "local/tiny"}
+    )
+    run = seen(told(answer=whole))
+    missing = "ended with usage None of 100 tokens"
+    assert any(missing in wrong.what for wrong in wrongs(run))
+    run.story.ill("v1")
+    assert not any(missing in wrong.what for wrong in wrongs(run))
+
+
 def test_who_was_drained_need_not_answer_and_must_not_be_asked() -> None:
     failed = seen(FAILED, (FAILED_ROW,))
     failed.story.drain("p0")
