@@ -55,7 +55,7 @@ from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
 from gateway.retraining import Retraining, Told, trained_beside
 from gateway.revisions.guarding import Guarding
-from gateway.revisions.known import KnownFile
+from gateway.revisions.known import KnownFile, LearnedFile
 from gateway.revisions.opening import Home, Opening
 from gateway.revisions.running import Running
 from gateway.revisions.winning import NotWritten, with_winner
@@ -253,6 +253,8 @@ class Gateway:
             self.fleet,
             self.standings,
             self.running,
+            self.learned,
+            None if home is None else LearnedFile(home.cache, store.name),
         )
         if opening is not None and opening.known is not None:
             self._remembered.tell(opening.known)

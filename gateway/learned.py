@@ -24,12 +24,18 @@ class LearnedWatch:
     def __init__(
         self, book: LearnedBook, snapshot: Callable[[], Snapshot], changed: Callable[[], None]
     ) -> None:
-        """`changed` is called when `known` is other than before."""
+        """`changed` is called when `known` is other than before; until the store was `looked` at,
+        that is what was known last, or nothing."""
         self.known: Mapping[str, Scorer] = {}
+        self.looked = False
         self._book = book
         self._snapshot = snapshot
         self._changed = changed
         self._seen: tuple[object, ...] = ()
+
+    def know(self, known: Mapping[str, Scorer]) -> None:
+        """Begins with what was known last of a store that is away."""
+        self.known = known
 
     async def run(self) -> None:
         """Looks again and again, for ever."""
@@ -56,6 +62,7 @@ class LearnedWatch:
                 return
             found = await asyncio.to_thread(versions.scorers, self._book, snapshot, self.known)
             self._seen = seen
+        self.looked = True
         if _named(found) != _named(self.known):
             self.known = found
             for route, (version, _) in _named(found).items():

@@ -6,7 +6,8 @@ import logging
 from gateway.adapters.fleet import Fleet
 from gateway.complaints import Complaint
 from gateway.experiments.standings import Standings
-from gateway.revisions.known import Known, KnownFile
+from gateway.learned import LearnedWatch
+from gateway.revisions.known import Known, KnownFile, LearnedFile
 from gateway.revisions.running import Running
 from gateway.store.keys import Keyring
 from gateway.traffic import Traffic
@@ -29,8 +30,11 @@ class Remembered:
         fleet: Fleet,
         standings: Standings,
         running: Running,
+        learned: LearnedWatch,
+        versions: LearnedFile | None,
     ) -> None:
-        """`store` is its name; without a `file` nothing is kept."""
+        """`store` is its name; without a `file` nothing is kept, and without `versions` nothing of
+        what was learned."""
         self._file = file
         self._store = store
         self._keyring = keyring
@@ -38,6 +42,8 @@ class Remembered:
         self._fleet = fleet
         self._standings = standings
         self._running = running
+        self._learned = learned
+        self._versions = versions
 
     def tell(self, known: Known) -> None:
         """Begins with what was known last of a store that is away."""
@@ -45,6 +51,8 @@ class Remembered:
         self._traffic.know(known.weights)
         self._fleet.know(known.adapters)
         self._standings.know(known.experiments)
+        if self._versions is not None:
+            self._learned.know(self._versions.read())
 
     async def run(self) -> None:
         """Keeps it as it changes, for ever."""
@@ -71,3 +79,5 @@ class Remembered:
             dict(self._standings.known),
         )
         await asyncio.to_thread(self._file.keep, known)
+        if self._versions is not None and self._learned.looked:
+            await asyncio.to_thread(self._versions.keep, self._learned.known)

@@ -78,14 +78,12 @@ class History(msgspec.Struct, frozen=True):
 
 def keep(book: LearnedBook, model: Model, version: Version, author: str) -> Version:
     """Keeps a version, and names it. Raises StoreError."""
-    held = io.BytesIO()
-    np.savez(held, **msgspec.structs.asdict(model))
     arrays = b"".join(each.tobytes() for each in msgspec.structs.asdict(model).values())
     head = "\0".join([version.kind, *version.report.targets]).encode()
     version = msgspec.structs.replace(
         version, version=hashlib.sha256(head + arrays).hexdigest()[:12]
     )
-    book.save(_kept(version, version.at, author, used=version.used), held.getvalue())
+    book.save(_kept(version, version.at, author, used=version.used), written(model))
     return version
 
 
@@ -115,6 +113,18 @@ def read(book: LearnedBook, route: str, version: str) -> Model:
     content = book.model(route, version)
     if content is None:
         raise VersionError(f"the model of {version} of the route '{route}' is kept no more")
+    return as_written(content, route, version)
+
+
+def written(model: Model) -> bytes:
+    """A model as it is kept."""
+    held = io.BytesIO()
+    np.savez(held, **msgspec.structs.asdict(model))
+    return held.getvalue()
+
+
+def as_written(content: bytes, route: str, version: str) -> Model:
+    """What `written` was given. Raises VersionError."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as held:
             return Model(**{name: held[name] for name in Model.__struct_fields__})

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from gateway.app import Gateway
+from gateway.learn import versions
+from gateway.learn.features import KIND
+from gateway.learn.rows import Answer, rows_of
+from gateway.learn.training import train
 from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
+from gateway.store.learned import LearnedBook
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store, StoreAway
 from tests import servers
@@ -140,6 +145,44 @@ async def test_a_start_without_the_database_serves_what_was_known_last(tmp_path:
     assert change.status_code >= 400
     assert after["store_away"] is None
     assert {row["outcome"] for row in rows} == {"ok"}
+
+
+async def test_a_start_without_the_database_decides_by_what_was_learned_last(
+    tmp_path: Path,
+) -> None:
+    targets = ("openai/mini", "openai/maxi")
+    tried = []
+    for n in range(60):
+        for easy, text in ((1.0, f"add up these figures {n}"), (0.0, f"prove this theorem {n}")):
+            tried += [Answer(text, targets[0], easy, 0.0), Answer(text, targets[1], 1 - easy, 0.0)]
+    trained = train(rows_of(tried, targets), 0.01)
+    with servers.postgres() as database:
+        async with StandIn(Behaviour(answer=lambda _: WORDS), keys=[SECRET]) as provider:
+            write(tmp_path, "")
+            (tmp_path / "gateway.yaml").write_text(TWO.format(url=provider.url, store=database.url))
+            (tmp_path / "routes/general.yaml").write_text(BOTH)
+            policy = tmp_path / "policies/balanced.yaml"
+            policy.write_text("name: balanced\nquality: learned\n")
+            store = Store.open(database.url)
+            token = Keys(store).create("test").secret
+            about = versions.Version("", 1.0, "general", KIND, (), trained.report)
+            made = versions.keep(LearnedBook(store), trained.model, about, "ann")
+            async with started(tmp_path, token) as (served, _):
+                known = tmp_path / ".switchboard/known"
+                await asyncio.to_thread(until, lambda: any(known.glob("*.learned")))
+            (file,) = known.glob("*.learned")
+            assert file.stat().st_mode & 0o777 == 0o600
+
+            database.kill()
+            for _ in range(2):  # what is known outlives a start that saw no store
+                async with started(tmp_path, token) as (served, _):
+                    went = [
+                        (await served.chat(text)).headers["x-switchboard-target"]
+                        for text in ("add up these figures 7", "prove this theorem 7")
+                    ]
+                    assert served.gateway.learned.known["general"].version == made.version
+                assert went == ["openai/mini", "openai/maxi"]
+            store.close()
 
 
 async def test_a_first_start_without_the_database_says_why_it_ends(tmp_path: Path) -> None:
