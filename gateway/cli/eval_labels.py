@@ -37,6 +37,12 @@ def register(evals: typer.Typer) -> None:
         cases: Annotated[
             int | None, typer.Option(min=1, metavar="N", help="Only so many cases, by the seed.")
         ] = None,
+        repetitions: Annotated[
+            int | None,
+            typer.Option(
+                min=1, metavar="N", help="Only the first so many repetitions of each; all of them."
+            ),
+        ] = None,
         seed: Annotated[
             int | None,
             typer.Option(metavar="N", help="Of the order and the sides; the suite's if left out."),
@@ -66,7 +72,7 @@ def register(evals: typer.Typer) -> None:
                 fail(f"the run did not ask {', '.join(unknown)}; it asked {', '.join(names)}")
             names = [each for each in names if each in wanted]
         chosen = told.seed if seed is None else seed
-        pairs = labels.pairs(results, names, chosen, cases)
+        pairs = labels.pairs(results, names, chosen, cases, repetitions)
         if not pairs:
             fail("there is nothing to compare: no case was answered by two targets of this run")
         path = folder / labels.FILE
@@ -118,9 +124,11 @@ def marked(folder: Path) -> dict[str, tuple[int, float]]:
     where raters differ, a share. Without any, why not in red, with exit code 1."""
     from gateway.evals import labels
     from gateway.evals.agreement import shares
+    from gateway.evals.runs import read
 
     try:
         found, _ = labels.read(folder / labels.FILE)
+        found = labels.spread(found, read(folder)[1])
     except SwitchboardError as error:
         fail(str(error))
     rows = {target: (len(each), sum(each.values())) for target, each in shares(found).items()}

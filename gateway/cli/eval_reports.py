@@ -14,8 +14,8 @@ from gateway.errors import SwitchboardError
 if TYPE_CHECKING:
     from gateway.evals.agreement import Labelled
     from gateway.evals.compare import Changed, Report
+    from gateway.evals.ranking import Preferred
     from gateway.evals.runs import Result, Run
-    from gateway.evals.wins import Preference
 
 HEAD = (
     *("", "target", "right", "95 % between", "cases", "usd each"),
@@ -63,7 +63,12 @@ def register(evals: typer.Typer) -> None:
         if as_json:
             both = {
                 **msgspec.to_builtins(found),
-                "preferences": msgspec.to_builtins(preferred),
+                "preferences": {
+                    scorer: msgspec.to_builtins(each.pairs) for scorer, each in preferred.items()
+                },
+                "rankings": {
+                    scorer: msgspec.to_builtins(each.ranking) for scorer, each in preferred.items()
+                },
                 "labels": msgspec.to_builtins(people),
             }
             print(msgspec.json.encode(both).decode())
@@ -117,9 +122,9 @@ def read_run(run: str, config: Path) -> "tuple[Path, Run, list[Result]]":
 # ---------------------------------------------------------------- one run
 
 
-def _preferences(run: "Run", results: "list[Result]") -> "dict[str, tuple[Preference, ...]]":
+def _preferences(run: "Run", results: "list[Result]") -> "dict[str, Preferred]":
     """By scorer, where nothing is right or wrong and only one can be better than another."""
-    from gateway.evals.wins import by_score
+    from gateway.evals.ranking import by_score
 
     return {name: by_score(results, name) for name in run.scorers} if run.right is None else {}
 
@@ -127,11 +132,10 @@ def _preferences(run: "Run", results: "list[Result]") -> "dict[str, tuple[Prefer
 def _print(
     found: "Report",
     people: "Labelled | None",
-    preferred: "dict[str, tuple[Preference, ...]]",
+    preferred: "dict[str, Preferred]",
     html: Path | None,
 ) -> None:
-    from gateway.evals import wins
-    from gateway.evals.page import label_words, words
+    from gateway.evals.page import label_words, preferred_words, words
     from gateway.evals.runs import named
 
     out = Console(soft_wrap=True, highlight=False)
@@ -156,10 +160,9 @@ def _print(
     Lines(out, HEAD).print(rows)
     for pair in found.compared:
         out.print(words(pair), style="green" if pair.sure else ASIDE)
-    for scorer, pairs in preferred.items():
-        for each in pairs:
-            style = "green" if each.sure else ASIDE
-            out.print(f"by {scorer}: {wins.words(each)}", style=style, markup=False)
+    for scorer, each in preferred.items():
+        for said, sure in preferred_words(each):
+            out.print(f"by {scorer}: {said}", style="green" if sure else ASIDE, markup=False)
     if people is not None:
         out.print("\nby people", style="bold")
         for said, sure in label_words(people):

@@ -1,6 +1,7 @@
 """What people's labels of a run say, how far raters agree, and scorers with them. Pure.
 
-- Of a pair of targets a case counts once, by what most of its raters prefer. The cases that one
+- Of a pair of targets a case counts once, by what most of its raters prefer, over its repetitions
+  together; what is said of two texts counts at each repetition that has them. The cases that one
   wins against those that it loses make a sign test, in its mid-p form; ties do not count in it. Of
   many pairs the p-values are Holm's. The interval of the share that is won is Wilson's.
 - Raters agree by Krippendorff's alpha for named categories (Krippendorff 2011, "Computing
@@ -18,9 +19,10 @@ import msgspec
 import numpy as np
 
 from gateway.evals.compare import SEED, wilson
-from gateway.evals.labels import Label
+from gateway.evals.labels import Key, Label, spread
+from gateway.evals.ranking import Ranked, ranking
 from gateway.evals.runs import Result, Run
-from gateway.evals.wins import Preference, preferences
+from gateway.evals.wins import Preference, Votes, preferences
 
 TIMES = 2000
 """Bootstraps of alpha."""
@@ -51,7 +53,8 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class ScorerAgreement(msgspec.Struct, frozen=True):
-    """How far a scorer says what people say. `judge` is whether a model scores."""
+    """How far a scorer says what people say of so many `cases`: pairs, or answers, each repetition
+    by itself. `judge` is whether a model scores."""
 
     scorer: str
     judge: bool
@@ -67,6 +70,7 @@ class Labelled(msgspec.Struct, frozen=True):
     raters: dict[str, int]
     labels: int
     preferences: tuple[Preference, ...]
+    ranking: tuple[Ranked, ...]
     marks: tuple[Marked, ...]
     agreements: tuple[Agreement, ...]
     scorers: tuple[ScorerAgreement, ...]
@@ -82,11 +86,14 @@ def labelled(
         return None
     words = _preferred(labels)
     marks = _marks(labels)
+    everywhere = spread(labels, results)
+    votes = _votes(_preferred(everywhere))
     return Labelled(
         dict(Counter(each.rater for each in labels)),
         len(labels),
-        _preferences(words),
-        _marked(marks),
+        preferences(votes),
+        ranking(votes),
+        _marked(everywhere),
         (
             agreement("which is better", words.values()),
             agreement("what is right", [_yes_no(said) for said in marks.values()]),
@@ -97,31 +104,36 @@ def labelled(
 
 
 def shares(labels: Iterable[Label]) -> dict[str, dict[str, float]]:
-    """By target and case, the share of raters who say that the answer is right."""
+    """By target and case, the share of raters who say that the answer is right; of several
+    repetitions the mean."""
+    by_case: dict[tuple[str, str], list[float]] = {}
+    for (case, target, _), said in _marks(labels).items():
+        by_case.setdefault((target, case), []).append(sum(said.values()) / len(said))
     found: dict[str, dict[str, float]] = {}
-    for (case, target), said in _marks(labels).items():
-        found.setdefault(target, {})[case] = sum(said.values()) / len(said)
+    for (target, case), each in by_case.items():
+        found.setdefault(target, {})[case] = sum(each) / len(each)
     return found
 
 
 # ---------------------------------------------------------------- what was said
 
 
-def _preferred(labels: Iterable[Label]) -> dict[tuple[str, str, str], list[str]]:
-    """By (case, one, other) what raters prefer."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+def _preferred(labels: Iterable[Label]) -> dict[Key, list[str]]:
+    """By pair what raters prefer."""
+    found: dict[Key, list[str]] = {}
     for each in labels:
         if each.preferred is not None:
-            found.setdefault((each.case, each.one, each.other), []).append(each.preferred)
+            found.setdefault(each.key, []).append(each.preferred)
     return found
 
 
-def _marks(labels: Iterable[Label]) -> dict[tuple[str, str], dict[str, bool]]:
-    """By (case, target) who says that the answer is right; who said it of two pairs, last."""
-    found: dict[tuple[str, str], dict[str, bool]] = {}
+def _marks(labels: Iterable[Label]) -> dict[tuple[str, str, int], dict[str, bool]]:
+    """By (case, target, repetition) who says that the answer is right; who said it of two pairs,
+    last."""
+    found: dict[tuple[str, str, int], dict[str, bool]] = {}
     for each in sorted(labels, key=lambda label: label.at):
         for target, right in each.right.items():
-            found.setdefault((each.case, target), {})[each.rater] = right
+            found.setdefault((each.case, target, each.rep), {})[each.rater] = right
     return found
 
 
@@ -135,21 +147,22 @@ def _most(said: Sequence[str]) -> int:
     return (balance > 0) - (balance < 0)
 
 
-def _preferences(words: Mapping[tuple[str, str, str], Sequence[str]]) -> tuple[Preference, ...]:
-    by_pair: dict[tuple[str, str], list[int]] = {}
-    for (_, one, other), said in words.items():
-        by_pair.setdefault((one, other), []).append(_most(said))
-    return preferences(by_pair)
+def _votes(words: Mapping[Key, Sequence[str]]) -> Votes:
+    """By pair of targets and case what most prefer, over the case's repetitions together."""
+    said: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for (case, one, other, _), each in words.items():
+        said.setdefault((one, other), {}).setdefault(case, []).extend(each)
+    return {
+        pair: {case: _most(each) for case, each in by_case.items()}
+        for pair, by_case in said.items()
+    }
 
 
-def _marked(marks: Mapping[tuple[str, str], Mapping[str, bool]]) -> tuple[Marked, ...]:
-    by_target: dict[str, list[float]] = {}
-    for (_, target), said in marks.items():
-        by_target.setdefault(target, []).append(sum(said.values()) / len(said))
+def _marked(labels: Iterable[Label]) -> tuple[Marked, ...]:
     found = []
-    for target, each in by_target.items():
-        right = sum(each) / len(each)
-        found.append(Marked(target, len(each), right, *wilson(sum(each), len(each))))
+    for target, by_case in shares(labels).items():
+        n, total = len(by_case), sum(by_case.values())
+        found.append(Marked(target, n, total / n, *wilson(total, n)))
     return tuple(found)
 
 
@@ -217,16 +230,16 @@ def kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:
 def _scorers(
     run: Run,
     results: Sequence[Result],
-    words: Mapping[tuple[str, str, str], Sequence[str]],
-    marks: Mapping[tuple[str, str], Mapping[str, bool]],
+    words: Mapping[Key, Sequence[str]],
+    marks: Mapping[tuple[str, str, int], Mapping[str, bool]],
 ) -> tuple[ScorerAgreement, ...]:
-    first = {(each.case, each.target): each for each in results if each.rep == 0}
+    by_place = {(each.case, each.target, each.rep): each for each in results}
     found = []
     for scorer in run.scorers:
         judge = scorer in run.judges
         people, scored = [], []
-        for (case, one, other), said in words.items():
-            a, b = first.get((case, one)), first.get((case, other))
+        for (case, one, other, rep), said in words.items():
+            a, b = by_place.get((case, one, rep)), by_place.get((case, other, rep))
             if a is not None and b is not None and scorer in a.scores and scorer in b.scores:
                 difference = a.scores[scorer] - b.scores[scorer]
                 people.append(_most(said))
@@ -234,20 +247,20 @@ def _scorers(
         if people:
             found.append(_agreed(scorer, judge, "which is better", people, scored))
         if scorer == run.right:
-            found += _on_right(scorer, judge, first, marks)
+            found += _on_right(scorer, judge, by_place, marks)
     return tuple(found)
 
 
 def _on_right(
     scorer: str,
     judge: bool,
-    first: Mapping[tuple[str, str], Result],
-    marks: Mapping[tuple[str, str], Mapping[str, bool]],
+    by_place: Mapping[tuple[str, str, int], Result],
+    marks: Mapping[tuple[str, str, int], Mapping[str, bool]],
 ) -> list[ScorerAgreement]:
     people, scored = [], []
     for place, said in marks.items():
         balance = 2 * sum(said.values()) - len(said)
-        result = first.get(place)
+        result = by_place.get(place)
         if balance and result is not None and result.right is not None:
             people.append(balance > 0)
             scored.append(result.right)

@@ -54,8 +54,11 @@ class Labelling:
         self._pairs = pairs
         self._rater = rater
         self._turned = [turned(pair, rater, seed) for pair in pairs]
-        self._labels = {
-            (each.case, each.one, each.other): each for each in known if each.rater == rater
+        self._labels = {each.key: each for each in known if each.rater == rater}
+        self._texts = {
+            (pair.case, each.target, each.rep): each.output
+            for pair in pairs
+            for each in (pair.one, pair.other)
         }
         self._keep = keep
         self._clock = clock
@@ -121,8 +124,8 @@ class Labelling:
                 "texts": [left.output, right.output],
                 "same": pair.same,
                 "preferred": side[preferred],
-                "left": marks.get(left.target),
-                "right": marks.get(right.target),
+                "left": marks.get(left.output),
+                "right": marks.get(right.output),
             }
         )
 
@@ -146,7 +149,7 @@ class Labelling:
             self._keep(label)
         except OSError as error:
             return _refused(507, f"the label could not be kept: {error}")
-        self._labels[label.case, label.one, label.other] = label
+        self._labels[label.key] = label
         return JSONResponse(self._progress())
 
     async def _finish(self, request: Request) -> Response:
@@ -169,21 +172,26 @@ class Labelling:
             preferred = "tie"
             mark = next(iter(marks.values()))
             marks = {one: mark, other: mark}
-        return Label(self._rater, pair.case, one, other, preferred, marks, self._clock())
+        return Label(
+            self._rater, pair.case, one, other, preferred, marks, self._clock(), pair.one.rep
+        )
 
     def _label(self, pair: Pair) -> Label | None:
-        return self._labels.get((pair.case, pair.one.target, pair.other.target))
+        return self._labels.get(pair.key)
 
     def _is_done(self, pair: Pair) -> bool:
         label = self._label(pair)
         return label is not None and label.whole
 
     def _marks(self, case: str) -> Mapping[str, bool]:
-        """What this rater said of a case's answers, in whatever pairs: nobody is asked twice."""
+        """What this rater said of a case's answers by their texts, in whatever pairs: nobody is
+        asked twice."""
         said: dict[str, bool] = {}
         for each in sorted(self._labels.values(), key=lambda label: label.at):
-            if each.case == case:
-                said |= each.right
+            for target, right in each.right.items():
+                text = self._texts.get((case, target, each.rep)) if each.case == case else None
+                if text is not None:
+                    said[text] = right
         return said
 
     def _progress(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ changes a mind says it again, and what a rater said last of a pair is what count
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,14 +20,21 @@ from gateway.evals.runs import Result, RunError
 FILE = "labels.jsonl"
 
 Preferred: TypeAlias = Literal["one", "other", "tie"]
+Key: TypeAlias = tuple[str, str, str, int]
+"""Case, one target, the other, repetition."""
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Two targets' first answers to a case."""
+    """Two targets' answers to a case, at one repetition of it."""
 
     case: str
     one: Result
     other: Result
+
+    @property
+    def key(self) -> "Key":
+        """What a label of it is known by."""
+        return self.case, self.one.target, self.other.target, self.one.rep
 
     @property
     def same(self) -> bool:
@@ -46,6 +53,12 @@ class Label(msgspec.Struct, frozen=True):
     preferred: Preferred | None
     right: dict[str, bool]
     at: float
+    rep: int = 0
+
+    @property
+    def key(self) -> Key:
+        """The pair that it is of."""
+        return self.case, self.one, self.other, self.rep
 
     @property
     def whole(self) -> bool:
@@ -54,30 +67,75 @@ class Label(msgspec.Struct, frozen=True):
 
 
 def pairs(
-    results: Iterable[Result], targets: Sequence[str], seed: int, cases: int | None = None
+    results: Iterable[Result],
+    targets: Sequence[str],
+    seed: int,
+    cases: int | None = None,
+    repetitions: int | None = None,
 ) -> list[Pair]:
-    """Every two of `targets` on every case that both have answered, shuffled by the seed; of at
-    most so many cases. Raters see them in one order, so that those who stop early have the same."""
-    said: dict[str, dict[str, Result]] = {}
-    for each in results:
-        if each.rep == 0 and each.error is None and each.target in targets:
-            said.setdefault(each.case, {})[each.target] = each
-    names = [case for case, answers in said.items() if len(answers) > 1]
+    """Every two of `targets` at every repetition of every case that both have answered, shuffled
+    by the seed; of at most so many cases, and the first so many repetitions of each.
+
+    Two texts that stood side by side at an earlier repetition of the case are not asked again: what
+    is said of them counts for both (`spread`). Raters see pairs in one order, so that those who
+    stop early have seen the same.
+    """
+    said = _said(results, targets)
+    names = [case for case, reps in said.items() if any(len(each) > 1 for each in reps.values())]
     order = random.Random(seed)
     order.shuffle(names)
-    found = [
-        Pair(case, said[case][one], said[case][other])
-        for case in names[:cases]
-        for one, other in combinations(targets, 2)
-        if one in said[case] and other in said[case]
-    ]
+    found = []
+    for case in names[:cases]:
+        seen = set()
+        for rep in sorted(said[case])[:repetitions]:
+            answers = said[case][rep]
+            for one, other in combinations(targets, 2):
+                if one in answers and other in answers:
+                    pair = Pair(case, answers[one], answers[other])
+                    texts = (one, other, pair.one.output, pair.other.output)
+                    if texts not in seen:
+                        found.append(pair)
+                    seen.add(texts)
     order.shuffle(found)
     return found
 
 
+def _said(
+    results: Iterable[Result], targets: Sequence[str] | None = None
+) -> dict[str, dict[int, dict[str, Result]]]:
+    """By case, repetition and target what was answered."""
+    said: dict[str, dict[int, dict[str, Result]]] = {}
+    for each in results:
+        if each.error is None and (targets is None or each.target in targets):
+            said.setdefault(each.case, {}).setdefault(each.rep, {})[each.target] = each
+    return said
+
+
+def spread(labels: Iterable[Label], results: Iterable[Result]) -> list[Label]:
+    """The labels, each also at the other repetitions of its case at which the two targets said the
+    same two texts, but where the rater has said something of that repetition by itself."""
+    said = _said(results)
+    found = {(each.rater, *each.key): each for each in labels}
+    for each in list(found.values()):
+        reps = said.get(each.case, {})
+        texts = _texts(reps.get(each.rep, {}), each)
+        for rep, answers in reps.items():
+            if texts is not None and _texts(answers, each) == texts:
+                again = msgspec.structs.replace(each, rep=rep)
+                found.setdefault((again.rater, *again.key), again)
+    return list(found.values())
+
+
+def _texts(answers: Mapping[str, Result], label: Label) -> tuple[str, str] | None:
+    one, other = answers.get(label.one), answers.get(label.other)
+    return None if one is None or other is None else (one.output, other.output)
+
+
 def turned(pair: Pair, rater: str, seed: int) -> bool:
     """Whether this rater sees the pair's other answer on the left: a coin of the seed."""
-    coin = random.Random(f"{seed} {rater} {pair.case} {pair.one.target} {pair.other.target}")
+    again = f" {pair.one.rep}" if pair.one.rep else ""
+    words = f"{seed} {rater} {pair.case} {pair.one.target} {pair.other.target}{again}"
+    coin = random.Random(words)
     return coin.random() < 0.5
 
 
@@ -120,5 +178,5 @@ def read(path: Path) -> tuple[list[Label], int]:
 
 def last(labels: Iterable[Label]) -> list[Label]:
     """What each rater said last of each pair."""
-    found = {(each.rater, each.case, each.one, each.other): each for each in labels}
+    found = {(each.rater, *each.key): each for each in labels}
     return list(found.values())

@@ -9,7 +9,7 @@ from html import escape
 from math import log10
 from types import MappingProxyType
 
-from gateway.evals import wins
+from gateway.evals import ranking, wins
 from gateway.evals.agreement import Agreement, Labelled, ScorerAgreement
 from gateway.evals.compare import Compared, Disagreement, Report, Standing
 from gateway.experiments.page import STYLE
@@ -32,7 +32,7 @@ LONGEST = 2000
 def page(
     found: Report,
     people: Labelled | None = None,
-    preferred: Mapping[str, Sequence[wins.Preference]] = MappingProxyType({}),
+    preferred: Mapping[str, ranking.Preferred] = MappingProxyType({}),
 ) -> str:
     """The page, with what people said of the answers where they have, and which are `preferred` by
     scorers where none is right or wrong."""
@@ -96,6 +96,7 @@ def label_words(people: Labelled) -> list[tuple[str, bool]]:
     lines = [(f"{people.labels} labels of pairs: {raters}", False)]
     if people.unread:
         lines.append((f"{people.unread} lines of the labels cannot be read", False))
+    lines += [(said, False) for said in ranking.words(people.ranking)]
     lines += [(wins.words(each), each.sure) for each in people.preferences]
     lines += [
         (
@@ -125,12 +126,19 @@ def _scorer(each: ScorerAgreement) -> str:
     return f"{said} of {each.cases}{beyond}"
 
 
-def _preferred(preferred: Mapping[str, Sequence[wins.Preference]]) -> list[str]:
-    return [
-        f"<p{' class=yes' if each.sure else ''}>by {escape(scorer)}: {escape(wins.words(each))}</p>"
-        for scorer, pairs in preferred.items()
-        for each in pairs
+def _preferred(preferred: Mapping[str, ranking.Preferred]) -> list[str]:
+    lines = [
+        (f"by {scorer}: {said}", sure)
+        for scorer, each in preferred.items()
+        for said, sure in preferred_words(each)
     ]
+    return [f"<p{' class=yes' if sure else ''}>{escape(said)}</p>" for said, sure in lines]
+
+
+def preferred_words(each: ranking.Preferred) -> list[tuple[str, bool]]:
+    """The order and the pairs, a line each, and whether it is a preference that is sure."""
+    order = [(said, False) for said in ranking.words(each.ranking)]
+    return order + [(wins.words(pair), pair.sure) for pair in each.pairs]
 
 
 def _people(people: Labelled | None) -> list[str]:

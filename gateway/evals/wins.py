@@ -7,11 +7,18 @@ Wilson's.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TypeAlias
 
 import msgspec
 
 from gateway.evals.compare import SURE, by_target, holm, mcnemar, wilson
 from gateway.evals.runs import Result
+
+Votes: TypeAlias = Mapping[tuple[str, str], Mapping[str, int]]
+"""By pair (one, other) and case: 1 where one is better, -1 where the other is, 0 where neither."""
+
+SAME = 1e-9
+"""Means of scores that are no further apart are the same."""
 
 
 class Preference(msgspec.Struct, frozen=True):
@@ -47,9 +54,9 @@ def preference(one: str, other: str, votes: Sequence[int]) -> Preference:
     )  # fmt: skip
 
 
-def preferences(votes: Mapping[tuple[str, str], Sequence[int]]) -> tuple[Preference, ...]:
+def preferences(votes: Votes) -> tuple[Preference, ...]:
     """Of each pair (one, other), with Holm's correction for all of them."""
-    found = [preference(one, other, each) for (one, other), each in votes.items()]
+    found = [preference(one, other, list(each.values())) for (one, other), each in votes.items()]
     corrected = holm([each.p for each in found])
     return tuple(
         msgspec.structs.replace(each, p=p) for each, p in zip(found, corrected, strict=True)
@@ -59,21 +66,38 @@ def preferences(votes: Mapping[tuple[str, str], Sequence[int]]) -> tuple[Prefere
 def by_score(
     results: Sequence[Result], scorer: str, against: str | None = None
 ) -> tuple[Preference, ...]:
-    """Every two targets by a scorer, or each `against` one: of a case that is better which has the
-    higher score."""
+    """Every two targets by a scorer, or each `against` one."""
+    return preferences(votes_by_score(results, scorer, against))
+
+
+def votes_by_score(results: Sequence[Result], scorer: str, against: str | None = None) -> Votes:
+    """Of a case that is better which has the higher score, over its repetitions."""
     scores = {
-        target: {each.case: each.scores[scorer] for each in rows if scorer in each.scores}
-        for target, rows in by_target([each for each in results if each.rep == 0]).items()
+        target: _means(rows, scorer)
+        for target, rows in by_target(results).items()
+        if any(scorer in each.scores for each in rows)
     }
     pairs = list(combinations(scores, 2))
     if against is not None:
         pairs = [(target, against) for target in scores if target != against]
-    votes: dict[tuple[str, str], list[int]] = {}
+    votes: dict[tuple[str, str], dict[str, int]] = {}
     for one, other in pairs:
         for case in scores[one].keys() & scores[other].keys():
             difference = scores[one][case] - scores[other][case]
-            votes.setdefault((one, other), []).append((difference > 0) - (difference < 0))
-    return preferences(votes)
+            if abs(difference) < SAME:
+                difference = 0.0
+            vote = (difference > 0) - (difference < 0)
+            votes.setdefault((one, other), {})[case] = vote
+    return votes
+
+
+def _means(rows: Sequence[Result], scorer: str) -> dict[str, float]:
+    """By case the mean of its scores."""
+    found: dict[str, list[float]] = {}
+    for each in rows:
+        if scorer in each.scores:
+            found.setdefault(each.case, []).append(each.scores[scorer])
+    return {case: sum(each) / len(each) for case, each in found.items()}
 
 
 def words(each: Preference) -> str:

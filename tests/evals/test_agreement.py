@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.evals.agreement import agreement, kappa, labelled, shares
-from gateway.evals.labels import Label, Preferred, append, last, pairs, read, turned
+from gateway.evals.labels import Label, Preferred, append, last, pairs, read, spread, turned
 from gateway.evals.wins import preference
 from tests.evals.test_compare import a_run, result
 
@@ -113,6 +113,55 @@ def test_pairs_are_shuffled_by_the_seed_and_sides_by_the_rater() -> None:
     ann, bob = ([turned(pair, rater, 1) for pair in found] for rater in ("ann", "bob"))
     assert ann != bob
     assert 35 < sum(ann) < 85
+
+
+def test_every_repetition_is_labelled_but_the_same_two_texts_once() -> None:
+    """Case 1 says the same twice and something else the third time."""
+    said = {(1, 0): "x", (1, 1): "x", (1, 2): "y", (2, 0): "x", (2, 1): "y"}
+    results = [result(n, "a", True, rep, output=text) for (n, rep), text in said.items()]
+    results += [result(n, "b", False, rep, output="z") for n, rep in said]
+    found = pairs(results, ("a", "b"), 1)
+    assert sorted((each.case, each.one.rep) for each in found) == [
+        ("1", 0), ("1", 2), ("2", 0), ("2", 1),
+    ]  # fmt: skip
+    first = pairs(results, ("a", "b"), 1, repetitions=1)
+    assert sorted((each.case, each.one.rep) for each in first) == [("1", 0), ("2", 0)]
+
+    # What is said of two texts counts wherever they stand; a case counts once, by most of them.
+    labels = [
+        label(1, "one", a=True, b=False),
+        msgspec.structs.replace(label(1, "other", a=False, b=True), rep=2),
+        label(2, "one", a=True, b=False),
+        msgspec.structs.replace(label(2, "other", a=False, b=False), rep=1),
+    ]
+    everywhere = spread(labels, results)
+    assert sorted((each.case, each.rep) for each in everywhere) == [
+        ("1", 0), ("1", 1), ("1", 2), ("2", 0), ("2", 1),
+    ]  # fmt: skip
+    whole = labelled(a_run(), results, labels)
+    assert whole is not None
+    assert whole.labels == 4
+    (pair,) = whole.preferences
+    assert (pair.wins, pair.ties, pair.losses) == (1, 1, 0)
+    marks = {each.target: each.right for each in whole.marks}
+    assert marks == {"a": pytest.approx((2 / 3 + 1 / 2) / 2), "b": pytest.approx(1 / 6)}
+    # What one rater said of a repetition by itself is not overruled.
+    own = msgspec.structs.replace(label(1, "tie", a=True, b=True), rep=1)
+    assert own in spread([*labels, own], results)
+    assert len(spread([*labels, own], results)) == 5
+
+
+def test_of_many_targets_there_is_one_order() -> None:
+    results = [result(n, name, True) for n in range(30) for name in "abc"]
+    labels = [
+        Label("ann", str(n), one, other, "one" if n % 10 else "other", {}, 0.0)
+        for n in range(30)
+        for one, other in ("ab", "bc", "ac")
+    ]
+    found = labelled(a_run(), results, labels)
+    assert found is not None
+    assert [each.target for each in found.ranking] == ["a", "b", "c"]
+    assert found.ranking[0].first == found.ranking[0].last == 1
 
 
 def test_what_was_said_last_counts_and_a_line_cut_off_costs_no_other(tmp_path: Any) -> None:

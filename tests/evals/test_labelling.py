@@ -256,3 +256,29 @@ async def test_of_three_targets_each_pair_is_labelled_and_what_is_right_is_asked
         state = (await client.get(f"{own}/state", headers=headers)).json()
     assert (state["done"], state["count"]) == (3, 3)
     assert {(each.one, each.other) for each in kept} == {("x", "y"), ("x", "z"), ("y", "z")}
+
+
+async def test_a_text_that_comes_again_at_another_repetition_is_marked_already(
+    tmp_path: Path,
+) -> None:
+    results = [result(1, "x", True, rep, output="same") for rep in (0, 1)]
+    results += [result(1, "y", True, rep, output=f"other {rep}") for rep in (0, 1)]
+    kept: list[labels.Label] = []
+    labelling = Labelling(
+        "s", labels.pairs(results, ("x", "y"), 1), "ann", 1, (), kept.append, lambda: 1.0
+    )
+    transport = httpx.ASGITransport(labelling.app(80))
+    base = "http://localhost:80"
+    async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+        headers = {**JSON, "host": "localhost:80", "origin": base}
+        own = f"/{labelling.token}"
+        body = {"preferred": "left", "left": True, "right": True}
+        await client.post(f"{own}/pairs/0", json=body, headers=headers)
+        shown = (await client.get(f"{own}/pairs/1", headers=headers)).json()
+        marks = dict(zip(shown["texts"], (shown["left"], shown["right"]), strict=True))
+        assert marks.pop("same") is True
+        assert list(marks.values()) == [None]
+        assert shown["preferred"] is None
+        await client.post(f"{own}/pairs/1", json=body, headers=headers)
+    assert {each.rep for each in kept} == {0, 1}
+    assert labelling.done == 2
