@@ -297,7 +297,7 @@ class Gateway:
             routers=[
                 admin_api(self.fleet, self.gate, self._answers.used, self._answers.changes),
                 limits_api(self.limiter.shown, self.gate),
-                keys_api(Keys(self.store), self.gate),
+                keys_api(Keys(self.store), self.gate, lambda: self.pipeline.plane.snapshot.routes),
                 revisions_api(self.running, self.gate, self._book, self.reader, self.live),
                 traffic_api(self.gate, self._give, self.weights),
                 experiments_api(self.gate, self._stop_experiment, self._experiments_shown),

@@ -11,7 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.audit import written_down
-from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+from gateway.cli.opening import (
+    ConfigOption,
+    StoreOption,
+    console,
+    instant,
+    known_routes,
+    lacking,
+    local,
+    opened,
+)
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.config import units
 from gateway.types.limits import Quota, Rate
@@ -113,6 +122,13 @@ def register(app: typer.Typer) -> None:
                     quota=None if quota == Quota() else quota,
                 )
                 written["id"] = made.key.id
+            known = known_routes(found, config) if routes_of else set()
+        for each in routes_of or ():
+            if known and each not in known:
+                Console(stderr=True, soft_wrap=True).print(
+                    f"[yellow]warning: {escape(lacking('route', each, sorted(known)))}[/yellow]",
+                    highlight=False,
+                )
         if as_json:
             shown = {"secret": made.secret, **msgspec.structs.asdict(made.key)}
             print(msgspec.json.encode(shown).decode())

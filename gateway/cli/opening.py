@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -73,6 +73,23 @@ def snapshot_of(config: Path) -> Snapshot:
         tell_problems(error.problems)
 
 
+def known_routes(store: "Store", config: Path) -> set[str]:
+    """The routes of what runs and of the files, as far as either can be read."""
+    from gateway.config.load import load, load_texts
+    from gateway.store.revisions import Revisions
+
+    found: set[str] = set()
+    latest = Revisions(store).latest()
+    if latest is not None:
+        with suppress(ConfigError):
+            loaded = load_texts(latest.files, config, os.environ, latest.environment)
+            found.update(loaded.snapshot.routes)
+    with suppress(ConfigError):
+        loaded = load(config, os.environ, os.environ.get("SWITCHBOARD_ENV"))
+        found.update(loaded.snapshot.routes)
+    return found
+
+
 def tell_problems(problems: Iterable[Problem]) -> NoReturn:
     """Says on the error output what is wrong, and ends the command with exit code 1."""
     print_problems(Console(stderr=True, soft_wrap=True, highlight=False), problems)
@@ -99,12 +116,17 @@ def fail(message: str) -> NoReturn:
 
 def missing(kind: str, name: str, known: Iterable[str], none: str = "none") -> NoReturn:
     """Says that there is no such thing, and what may be meant or what there is, if not `none`."""
+    fail(lacking(kind, name, known, none))
+
+
+def lacking(kind: str, name: str, known: Iterable[str], none: str = "none") -> str:
+    """The same as words."""
     from gateway.config.words import closest
 
     known = list(known)
     near = closest(name, known)
     hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(known) or none}"
-    fail(f"there is no {kind} '{name}'; {hint}")
+    return f"there is no {kind} '{name}'; {hint}"
 
 
 def tell(error: SwitchboardError | OSError) -> None:

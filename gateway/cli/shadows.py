@@ -9,7 +9,16 @@ import msgspec
 import typer
 
 from gateway.cli import shadow_judge
-from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+from gateway.cli.opening import (
+    ConfigOption,
+    StoreOption,
+    console,
+    instant,
+    known_routes,
+    local,
+    missing,
+    opened,
+)
 from gateway.cli.records import Cell, Lines
 
 if TYPE_CHECKING:
@@ -75,6 +84,9 @@ def register(app: typer.Typer) -> None:
         begin = instant(since, time.time())
         with opened(store, config) as found:
             all_ = list(ShadowBook(found).pairs(route, begin))
+            known = known_routes(found, config)
+        if not all_ and known and route not in known:
+            missing("route", route, sorted(known))
         if pairs is not None:
             pairs.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in all_))
         made = reported(route, all_)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Container
 from typing import Annotated
 
 import msgspec
@@ -27,8 +28,10 @@ class Wanted(BaseModel):
     expires_in: float | None = Field(default=None, gt=0)
 
 
-def keys_api(keys: Keys, gate: Gate) -> APIRouter:
-    """The routes of keys."""
+def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> APIRouter:
+    """The routes of keys. A key may name one that is still to come; which are none of `routes`, those
+    that run now, is told.
+    """
     api = APIRouter(prefix="/admin/keys")
 
     @api.get("")
@@ -51,7 +54,9 @@ def keys_api(keys: Keys, gate: Gate) -> APIRouter:
                 )
             except StoreError as error:
                 raise Conflict(str(error), code="key_refused") from error
-        return _json({"object": "key", "secret": made.secret, **msgspec.structs.asdict(made.key)})
+        key, known = msgspec.structs.asdict(made.key), routes()
+        unknown = [each for each in made.key.routes or () if each not in known]
+        return _json({"object": "key", "secret": made.secret, **key, "unknown_routes": unknown})
 
     @api.delete("/{which}")
     async def revoke(request: Request, which: str) -> Response:

@@ -81,33 +81,40 @@ def open_home(
 ) -> tuple[Store, Opening]:
     """The store, and what is served first; `patience_s` is as for `Store.open`.
 
-    While a store is away, what was known last of it is served, if anything was. Raises ConfigError,
-    StoreError.
+    While a store is away, what was known last of it is served, if anything was. A directory without
+    a `gateway.yaml` serves a store that `store_url` names, or its own of before: the one that lies
+    in the working directory may be anybody's. Raises ConfigError, StoreError.
     """
-    files, wrong = _read(home)
+    files = _read(home)
+    if isinstance(files, ConfigError) and not home.directory.is_dir():
+        raise files
     try:
-        if files is not None:
+        if isinstance(files, Loaded):
             store = Store.open(store_url or files.snapshot.server.store, patience_s=patience_s)
         else:
-            assert wrong is not None
-            store = _known_store(store_url or _written_store(home), wrong, patience_s)
+            store = _known_store(store_url or _written_store(home), files, patience_s)
     except StoreAway as error:
-        written = files.snapshot.server.store if files is not None else _written_store(home)
+        right = isinstance(files, Loaded)
+        written = files.snapshot.server.store if right else _written_store(home)
         return _without_store(home, store_url or written, error, patience_s)
     try:
         book = Revisions(store)
-        _at_home(home, book, files, store.name)
-        return store, _opened(home, book, files, wrong, now())
+        _at_home(home, book, files, store.name, named=store_url is not None)
+        return store, _opened(home, book, files, now())
     except BaseException:
         store.close()
         raise
 
 
-def _read(home: Home) -> tuple[Loaded | None, ConfigError | None]:
+def _empty(home: Home) -> bool:
+    return not (home.directory / GATEWAY).exists()
+
+
+def _read(home: Home) -> Loaded | ConfigError:
     try:
-        return load(home.directory, home.env, home.environment), None
+        return load(home.directory, home.env, home.environment)
     except ConfigError as error:
-        return None, error
+        return error
 
 
 def _known_store(url: str, wrong: ConfigError, patience_s: float | None) -> Store:
@@ -153,7 +160,9 @@ def _written_store(home: Home) -> str:
     return url if isinstance(url, str) else Server().store
 
 
-def _at_home(home: Home, book: Revisions, files: Loaded | None, store: str) -> None:
+def _at_home(
+    home: Home, book: Revisions, files: Loaded | ConfigError, store: str, *, named: bool
+) -> None:
     """Refuses files whose store, by default one in the working directory, is another directory's.
 
     Only of a store that is a file: another one has many hosts, each with its own paths. Raises
@@ -164,13 +173,20 @@ def _at_home(home: Home, book: Revisions, files: Loaded | None, store: str) -> N
     here, homes = str(home.directory.resolve()), book.homes()
     if here in homes:
         return
+    problems = files.problems if isinstance(files, ConfigError) else ()
     last = book.latest()
-    if last is not None and files is not None:
+    if last is not None:
         others = [each for each in sorted(homes) if (Path(each) / GATEWAY).exists()]
-        if others and not last.same_as(files.snapshot.hash, dict(files.texts)):
-            raise ConfigError([_of_another(store, others[0], last)])
+        if others and not _same(last, files):
+            raise ConfigError([*problems, _of_another(store, others[0], last)])
+    if problems and _empty(home) and not named:
+        raise ConfigError(problems)
     with contextlib.suppress(StoreError):  # it can be read, at least
         book.add_home(here)
+
+
+def _same(last: Revision, files: Loaded | ConfigError) -> bool:
+    return isinstance(files, Loaded) and last.same_as(files.snapshot.hash, dict(files.texts))
 
 
 def _of_another(store: str, other: str, last: Revision) -> Problem:
@@ -185,19 +201,22 @@ def _of_another(store: str, other: str, last: Revision) -> Problem:
     )
 
 
-def _opened(
-    home: Home, book: Revisions, files: Loaded | None, wrong: ConfigError | None, now: float
-) -> Opening:
+def _opened(home: Home, book: Revisions, files: Loaded | ConfigError, now: float) -> Opening:
     last = book.latest()
-    if files is None:
-        assert wrong is not None
+    if isinstance(files, ConfigError):
         if last is None:
-            raise wrong
+            raise files
         opening = _last(home, book, last)
         seq = opening.revision.seq
-        return _saying(opening, f"the files are wrong, revision {seq} is served:\n{wrong}")
+        why = f"the files are wrong, revision {seq} is served:\n{files}"
+        if _empty(home):
+            why = (
+                f"warning: there is no {GATEWAY} in {home.directory.resolve()}: revision {seq} by "
+                f"{opening.revision.author}, the last of the store, is served"
+            )
+        return _saying(opening, why)
     hash, texts = files.snapshot.hash, dict(files.texts)
-    same = last is not None and last.same_as(hash, texts)
+    same = last is not None and _same(last, files)
     left = book.was_left(hash, texts)
     if chosen(known=last is not None, same=same, watch=home.watch, left=left) == "last":
         assert last is not None

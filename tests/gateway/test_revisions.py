@@ -288,6 +288,43 @@ async def test_another_directory_is_not_served_from_this_ones_store(
     assert opening.revision.seq == 2
 
 
+async def test_wrong_files_do_not_serve_what_is_another_directorys(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with inside(home):
+        pass
+    other = tmp_path_factory.mktemp("other")
+    (other / "gateway.yaml").write_text("default_route: [\n")
+    for _ in range(2):  # a start that was refused does not make it at home there
+        with pytest.raises(ConfigError) as refused:
+            open_home(Home(other), store_url(home))
+        assert f"{other}/gateway.yaml:" in str(refused.value)
+        assert f"another configuration, in {home}" in str(refused.value)
+
+
+async def test_a_directory_without_files_serves_no_store_that_merely_lies_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with inside(home):
+        pass
+    here = home / "here"
+    here.mkdir()
+    (home / "switchboard.db").rename(here / "switchboard.db")
+    (home / "gateway.yaml").unlink()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        open_home(Home(here), None)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        open_home(Home(here / "nowhere"), "sqlite:///switchboard.db")
+    assert not (here / "nowhere").exists()
+    # One that is named is served, and so is its own of before; both say what that is.
+    for directory, named in ((here, "sqlite:///switchboard.db"), (here, None), (home, None)):
+        store, opening = open_home(Home(directory), named)
+        store.close()
+        assert opening.revision.seq == 1
+        assert f"no gateway.yaml in {directory}: revision 1 by serve" in "\n".join(opening.said)
+
+
 async def test_a_moved_directory_is_no_other(home: Path) -> None:
     url = store_url(home)
     async with inside(home):

@@ -101,7 +101,7 @@ async def test_an_admin_makes_and_revokes_keys(served: Served) -> None:
     applier = Keys(store).create("deployer", role="apply").secret
     served.gateway.keyring.refresh()
     headers = {"authorization": f"Bearer {admin}"}
-    wanted = {"name": "app", "routes": ["general"], "role": "read", "expires_in": 60}
+    wanted = {"name": "app", "routes": ["general", "nope"], "role": "read", "expires_in": 60}
 
     refused = await served.client.post(
         "/admin/keys", json=wanted, headers={"authorization": f"Bearer {applier}"}
@@ -113,7 +113,8 @@ async def test_an_admin_makes_and_revokes_keys(served: Served) -> None:
 
     assert (refused.status_code, again.status_code, revoked.status_code) == (403, 409, 200)
     assert made["secret"].startswith(made["prefix"])
-    assert (made["routes"], made["role"]) == (["general"], "read")
+    assert (made["routes"], made["role"]) == (["general", "nope"], "read")
+    assert made["unknown_routes"] == ["nope"]
     assert [key["name"] for key in known] == ["boss", "deployer", "app"]
     entries = AuditBook(store).list()
     assert [(each.action, each.outcome) for each in entries] == [

@@ -53,6 +53,10 @@ async def test_copies_are_answered_for_nobody_and_lie_beside_what_was_answered(
                 switchboard, "shadow", "report", "general", "--json", "--pairs",
                 str(tmp_path / "pairs.jsonl"), "--store", f"sqlite:///{tmp_path}/switchboard.db",
             )  # fmt: skip
+            unknown = await asyncio.to_thread(
+                switchboard, "shadow", "report", "genral",
+                "--store", f"sqlite:///{tmp_path}/switchboard.db",
+            )  # fmt: skip
 
     assert {answer.headers["x-switchboard-target"] for answer in answers} == {"one/big"}
     assert text_of(events) == "yes"
@@ -66,6 +70,8 @@ async def test_copies_are_answered_for_nobody_and_lie_beside_what_was_answered(
     assert "key:anonymous" not in spent
     assert 'target="two/big"' not in page
     report = json.loads(ran.out)
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "no route 'genral'; did you mean 'general'?" in unknown.err
     assert (report["shadow"]["requests"], report["compared"], report["same"]) == (4, 4, 0)
     assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 4
 

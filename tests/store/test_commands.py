@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 from gateway.cli import audit, keys, migrate, records
 from gateway.cli.opening import instant, store_of
 from gateway.store.keys import Keyring
+from gateway.store.revisions import Revisions
 from gateway.store.store import Store
 from gateway.types.requests import Caller
+from tests.gateway.files import write
 from tests.store.world import AT, attempt, keep, record, url
 
 PROGRAM = """
@@ -234,6 +236,27 @@ def test_keys_need_a_name_of_their_own(app: typer.Typer, tmp_path: Path) -> None
     run(app, tmp_path, "keys", "create", "--name", "app")
 
     assert "'app' already" in run(app, tmp_path, "keys", "create", "--name", "app", code=1).stderr
+
+
+def test_a_route_that_there_is_not_is_warned_of_and_taken(app: typer.Typer, tmp_path: Path) -> None:
+    write(tmp_path, "http://127.0.0.1:9/v1")
+    words = ["--routes", "general,genral,to-come", "--config", str(tmp_path)]
+    made = run(app, tmp_path, "keys", "create", "--name", "app", *words)
+    assert "no route 'genral'; did you mean 'general'?" in made.stderr
+    assert "no route 'to-come'; there are: general" in made.stderr
+    assert "no route 'general'" not in made.stderr
+    assert "route" not in made.stdout
+    # What runs is known too, though the files have it no more; where nothing is, nothing is said.
+    files = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.yaml")}
+    (tmp_path / "gateway.yaml").unlink()
+    none = run(app, tmp_path, "keys", "create", "--name", "b", *words)
+    assert "warning" not in none.stderr
+    store = Store.open(url(tmp_path))
+    Revisions(store).save("1" * 64, files, "ops", 1.0)
+    store.close()
+    again = run(app, tmp_path, "keys", "create", "--name", "c", *words, "--json")
+    assert "no route 'genral'" in again.stderr
+    assert json.loads(again.stdout)["routes"] == ["general", "genral", "to-come"]
 
 
 # ---------------------------------------------------------------- migrate
