@@ -29,8 +29,8 @@ class Wanted(BaseModel):
 
 
 def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> APIRouter:
-    """The routes of keys. A key may name one that is still to come; which are none of `routes`, those
-    that run now, is told.
+    """The routes of keys. A key may name one that is still to come; those that are none
+    of `routes`, which run now, are told.
     """
     api = APIRouter(prefix="/admin/keys")
 

@@ -94,8 +94,8 @@ def open_home(
         else:
             store = _known_store(store_url or _written_store(home), files, patience_s)
     except StoreAway as error:
-        right = isinstance(files, Loaded)
-        written = files.snapshot.server.store if right else _written_store(home)
+        loaded = files if isinstance(files, Loaded) else None
+        written = _written_store(home) if loaded is None else loaded.snapshot.server.store
         return _without_store(home, store_url or written, error, patience_s)
     try:
         book = Revisions(store)
