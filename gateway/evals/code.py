@@ -1,31 +1,42 @@
 """Code that a model wrote, run to see whether it works.
 
-It runs as a process of its own: Python without site packages, in an empty directory that is removed
-afterwards, without the environment's variables, without network (a namespace of its own), with
-limits on CPU time, memory, the size and number of files, and is killed with whatever it
-has started when its time is over. It is no wall against somebody who attacks the kernel, and it can
-read what this user can read. Run suites of untrusted models in a container of their own.
+It runs as a process of its own: Python without site packages, in a room (`jail.py`) that holds
+Python, the system's libraries, an empty directory and nothing else of this machine, without the
+environment's variables, without network, with limits on CPU time, memory, disk and processes, and
+is killed with whatever it has started when its time is over. It is no wall against somebody who
+attacks the kernel.
 """
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+from gateway.evals import jail
 from gateway.evals.scoring import ScorerError
 
 _FENCED = re.compile(r"```[a-zA-Z]*\n(?P<code>.*?)```", re.DOTALL)
 _FIELD = re.compile(r"\{(\w+)\}")
-FILES, FILE_BYTES = 64, 16 << 20
+_ALONE = re.compile(r"^\{output\}[ \t]*$", re.MULTILINE)
+_ENDS_ITSELF = re.compile(r"exit|unittest")
+MARK = f"__import__('os').write({jail.REPORTS}, b'P')  # not ended before"
+"""What stands behind an answer's code: one that ends the program itself has not passed."""
+FILES, FILE_BYTES, DISK, PROCESSES = 64, 16 << 20, 64 << 20, 32
+LATE = "not done after"
 TOLD = 2000
 """Characters of what went wrong that are kept."""
+
+
+_numbers = itertools.count(os.getpid() * 64)
 
 
 def code_in(said: str) -> str:
@@ -37,8 +48,13 @@ def code_in(said: str) -> str:
 def program(template: str, said: str, fields: Mapping[str, str]) -> str:
     """What is run: the template with the answer's code as `{output}` and the case's fields.
 
-    Other braces stay as they are.
+    Other braces stay as they are. The end has to be got to (`MARK`); of a template that may end the
+    program itself, what stands below a line with `{output}` alone.
     """
+    if _ENDS_ITSELF.search(template):
+        template = _ALONE.sub(lambda found: f"{found[0]}\n{MARK}", template)
+    else:
+        template = f"{template}\n{MARK}\n"
     known = {**fields, "output": code_in(said)}
     return _FIELD.sub(lambda found: known.get(found[1], found[0]), template)
 
@@ -46,28 +62,42 @@ def program(template: str, said: str, fields: Mapping[str, str]) -> str:
 async def works(source: str, timeout_s: float, memory: int) -> tuple[bool, str]:
     """Whether it ends with 0 in that time, and the end of what it said on the error output.
 
-    Raises ScorerError where processes cannot be cut off from the network here.
+    Raises ScorerError where no room can be made for it here.
     """
-    cut_off = _without_network()
     folder = Path(tempfile.mkdtemp(prefix="switchboard-code-"))
+    reports, reported = os.pipe2(os.O_NONBLOCK)
     try:
         (folder / "main.py").write_text(source, "utf-8", errors="replace")
-        process = await asyncio.create_subprocess_exec(
-            *cut_off,
-            sys.executable,
-            "-I",
-            "-S",
-            "main.py",
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_limited(timeout_s, memory),
+        (folder / "room.json").write_bytes(_room(folder, reported, timeout_s, memory))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(_python(), "-I", "-S", jail.__file__, str(folder / "room.json")),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=(reported,),
+                env={},
+            )
+            worked, said = await _watched(process, timeout_s)
+        finally:
+            os.close(reported)
+        with contextlib.suppress(BlockingIOError):
+            told = os.read(reports, 4096)
+            if told.startswith(jail.READY):
+                if worked and MARK in source and b"P" not in told:
+                    return False, "the answer ended the program before it was checked"
+                return worked, said
+        if said.startswith(LATE):
+            return False, said
+        raise ScorerError(
+            f"no room can be made here for code that is run: {said.strip()}; it needs namespaces of"
+            " its own: in a container `--cap-add SYS_ADMIN`, elsewhere the right to make user"
+            " namespaces (the sysctls kernel.unprivileged_userns_clone and"
+            " kernel.apparmor_restrict_unprivileged_userns)"
         )
-        return await _watched(process, timeout_s)
     finally:
+        os.close(reports)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -80,7 +110,7 @@ async def _watched(process: asyncio.subprocess.Process, timeout_s: float) -> tup
                 said = (said + piece)[-4 * TOLD :]
             await process.wait()
     except TimeoutError:
-        return False, f"not done after {timeout_s:g} s"
+        return False, f"{LATE} {timeout_s:g} s"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -88,37 +118,28 @@ async def _watched(process: asyncio.subprocess.Process, timeout_s: float) -> tup
     return process.returncode == 0, said.decode(errors="replace")[-TOLD:]
 
 
-def _limited(timeout_s: float, memory: int) -> Callable[[], None]:
-    cpu = int(timeout_s) + 1
+def _room(folder: Path, reports: int, timeout_s: float, memory: int) -> bytes:
+    return msgspec.json.encode(
+        {
+            "at": str(folder),
+            "reports": reports,
+            "python": _python(),
+            "prefix": sys.base_prefix,
+            "number": next(_numbers) % 1_000_000,
+            "disk": DISK,
+            "limits": {
+                "RLIMIT_CPU": int(timeout_s) + 1,
+                "RLIMIT_AS": memory,
+                "RLIMIT_FSIZE": FILE_BYTES,
+                "RLIMIT_NOFILE": FILES,
+                "RLIMIT_NPROC": PROCESSES,
+                "RLIMIT_CORE": 0,
+            },
+        }
+    )
 
-    def limit() -> None:
-        for what, most in (
-            (resource.RLIMIT_CPU, cpu),
-            (resource.RLIMIT_AS, memory),
-            (resource.RLIMIT_FSIZE, FILE_BYTES),
-            (resource.RLIMIT_NOFILE, FILES),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(what, (most, most))
 
-    return limit
-
-
-def _without_network() -> list[str]:
-    """The command that runs another in a network namespace of its own. Raises ScorerError."""
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise ScorerError(
-            "a scorer by code needs the command `unshare` (util-linux), to cut what it runs off"
-            " from the network"
-        )
-    return [
-        unshare,
-        "--user",
-        "--map-current-user",
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--",
-    ]
+def _python() -> str:
+    """The interpreter itself, outside of any virtual environment."""
+    found: str = getattr(sys, "_base_executable", "") or sys.executable
+    return os.path.realpath(found)

@@ -48,7 +48,7 @@ class Marker:
                 score = await self._ran(scorer, case, reply.text)
             else:
                 assert made is not None
-                score = await asyncio.to_thread(made, case, reply.text)
+                score = await asyncio.to_thread(_made_to, made, scorer, case, reply.text)
             if score is not None:
                 scores[scorer.name] = score
         return scores, judge_usd
@@ -131,6 +131,18 @@ class Marker:
         return lambda case, said: max(
             0.0, float(np.prod(encoder.encode([said, case.expected]), axis=0).sum())
         )
+
+
+def _made_to(made: Callable[[Case, str], float], scorer: Scorer, case: Case, said: str) -> float:
+    """The score; whatever a function of the suite's raises is told with its scorer and case."""
+    try:
+        return made(case, said)
+    except ScorerError:
+        raise
+    except Exception as error:
+        raise ScorerError(
+            f"the scorer `{scorer.name}` failed on case {case.id}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _within(score: object, name: str) -> float:

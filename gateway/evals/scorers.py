@@ -15,7 +15,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -80,17 +80,31 @@ def json_in(said: str) -> Any:
     return msgspec.json.decode(fenced["inside"] if fenced else said)
 
 
-def fits(schema: Mapping[str, Any]) -> Score:
-    """The answer is JSON that fits the schema."""
-    from jsonschema.validators import validator_for
+def fits(schema: dict[str, Any]) -> Score:
+    """The answer is JSON that fits the schema.
 
-    validator = validator_for(schema)(schema)
+    References lead within it; nothing is fetched. Raises ValueError for what is no schema, or
+    refers to what is not there.
+    """
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import EMPTY_REGISTRY
+
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(error.message) from error
+    validator = kind(schema, registry=EMPTY_REGISTRY)
 
     def score(said: str, expected: str) -> float:
         try:
             return float(validator.is_valid(json_in(said)))
         except (msgspec.DecodeError, RecursionError):
             return 0.0
+        except Unresolvable as error:
+            raise ValueError(f"it refers to {error.ref}, which is not in it") from error
 
     return score
 

@@ -44,12 +44,10 @@ def of_text(part: ScorerPart, folder: Path) -> Score | None:
 
 
 def _fits(path: Path) -> Score:
-    from jsonschema.exceptions import SchemaError
-
     try:
         schema: Any = msgspec.json.decode(path.read_bytes())
         return scorers.fits(schema)
-    except (OSError, msgspec.DecodeError, SchemaError) as error:
+    except (OSError, msgspec.DecodeError, ValueError) as error:
         raise ScorerError(f"{path} is no JSON Schema that can be read: {error}") from error
 
 

@@ -4,7 +4,7 @@ data."""
 import csv
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from gateway.config.files.suites import AskedPart, ScorerPart, SuiteFile
 from gateway.config.problems import validated
 from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem, unread
+from gateway.evals import scorers
 from gateway.types.routes import Comparison
 
+csv.field_size_limit(1 << 27)
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -107,12 +109,12 @@ def read(path: Path, env: Mapping[str, str]) -> Suite:
         problems.append(Problem(str(data), 0, "", "has no cases", "write one on each line"))
     if problems:
         raise ConfigError(problems)
-    scorers = _scorers(file)
+    declared = _scorers(file)
     return Suite(
         name=file.name,
         cases=_chosen(cases, file),
-        scorers=scorers,
-        right=file.right or scorers[0].name,
+        scorers=declared,
+        right=file.right or declared[0].name,
         folder=path.parent,
         system=file.system,
         max_tokens=file.max_tokens,
@@ -182,16 +184,28 @@ def _chosen(cases: list[Case], file: SuiteFile) -> tuple[Case, ...]:
 def _cases(file: SuiteFile, data: Path) -> tuple[list[Case], list[Problem]]:
     cases: list[Case] = []
     problems: list[Problem] = []
-    patterns = any(each.part.kind == "regex" for each in _scorers(file))
+    kinds = {each.part.kind for each in _scorers(file)}
+    ids: set[str] = set()
     templates = [file.prompt, file.expected]
     templates += [
         each.prompt for each in file.targets if isinstance(each, AskedPart) and each.prompt
     ]
     for line, row in _rows(data):
-        case = _case(file, templates, row, line, patterns)
+        case = _case(file, templates, row, line, kinds)
         if isinstance(case, str):
             problems.append(Problem(str(data), line, "", case))
+        elif case.id in ids:
+            problems.append(
+                Problem(
+                    str(data),
+                    line,
+                    "",
+                    f"a case before has the id `{case.id}`, too",
+                    "give each its own: results are compared by it",
+                )
+            )
         else:
+            ids.add(case.id)
             cases.append(case)
     return cases, problems
 
@@ -201,9 +215,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    yield reader.line_num, row
+                reader = csv.reader(file)
+                yield from _table((reader.line_num, row) for row in reader)
                 return
             for line, text in enumerate(file, start=1):
                 if text.strip():
@@ -211,31 +224,66 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                         yield line, msgspec.json.decode(text)
                     except msgspec.DecodeError as error:
                         yield line, f"is not JSON: {error}"
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [Problem(str(path), 0, "", f"cannot be read: {unread(error)}")]
-        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = str(error) if isinstance(error, csv.Error) else unread(error)
+        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {why}")]) from error
 
 
-def _case(file: SuiteFile, templates: list[str], row: Any, line: int, patterns: bool) -> Case | str:
+def _table(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Any]]:
+    """(line, fields) of a CSV; rows that the head does not fit are told: a comma that is not quoted
+    would put a part of the question where the answer stands."""
+    line, names = next(rows, (1, []))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        yield line, f"has the column `{twice[0]}` twice"
+        return
+    for line, row in rows:
+        if len(row) == len(names):
+            yield line, dict(zip(names, row, strict=True))
+        elif row:
+            yield (
+                line,
+                f"has {len(row)} fields, and the head {len(names)}; a text with a comma or a line"
+                " break stands in quotes",
+            )
+
+
+def _case(
+    file: SuiteFile, templates: list[str], row: Any, line: int, kinds: Set[str]
+) -> Case | str:
     """A case, or what is wrong with its row."""
     if isinstance(row, str):
         return row
     if not isinstance(row, dict):
         return 'needs fields: `{"input": …, "expected": …}`'
-    fields = {str(name): _text(value) for name, value in row.items()}
+    fields = {str(name): _text(value) for name, value in row.items() if value is not None}
     for template in templates:
         for name in _FIELD.findall(template):
             if name not in fields:
                 who = "the expected answer" if template == file.expected else "the prompt"
                 return f"has no field `{name}`, which {who} wants"
     expected = filled(file.expected, fields)
-    if patterns:
+    wrong = _unscorable(expected, kinds)
+    if wrong is not None:
+        return wrong
+    return Case(fields.get("id", str(line)), fields, filled(file.prompt, fields), expected)
+
+
+def _unscorable(expected: str, kinds: Set[str]) -> str | None:
+    """Why no answer could ever be right beside this expected one."""
+    if "regex" in kinds:
         try:
             re.compile(expected)
         except re.error as error:
             return f"`expected` is no pattern: {error}"
-    return Case(fields.get("id", str(line)), fields, filled(file.prompt, fields), expected)
+    if "number" in kinds and scorers.number_in(expected) is None:
+        return f"`expected` has no number in it: `{expected[:80]}`"
+    if "fields" in kinds:
+        try:
+            scorers.json_in(expected)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return f"`expected` is not JSON, whose fields are compared: {error}"
+    return None
 
 
 def _text(value: Any) -> str:

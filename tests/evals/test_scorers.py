@@ -1,6 +1,9 @@
 """What answers are worth, by every kind of scorer that needs no model."""
 
 import asyncio
+import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -96,27 +99,130 @@ async def test_code_is_run_with_limits(tmp_path: Path) -> None:
     assert not (await run("open('big', 'wb').write(b'x' * (1 << 25))"))[0]
 
 
-async def test_what_code_starts_is_ended_with_it(tmp_path: Path) -> None:
-    mark = tmp_path / "still-there"
-    mark.touch(mode=0o666)
+async def test_what_code_starts_is_ended_with_it() -> None:
+    token = f"token-{os.getpid()}"
     source = (
-        "import os, time\n"
+        "import os, sys, time\n"
         "if os.fork() == 0:\n"
         "    os.setsid()\n"
-        f"    while True: open({str(mark)!r}, 'a').write('x'); time.sleep(0.05)\n"
+        "    python, wait = sys.executable, 'import time; time.sleep(60)'\n"
+        f"    os.execv(python, [python, '-c', wait, {token!r}])\n"
         "time.sleep(30)\n"
     )
-    assert (await code.works(source, 1.0, 256 << 20))[1] == "not done after 1 s"
-    size = mark.stat().st_size
-    assert size > 0
-    await asyncio.sleep(0.3)
-    assert mark.stat().st_size == size
+    running = asyncio.create_task(code.works(source, 10.0, 256 << 20))
+    await asyncio.to_thread(_wait_until, token, True)
+    assert not running.done()
+    assert (await running)[1] == "not done after 10 s"
+    # The kernel ends all of the room with its first process.
+    await asyncio.to_thread(_wait_until, token, False)
+
+
+def _wait_until(token: str, wanted: bool) -> None:
+    until = time.monotonic() + 60
+    while _running(token) != wanted:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _running(token: str) -> bool:
+    def arguments(folder: Path) -> bytes:
+        try:
+            return (folder / "cmdline").read_bytes()
+        except OSError:
+            return b""
+
+    return any(
+        token.encode() in arguments(each).split(b"\0") for each in Path("/proc").glob("[0-9]*")
+    )
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file that anybody could read and write, were it not for the room."""
+    tmp_path.chmod(0o777)
+    path = tmp_path / "secret"
+    path.write_text("s3cret")
+    path.chmod(0o666)
+    return path
+
+
+async def test_code_sees_nothing_of_this_machine_and_changes_nothing(secret: Path) -> None:
+    for source in (
+        f"print(open({str(secret)!r}).read())",
+        f"open({str(secret)!r}, 'a').write('x')",
+        f"import os; os.mkdir({str(secret.parent)!r})",
+        "open('/etc/passwd')",
+        "import os; os.listdir('/proc')",
+        "open('/usr/written', 'w')",
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "remount = 32 | 4096\n"
+        "assert 0 in (libc.umount2(b'/usr', 2), libc.mount(None, b'/usr', None, remount, None))",
+        "import ctypes; assert ctypes.CDLL(None).chroot(b'/home') == 0",
+        "import os; os.setuid(0); os.kill(1, 9); import time; time.sleep(2); assert False",
+        "for n in range(9): open(f'f{n}', 'wb').write(b'x' * (15 << 20))",
+    ):
+        worked, said = await code.works(source, 60.0, 256 << 20)
+        assert not worked, source
+        assert said
+    assert await asyncio.to_thread(secret.read_text) == "s3cret"
+    # What such code may well need is there.
+    assert await code.works(
+        "import json, os, random, tempfile, threading, zoneinfo\n"
+        "assert tempfile.TemporaryFile().write(b'x')\nassert os.urandom(2)\n"
+        "started = threading.Thread(target=lambda: open('out', 'w').write('x'))\n"
+        "started.start(); started.join()\nassert open('out').read() == 'x'\n"
+        "print('x', file=open('/dev/null', 'w'))",
+        60.0,
+        256 << 20,
+    ) == (True, "")
+
+
+async def test_a_fork_bomb_has_few_processes() -> None:
+    source = (
+        "import os\n"
+        "children = 0\n"
+        "try:\n"
+        "    while True:\n"
+        "        if os.fork() == 0:\n"
+        "            while True: pass\n"
+        "        children += 1\n"
+        "except OSError as error:\n"
+        "    raise SystemExit(f'{children} and {error.errno}')\n"
+    )
+    worked, said = await code.works(source, 60.0, 256 << 20)
+    assert not worked
+    children, _, number = said.strip().partition(" and ")
+    assert int(children) < code.PROCESSES
+    assert int(number) == errno.EAGAIN
+
+
+async def test_code_that_ends_before_it_is_checked_has_not_passed() -> None:
+    for said, right in (
+        ("def f(): return 1", True),
+        ("def f(): return 2", False),
+        ("import sys; sys.exit(0)", False),
+        ("import os; os._exit(0)", False),
+        ("def f(): raise SystemExit", False),
+    ):
+        source = code.program("{output}\nassert f() == 1", said, {})
+        worked, why = await code.works(source, 60.0, 256 << 20)
+        assert worked == right, (said, why)
+    # A check may end the program itself.
+    source = code.program("{output}\nimport sys\nsys.exit(f())", "def f(): return 0", {})
+    assert (await code.works(source, 60.0, 256 << 20))[0]
+
+
+async def test_where_no_room_can_be_made_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "DISK", "much")
+    with pytest.raises(ScorerError, match=r"no room can be made here.*user namespaces"):
+        await code.works("pass", 60.0, 256 << 20)
 
 
 def test_a_program_has_the_answers_code_and_the_cases_fields() -> None:
     said = "Here it is:\n```python\ndef f(): return {1: 2}\n```\nIt works."
     made = code.program("{output}\n{tests}\nd = {}", said, {"tests": "assert f() == {1: 2}"})
-    assert made == "def f(): return {1: 2}\n\nassert f() == {1: 2}\nd = {}"
+    code_of_it = "def f(): return {1: 2}\n\nassert f() == {1: 2}\nd = {}"
+    assert made == f"{code_of_it}\n{code.MARK}\n"
 
 
 # ---------------------------------------------------------------- judges

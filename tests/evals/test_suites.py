@@ -1,5 +1,6 @@
 """Suites: read with every mistake named, and scored."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from demo import suites, tasks
 from gateway.cli.mixing import MOST, Tried, TryFailed, grid, with_front
 from gateway.config.files.suites import ScorerPart
 from gateway.errors import ConfigError
-from gateway.evals.scoring import of_text
+from gateway.evals.scoring import ScorerError, of_text
 from gateway.evals.suites import read
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,26 @@ def test_comma_separated_values_are_read_as_well(tmp_path: Path) -> None:
             "cases.jsonl:1: `expected` is no pattern",
         ),
         ("name: desk\ndata: cases.jsonl\nscores: 1\n", "", "scores: unknown key"),
+        (
+            "name: desk\ndata: cases.jsonl\n",
+            '{"input": "x", "expected": null}\n',
+            "cases.jsonl:1: has no field `expected`",
+        ),
+        (
+            "name: desk\ndata: cases.jsonl\n",
+            '{"id": 1, "input": "x", "expected": "x"}\n{"id": 1, "input": "y", "expected": "y"}\n',
+            "cases.jsonl:2: a case before has the id `1`, too",
+        ),
+        (
+            "name: desk\ndata: cases.jsonl\nscorers: {n: {kind: number}}\n",
+            '{"input": "x", "expected": "n/a"}\n',
+            "cases.jsonl:1: `expected` has no number in it: `n/a`",
+        ),
+        (
+            "name: desk\ndata: cases.jsonl\nscorers: {n: {kind: fields}}\n",
+            '{"input": "x", "expected": "{"}\n',
+            "cases.jsonl:1: `expected` is not JSON, whose fields are compared",
+        ),
     ],
 )
 def test_each_mistake_is_said_with_its_place(
@@ -71,6 +92,51 @@ def test_each_mistake_is_said_with_its_place(
     with pytest.raises(ConfigError) as raised:
         read(written(tmp_path, suite, cases_jsonl=data), {})
     assert said in " ".join(str(raised.value).split()).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("input,expected\nalone\n", "cases.csv:2: has 1 fields, and the head 2; a text with a"),
+        ("input,expected\nYes, please,yes\n", "cases.csv:2: has 3 fields, and the head 2"),
+        ("input,input,expected\na,b,c\n", "cases.csv:1: has the column `input` twice"),
+        ("", "cases.csv: has no cases"),
+        ('input,expected\n"a,b\n', "cases.csv:2: has 1 fields"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_its_line(
+    tmp_path: Path, data: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(written(tmp_path, "name: desk\ndata: cases.csv\n", cases_csv=data), {})
+    assert said in " ".join(str(raised.value).split()).replace(f"{tmp_path}/", "")
+
+
+def test_texts_of_a_table_may_be_long_and_lines_empty(tmp_path: Path) -> None:
+    data = f"input,expected\n\n{'x' * 200_000},yes\n"
+    (case,) = read(written(tmp_path, "name: desk\ndata: cases.csv\n", cases_csv=data), {}).cases
+    assert len(case.prompt) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ('{"properties": {"a": {"type": "frog"}}}', "'frog' is not valid"),
+        ('{"$ref": "http://127.0.0.1:9/x.json"}', "refers to http://127.0.0.1:9/x.json"),
+        ("[1", "is no JSON Schema that can be read"),
+    ],
+)
+def test_a_schema_that_is_none_is_said(tmp_path: Path, schema: str, said: str) -> None:
+    (tmp_path / "s.json").write_text(schema)
+    part = ScorerPart.model_validate({"kind": "schema", "schema": "s.json"})
+
+    def scored() -> None:
+        score = of_text(part, tmp_path)
+        assert score is not None
+        score('{"a": 1}', "")
+
+    with pytest.raises((ScorerError, ValueError), match=re.escape(said)):
+        scored()
 
 
 @pytest.mark.parametrize(
