@@ -118,6 +118,23 @@ def test_stop_writes_all_that_waits(store: Store, many: int) -> None:
     assert (count(store), count(store, "attempts")) == (many, many)
 
 
+def test_what_only_some_of_a_batch_have_stays_with_them(store: Store) -> None:
+    keep(
+        store,
+        *(record(n) for n in range(3)),
+        record(3, text="a clause", features=b"\x01"),
+        record(4, answer="plainly", attempts=()),
+        record(5, recognition=None, decision=None),
+    )
+
+    found = [row(store, f"req_{n:06}") for n in range(6)]
+    assert [each["text"] for each in found] == [None] * 3 + ["a clause", None, None]
+    assert [each["features"] for each in found] == [None] * 3 + [b"\x01", None, None]
+    assert [each["answer"] for each in found] == [None] * 4 + ["plainly", None]
+    assert [each["route"] for each in found] == ["contracts"] * 5 + [None]
+    assert [each["key"] for each in found] == ["key_1"] * 6
+
+
 def test_records_are_written_without_a_stop(store: Store) -> None:
     writer = Writer(store, every_s=0.01)
     writer.start()
