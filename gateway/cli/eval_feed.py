@@ -90,11 +90,18 @@ def fed(
         fail(f"the run {named(run)} is not complete; ask it again before it is fed")
     if not counts:
         fail(f"nothing in the run {named(run)} says of an answer that it is right or wrong")
+    ways = {each.target for each in run.targets if each.way_of is not None}
+    if ways >= set(counts):
+        fail(
+            f"the run {named(run)} asked in ways of its own alone ({', '.join(sorted(ways))}), as"
+            " no request is; name a target without `name`"
+        )
     at = run.finished or run.started
     source = f"eval:{run.suite}"
     rows = [
         Evidence(route, target, right, source, n, sum_right, at)
         for target, (n, sum_right) in counts.items()
+        if target not in ways
     ]
     with opened(store, config, new=True) as found:
         EvidenceBook(found).add(rows)

@@ -151,7 +151,7 @@ def _targets(suite: "Suite", named: str | None, snapshot: Snapshot) -> "list[To]
 
     if suite.route is not None and suite.route not in snapshot.routes:
         fail(f"suite {suite.name}: there is no route '{suite.route}'")
-    own = {each.target: each for each in suite.targets}
+    own = {each.label: each for each in suite.targets}
     if named is not None:
         return [own.get(name, To(name)) for name in named.split(",")]
     if own:

@@ -4,6 +4,7 @@ What is kept of an answer lies below its hash: of who answers (its name by its o
 another version of an adapter is asked anew), of the question, and of the repetition.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -100,6 +101,8 @@ class Purse:
         self._answers = answers
         self._cache = cache
         self._limit = limit_usd
+        self._under_way = 0
+        self._settled = asyncio.Event()
 
     def check(self, name: str, *, internal: bool) -> None:
         """Raises RunFailed for a target that is not there, or may not be asked: of `internal` data
@@ -147,15 +150,15 @@ class Purse:
             return kept, True
         most = self._most(target, body)
         progress = self.progress
-        if self._limit is not None and progress.spent + progress.reserved + most > self._limit:
-            progress.stopped = f"the limit of {self._limit:g} usd"
-        if progress.stopped:
+        if not await self._reserved(most):
             return None
-        progress.reserved += most
         try:
             reply = await self._answers.ask(body)
         finally:
-            progress.reserved -= most
+            self._under_way -= 1
+            progress.reserved = progress.reserved - most if self._under_way else 0.0
+            self._settled.set()
+            self._settled = asyncio.Event()
         if judging:
             progress.judge_usd += reply.cost_usd
         else:
@@ -165,6 +168,23 @@ class Purse:
             self._cache.put(key, reply)
         self.told()
         return reply, False
+
+    async def _reserved(self, most: float) -> bool:
+        """Sets so much aside. What does not fit beside questions under way waits for what those
+        really cost; False where money is at an end."""
+        progress = self.progress
+        while not progress.stopped and self._limit is not None:
+            if progress.spent + progress.reserved + most <= self._limit:
+                break
+            if self._under_way:
+                await self._settled.wait()
+            else:
+                progress.stopped = f"the limit of {self._limit:g} usd"
+        if progress.stopped:
+            return False
+        progress.reserved += most
+        self._under_way += 1
+        return True
 
     def _most(self, target: str, body: Mapping[str, Any]) -> float:
         """The most that a question costs: a tokenizer makes at most a token of each byte."""

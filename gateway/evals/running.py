@@ -61,7 +61,13 @@ class Runner:
         """Who was asked, and the results in the order of cases, targets and repetitions; fewer
         where the limit stopped it. Raises ScorerError, RunFailed."""
         asked = [
-            Asked(to.target, await self._purse.who(to.target), to.system, to.prompt)
+            Asked(
+                to.label,
+                await self._purse.who(to.target),
+                to.system,
+                to.prompt,
+                None if to.name is None else to.target,
+            )
             for to in self._targets
         ]
         for name in dict.fromkeys(_judges(self._suite)):
@@ -106,7 +112,7 @@ class Runner:
         self._told()
         return Result(
             case=case.id,
-            target=to.target,
+            target=to.label,
             rep=rep,
             input=prompt,
             expected=case.expected,

@@ -51,12 +51,14 @@ class Result(msgspec.Struct, frozen=True):
 
 class Asked(msgspec.Struct, frozen=True):
     """A target of a run: what it answers as (`model`, with an adapter's digest), and what of the
-    suite is its own."""
+    suite is its own. Of one that is asked in several ways, `target` is the way's name and `way_of`
+    the target."""
 
     target: str
     model: str
     system: str | None = None
     prompt: str | None = None
+    way_of: str | None = None
 
 
 class Run(msgspec.Struct, frozen=True):

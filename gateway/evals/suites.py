@@ -52,11 +52,18 @@ class Scorer(msgspec.Struct, frozen=True):
 
 
 class To(msgspec.Struct, frozen=True):
-    """A target that is asked, and what is its own of how."""
+    """A target that is asked, and what is its own of how; `name` where it is asked in several
+    ways."""
 
     target: str
     system: str | None = None
     prompt: str | None = None
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What results call it."""
+        return self.name or self.target
 
 
 class Suite(msgspec.Struct, frozen=True):
@@ -153,6 +160,12 @@ def _unfit(file: SuiteFile, document: yaml.Document) -> Iterator[Problem]:
         if isinstance(part.right_when, bool):
             path = ("scorers", name, "right_when")
             yield problem(path, "a score is a number", "write a comparison, as `>= 0.8`")
+    labels: set[str] = set()
+    for place, to in enumerate(map(_to, file.targets)):
+        if to.label in labels:
+            mend = "give each way of asking it a `name` of its own"
+            yield problem(("targets", place), f"`{to.label}` is asked twice", mend)
+        labels.add(to.label)
     if file.right is not None and file.right not in (list(file.scorers) or [file.score]):
         mend = did_you_mean(file.right, list(file.scorers), "declare it under `scorers`")
         yield problem(("right",), f"unknown scorer `{file.right}`", mend)
@@ -170,7 +183,9 @@ def _scorers(file: SuiteFile) -> tuple[Scorer, ...]:
 
 
 def _to(part: str | AskedPart) -> To:
-    return To(part) if isinstance(part, str) else To(part.target, part.system, part.prompt)
+    return (
+        To(part) if isinstance(part, str) else To(part.target, part.system, part.prompt, part.name)
+    )
 
 
 def _chosen(cases: list[Case], file: SuiteFile) -> tuple[Case, ...]:

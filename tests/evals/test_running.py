@@ -147,6 +147,34 @@ async def test_a_run_stops_before_the_limit_and_goes_on(
     assert whole["cached"] == part["asked"]
 
 
+async def test_questions_wait_for_what_those_under_way_really_cost(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    # Two at a time fit by what they may cost, and all of them by what they do.
+    whole = await run(tmp_path, "--limit-usd", "0.0195", "--at-once", "8")
+    assert whole["complete"]
+    assert whole["asked"] == 8
+
+
+async def test_a_target_is_asked_in_several_ways(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    ways = "targets: [good/m, {target: good/m, name: lost, prompt: 'The capital of {expected}?'}]\n"
+    tree(tmp_path, providers, SUITE + ways)
+    told = await run(tmp_path, "--feed")
+    assert [(row["target"], row["right"], row["n"]) for row in told["rows"]] == [
+        ("good/m", 4, 4),
+        ("lost", 1, 4),
+    ]
+    store = Store.open(f"sqlite:///{tmp_path}/switchboard.db")
+    assert [row.target for row in EvidenceBook(store).read()] == ["good/m"]
+    store.close()
+    await run(tmp_path, "--targets", "lost")
+    out = await ran(tmp_path, "feed", "capitals", code=1)
+    assert "asked in ways of its own alone (lost)" in " ".join(out.split())
+
+
 async def test_failures_are_no_wrong_answers(
     providers: tuple[StandIn, StandIn], tmp_path: Path
 ) -> None:
@@ -210,6 +238,10 @@ async def test_a_model_judges_and_what_it_costs_is_apart(
         (SUITE + "targets: [good/x]\n", "there is no target `good/x`; there are: good/m, half/m"),
         (SUITE.replace("geography", "geologie"), "there is no route 'geologie'"),
         (SUITE + "scorers: {s: {kind: judge}}\n", "a scorer by judge needs `target`"),
+        (
+            SUITE + "targets: [good/m, {target: good/m, system: Shout.}]\n",
+            "`good/m` is asked twice",
+        ),
         (SUITE + "right: accuracy\n", "unknown scorer `accuracy`"),
         (SUITE + "scorers: {s: {kind: similarity}}\n", "needs a sentence encoder"),
         (SUITE + "scorers: {s: {kind: python, function: 'no:f'}}\n", "write `module:function`"),

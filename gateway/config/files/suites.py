@@ -101,6 +101,12 @@ class AskedPart(Part):
     """A target of a suite, with what is its own of how it is asked."""
 
     target: TargetName = Field(description="A declared target.", examples=["local/qwen"])
+    name: Name | None = Field(
+        default=None,
+        description="What this way of asking is called, where a target is asked in several ways;"
+        " results have this name, and such a one feeds nothing.",
+        examples=["terse"],
+    )
     system: Text | None = Field(
         default=None,
         description="A system prompt of its own.",
