@@ -395,7 +395,9 @@ class Composer:
         expected = tokens * price.input + told.output * price.output
         composition = run.composition
         asked_more = composition.kind == "cascade" and composition.steps[1].name in run.came_to
-        self._live.cost_of(route, run.composition).saw(run.cost, expected, more=asked_more, now=now)
+        seen = self._live.cost_of(route, composition, run.flight.target.whole_tail)
+        seen.saw(run.cost, expected, more=asked_more, now=now)
+        seen.lasted(now - run.began, run.choice.total_s)
 
 
 def _with_own_system(journey: Journey, choice: Choice) -> Request:

@@ -333,7 +333,11 @@ def _declared(
 def _declared_in_time(block: Block, terms: Terms, row: Row) -> tuple[Flags, Flags]:
     _, _, cold, idle = row.replicas[0]
     first = cold.first_s * cold.tail + cold.wait_p95_s + idle.lost_s
-    whole = first + np.minimum(row.output.p95, block.most) * cold.token_s
+    if row.steps:
+        mean = cold.first_s + np.minimum(row.output.mean, block.most) * cold.token_s
+        whole = mean * row.whole_tail + cold.wait_p95_s + idle.lost_s
+    else:
+        whole = first + np.minimum(row.output.p95, block.most) * cold.token_s
     in_time: Flags = ((whole <= terms.max_whole) & (first <= terms.max_first))[:, None]
     return in_time, np.zeros_like(in_time)
 

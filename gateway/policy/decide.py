@@ -26,15 +26,16 @@ again; those seconds are not the request's own, but count for it as if they were
 So do the seconds that others lose where their model is put to sleep to wake another on their GPU.
 
 The 95th percentile of the whole is taken as that of the first token plus that of the generation,
-which is at or above the true one. Targets and replicas that commands have drained are away; one
-that gets but a share of its traffic is put behind the others for the rest of the requests, by the
-same draw (`gateway.policy.draws`). The ranked list orders (target, replica) pairs. Exploring
-(epsilon-greedy: `explore` spread evenly over the fitting candidates) chooses among candidates, and
-the best replica of a candidate stands for it.
+which is at or above the true one; that of a composition is a multiple of its mean, worked out of
+its steps at first (`gateway.policy.lasting`), and measured from then on. Targets and replicas that
+commands have drained are away; one that gets but a share of its traffic is put behind the others
+for the rest of the requests, by the same draw (`gateway.policy.draws`). The ranked list orders
+(target, replica) pairs. Exploring (epsilon-greedy: `explore` spread evenly over the fitting
+candidates) chooses among candidates, and the best replica of a candidate stands for it.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -80,6 +81,20 @@ Over: TypeAlias = tuple[Scored, float, float]
 
 Closed: TypeAlias = tuple[Scored, str]
 """What is left alone for now, and why."""
+
+
+class Late(NamedTuple):
+    """Seconds that a composition is expected to take beyond what is known of it, as its steps are
+    `slower_s` than was declared, and adapters have to be loaded (`loads_s`, and in 95 of 100 cases
+    `loads_p95_s`); and those that loading for it costs others."""
+
+    slower_s: float
+    loads_s: float
+    loads_p95_s: float
+    others_s: float
+
+
+NOT_LATE = Late(0.0, 0.0, 0.0, 0.0)
 
 
 def decide(question: Question, snapshot: Snapshot, live: Live, draw: float) -> Decision:
@@ -254,6 +269,7 @@ def _score(
     shut: list[Closed] = []
     order = 0
     first_p95 = whole_p95 = 0.0
+    late = NOT_LATE
     for row in rows:
         if (
             (asked & row.lacks and not _only_media(asked & row.lacks, row, needs))
@@ -294,8 +310,9 @@ def _score(
             load_s = estimate.load_s
             others = server.others_s
             if row.steps:
-                late, others = _late(row, live, patient, new=not estimate.weight)
-                first, total = max(first + late, 0.0), max(total + late, 0.0)
+                late = _late(row, live, patient, new=not estimate.weight)
+                others, more = late.others_s, late.slower_s + late.loads_s
+                first, total = max(first + more, 0.0), max(total + more, 0.0)
             loss = per_first * first + per_whole * total - worth
             if load_s:
                 running = server.in_line
@@ -307,7 +324,14 @@ def _score(
             order += 1
             if timed:
                 first_p95 = queued * estimate.tail + estimate.wait_p95_s + server.lost_s
-                whole_p95 = first_p95 + min(history.p95, max_output) * estimate.token_s
+                if row.steps:
+                    slower, wait = late.slower_s, late.loads_p95_s + estimate.wait_p95_s
+                    wait += server.lost_s
+                    first_p95 = max(queued + slower, 0.0) * estimate.tail + wait
+                    whole_s = queued + slower + output * estimate.token_s
+                    whole_p95 = max(whole_s, 0.0) * _whole_tail(row, live) + wait
+                else:
+                    whole_p95 = first_p95 + min(history.p95, max_output) * estimate.token_s
             if affordable and first_p95 <= max_first and whole_p95 <= max_whole:
                 if why:
                     shut.append((scored, why))
@@ -322,36 +346,46 @@ def _score(
     return fitting, over, shut
 
 
-def _late(row: Row, live: Live, patient: bool, *, new: bool) -> tuple[float, float]:
-    """Seconds that a composition is expected to take beyond what is known of it, and those that
-    loading for it costs others.
+def _late(row: Row, live: Live, patient: bool, *, new: bool) -> Late:
+    """How late a composition is.
 
     Its steps' adapters may have to be loaded; and while the composition is `new`, having not been
     measured itself, what was measured of its steps takes the place of what is declared. Of each
     step the soonest replica counts, as often as the step is waited for; one that fails is passed
     over, not waited for.
     """
-    late = others = 0.0
+    slower_s = loads_s = loads_p95_s = others = 0.0
     for waited, step, replicas in row.steps:
-        soonest, of_others = INFINITE, 0.0
+        soonest, slower, load_s, load_p95_s, of_others = INFINITE, 0.0, 0.0, 0.0, 0.0
         for url, key, cold, idle in replicas:
             estimate, server = live.estimates.get(key, cold), live.replicas.get(url, idle)
             if estimate.barred:
                 continue
-            more = estimate.load_s
+            more = 0.0
             if new:
                 more += estimate.first_s + estimate.queue_s * server.in_line - step.first_token_s
                 more += step.output_tokens * (estimate.token_s - 1.0 / step.tokens_per_s)
-            if more < soonest:
+            if more + estimate.load_s < soonest:
                 running = server.in_line
-                soonest = more
-                of_others = server.others_s + estimate.load_s * (
+                slower, load_s = more, estimate.load_s
+                soonest = slower + load_s
+                often = waited * (1.0 - estimate.loaded) > 0.05
+                load_p95_s = estimate.one_load_s if often else 0.0
+                of_others = server.others_s + load_s * (
                     running + estimate.spare * (1.0 + running) - patient
                 )
         if soonest < INFINITE:
-            late += waited * soonest
+            slower_s += waited * slower
+            loads_s += waited * load_s
+            loads_p95_s += load_p95_s
             others += waited * of_others
-    return late, others
+    return Late(slower_s, loads_s, loads_p95_s, others)
+
+
+def _whole_tail(row: Row, live: Live) -> float:
+    """The 95th percentile over the mean of a composition's seconds in all."""
+    spent = live.spent.get(row.output_key)
+    return row.whole_tail if spent is None else spent.tail
 
 
 def _only_media(lacking: int, row: Row, needs: Needs) -> bool:

@@ -20,7 +20,7 @@ exponentially weighted least squares, `b` shrunk towards its prior by a ridge (H
 95th percentiles. Kept as a multiple of the expected value, by stochastic approximation (Robbins
 and Monro 1951, in Tierney's form for a quantile, 1983, with a constant step since the world moves):
 
-    ratio = observed / expected;  tail <- tail + STEP x (0.95 - [ratio <= tail])
+    ratio = observed / expected;  tail <- tail + STEP x tail / TAIL x (0.95 - [ratio <= tail])
 
 Failures. Expected seconds lost before an answer: with F failures and S answers (decaying with
 `FAILURE_HALF_LIFE_S`), F / (S + 1) tries fail for each that does not, and each loses the seconds
@@ -50,6 +50,11 @@ LOADED = 0.96
 """Prior P(adapter is resident): adapters are made present at start, but nobody has looked yet."""
 LOAD_S = 1.0
 """Prior seconds to load an adapter that is not resident: some 100 MB from a local disk."""
+
+
+def moved(tail: float, within: bool) -> float:
+    """A tail after one more value, which was `within` it or not."""
+    return tail + STEP * tail / TAIL * (0.95 - within)
 
 
 class Failures:
@@ -186,6 +191,7 @@ class Estimate:
         "_load_s",
         "_prior_first",
         "_prior_queue",
+        "_prior_tail",
         "_prior_token",
         "_queue",
         "_tail",
@@ -219,7 +225,7 @@ class Estimate:
         self._at = 0.0
         self._weight = self._queue = self._first = self._var = self._cov = 0.0
         self._tokens = self._tokens_s = 0.0
-        self._tail = TAIL
+        self._tail = target.first_tail
         self.first_s = self.queue_s = self.wait_s = self.wait_p95_s = self.token_s = 0.0
         self.load_s = 0.0
         self.tail = TAIL
@@ -233,6 +239,7 @@ class Estimate:
             QUEUE_SHARE_INTERNAL if target.internal else QUEUE_SHARE_FLOOR
         )
         self._prior_token = 1.0 / max(target.tokens_per_s, 1e-9)
+        self._prior_tail = target.first_tail
         self._publish()
 
     @property
@@ -249,7 +256,7 @@ class Estimate:
         """One first token after `seconds`, with `queue` requests in flight when it was asked."""
         self._decay(now, 1.0)
         expected = self.first_s + self.queue_s * queue
-        self._tail += STEP * (0.95 - (seconds <= self._tail * expected))
+        self._tail = moved(self._tail, seconds <= self._tail * expected)
         weight = self._weight = self._weight + 1.0
         off_queue = queue - self._queue
         off_first = seconds - self._first
@@ -310,7 +317,8 @@ class Estimate:
         level = max(self._first - slope * self._queue, 0.1 * self._first)
         self.first_s = (PRIOR_N * self._prior_first + weight * level) / (PRIOR_N + weight)
         self.queue_s = max(slope, QUEUE_SHARE_FLOOR * self.first_s)
-        self.tail = max(1.0, (PRIOR_N * TAIL + weight * self._tail) / (PRIOR_N + weight))
+        tail = (PRIOR_N * self._prior_tail + weight * self._tail) / (PRIOR_N + weight)
+        self.tail = max(1.0, tail)
         self._publish_speed()
 
     def _publish_speed(self) -> None:
@@ -346,7 +354,7 @@ class Output:
     def saw(self, tokens: int, now: float) -> None:
         """One answer of `tokens` generated tokens."""
         self._decay(now, 1.0)
-        self._tail += STEP * (0.95 - (tokens <= self._tail * self.mean))
+        self._tail = moved(self._tail, tokens <= self._tail * self.mean)
         self._weight += 1.0
         self._mean += (tokens - self._mean) / self._weight
         self._publish()
@@ -370,18 +378,39 @@ class Output:
 
 class Spent:
     """What requests to a composition cost on a route, as a multiple (`mean`) of what was expected
-    of them; and the share of them that asked more than the first step (`more`). `of` is the
-    composition as it is declared, with the prior of that share.
+    of them; the share of them that asked more than the first step (`more`); and the 95th percentile
+    of the seconds that they took in all, over those expected (`tail`). `of` is the composition as
+    it is declared, with the prior of that share.
 
     `seen` counts them, each worth less as it ages.
     """
 
-    __slots__ = ("_at", "_dollars", "_expected", "_more", "mean", "more", "of", "seen")
+    __slots__ = (
+        "_at",
+        "_dollars",
+        "_expected",
+        "_more",
+        "_prior_tail",
+        "_tail",
+        "mean",
+        "more",
+        "of",
+        "seen",
+        "tail",
+    )
 
-    def __init__(self, of: Composition) -> None:
+    def __init__(self, of: Composition, tail: float = TAIL) -> None:
+        """`tail` is what is to be expected of its steps."""
         self._at = self._dollars = self._expected = self._more = self.seen = 0.0
         self.of = of
         self.mean, self.more = 1.0, of.escalates
+        self.tail = self._tail = self._prior_tail = tail
+
+    def lasted(self, seconds: float, expected: float) -> None:
+        """The request that was seen last took so long in all where `expected` was."""
+        self._tail = moved(self._tail, seconds <= self._tail * expected)
+        mean = (PRIOR_N * self._prior_tail + self.seen * self._tail) / (PRIOR_N + self.seen)
+        self.tail = max(1.0, mean)
 
     def saw(self, dollars: float, expected: float, *, more: bool, now: float) -> None:
         """One request that cost so much where `expected` was."""

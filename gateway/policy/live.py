@@ -6,7 +6,7 @@ Time comes in as `now` (seconds of any steady clock): nothing here reads a clock
 from collections.abc import Iterable
 from typing import Protocol
 
-from gateway.policy.estimates import Estimate, Output, Replica, Share, Spent
+from gateway.policy.estimates import TAIL, Estimate, Output, Replica, Share, Spent
 from gateway.types.backends import Target
 from gateway.types.compositions import Composition
 from gateway.types.decisions import Decision, Question
@@ -232,13 +232,13 @@ class Live:
             found = self.estimates[key] = Estimate(target)
         return found
 
-    def cost_of(self, route: str, composition: Composition) -> Spent:
+    def cost_of(self, route: str, composition: Composition, tail: float = TAIL) -> Spent:
         """What a composition has cost on a route, begun from what is declared if need be, and anew
-        where it is declared otherwise."""
+        where it is declared otherwise; `tail` is its target's `whole_tail`."""
         key = (route, composition.target)
         found = self.spent.get(key)
         if found is None or (found.of is not composition and found.of != composition):
-            found = self.spent[key] = Spent(composition)
+            found = self.spent[key] = Spent(composition, tail)
         return found
 
     def keep(self, targets: Iterable[Target]) -> None:

@@ -29,7 +29,8 @@ class Row:
     fetch from the hosts `media_from` only. Each of `replicas` is
     (url, key in `Live.estimates`, prior estimate, idle server); `output` is a prior too. `held` and
     `held_replicas` are what of it gets but a share of its traffic; drained replicas are left out.
-    Each of a composition's `steps` is (how often it is waited for, target, replicas as above).
+    Each of a composition's `steps` is (how often it is waited for, target, replicas as above);
+    `whole_tail` is the prior 95th percentile over the mean of its seconds in all.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Row:
         "replicas",
         "steps",
         "target",
+        "whole_tail",
     )
 
     def __init__(
@@ -80,6 +82,7 @@ class Row:
         self.output_price = target.price.output
         self.output_key = (route, target.name)
         self.output = Output(target)
+        self.whole_tail = target.whole_tail
         self.replicas = _at_replicas(target, weights)
         self.steps = tuple(
             (waited, step, _at_replicas(step, weights)) for waited, step in target.steps

@@ -67,7 +67,8 @@ class Target(msgspec.Struct, frozen=True):
     `missing` says why the target cannot be used yet: an adapter that is being fetched, or is bad.
     Without a version the live one is meant, or, for the share that it says, the canary's.
     `steps` are those of a composition, each with how often a client waits for it, as far as is
-    declared.
+    declared. `first_tail` and `whole_tail` are priors, too: the 95th percentile over the mean, of
+    the seconds to the first token, and of a composition's in all.
     """
 
     name: str
@@ -88,6 +89,8 @@ class Target(msgspec.Struct, frozen=True):
     missing: str = ""
     canary: Canary | None = None
     steps: "tuple[tuple[float, Target], ...]" = ()
+    first_tail: float = 2.0
+    whole_tail: float = 2.0
 
 
 class Serve(msgspec.Struct, frozen=True):

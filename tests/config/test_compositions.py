@@ -140,11 +140,12 @@ def test_the_other_kinds(tmp_path: Path) -> None:
     local, mini = snapshot.targets["local/qwen"], snapshot.targets["openai/mini"]
     targets = snapshot.targets
     assert targets["composed/voted"].price.input == pytest.approx(5 * local.price.input)
-    assert targets["composed/voted"].first_token_s == pytest.approx(4.5)
+    # Of five that are asked at the same time the slowest is waited for.
+    assert 1.4 * 4.5 < targets["composed/voted"].first_token_s < 1.8 * 4.5
     assert targets["composed/voted"].internal
     expected = local.price.input + (1 + 2) * mini.price.input
     assert targets["composed/chosen"].price.input == pytest.approx(expected)
-    assert targets["composed/chosen"].first_token_s == pytest.approx(9.0)
+    assert 9.0 < targets["composed/chosen"].first_token_s < 1.8 * 9.0
     assert targets["composed/reviewed"].first_token_s == pytest.approx(5.0)
     expected = 4 * local.price.input + (1 + 0.5) * mini.price.input
     assert targets["composed/unsure"].price.input == pytest.approx(expected)
