@@ -224,14 +224,22 @@ async def test_it_is_ranked_beside_plain_targets_and_others_answer_what_it_canno
         legacy = await served.client.post(
             "/v1/completions", json={"model": "auto", "prompt": "my parcel"}
         )
-        refused = await served.client.post(
-            "/v1/completions", json={"model": "composed/queue", "prompt": "my parcel"}
-        )
+        named = {
+            each: await served.client.post(f"/v1/{each}", json={"model": "composed/queue", **asks})
+            for each, asks in (
+                ("completions", {"prompt": "my parcel"}),
+                ("responses", {"input": "my parcel"}),
+                ("embeddings", {"input": "my parcel"}),
+            )
+        }
     ranked = [each["target"] for each in decision["decision"]["ranked"]]
     assert ranked == ["composed/queue", "large/model"]
     assert legacy.headers["x-switchboard-target"] == "large/model"
-    assert refused.status_code == 422
-    assert "does not serve completions" in refused.json()["error"]["message"]
+    for endpoint, refused in named.items():
+        assert refused.status_code == 422
+        error = refused.json()["error"]
+        assert f"does not serve {endpoint}" in error["message"]
+        assert {"message", "type", "param", "code"} <= error.keys()
 
 
 async def test_a_candidate_s_own_system_prompt_holds_for_each_step(tmp_path: Path) -> None:
