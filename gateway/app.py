@@ -200,6 +200,7 @@ class Gateway:
         self.learned = LearnedWatch(
             LearnedBook(store),
             lambda: self._snapshot,
+            lambda: self.planes.kind(),
             lambda: self.planes.redress(),
         )
         self.retraining = Retraining(
@@ -217,7 +218,7 @@ class Gateway:
             self.standings,
             self.resilience,
             qualities=lambda: self.qualities.known,
-            learned=lambda: self.learned.known,
+            learned=lambda: self.learned.current,
             serve=self._serve,
             cache=cache,
             litellm_python=litellm_python,

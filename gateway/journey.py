@@ -3,7 +3,8 @@
 The way itself is `pipeline.py`; here are the values that it passes on.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,7 +15,9 @@ from gateway.backends.shape import Shaped
 from gateway.classify.recognise import Recogniser
 from gateway.errors import ApiError, QueueFull
 from gateway.experiments.assignment import Lanes
-from gateway.learn.features import Features, features_of, packed
+from gateway.learn.features import FeatureKind
+from gateway.learn.kinds import WORDS
+from gateway.learn.prompt import Prompt
 from gateway.learn.scorer import Scorer
 from gateway.metering.usage import Seen, StreamWatch
 from gateway.policy.decide import Decider
@@ -38,7 +41,8 @@ NO_USAGE = Usage()
 class Plane(msgspec.Struct, frozen=True):
     """One snapshot and what was built from it; `ways` open replies, by policy; `lanes` are the
     routes' experiments as they stand, `shadows` those of routes that have one, and `learned` what
-    was learned of routes' qualities, where a policy goes by it."""
+    was learned of routes' qualities, where a policy goes by it; `unfit` says why a route does not
+    go by its version. `kind` is that of the features of prompts, None while an encoder is away."""
 
     snapshot: Snapshot
     recogniser: Recogniser
@@ -48,6 +52,8 @@ class Plane(msgspec.Struct, frozen=True):
     lanes: Mapping[str, Lanes] = {}
     shadows: Mapping[str, Shadow] = {}
     learned: Mapping[str, Scorer] = {}
+    unfit: Mapping[str, str] = {}
+    kind: Callable[[], FeatureKind | None] = lambda: WORDS
 
 
 class Outlet(Protocol):
@@ -124,8 +130,9 @@ class Journey:
         "outcome",
         "overhead_s",
         "plane",
+        "prompt",
         "queued_s",
-        "read",
+        "reading",
         "recognition",
         "request",
         "run",
@@ -145,7 +152,8 @@ class Journey:
         self.recognition: Recognition | None = None
         self.decision: Decision | None = None
         self.conversation = 0
-        self.read: Features | None = None
+        self.prompt: Prompt | None = None
+        self.reading: asyncio.Task[object] | None = None
         self.attempts: list[Attempt] = []
         self.status = 0
         self.outcome: Outcome = "error"
@@ -287,14 +295,18 @@ def keeps_text(journey: Journey) -> bool:
     return decision is not None and journey.plane.snapshot.routes[decision.route].keep == "text"
 
 
+def keeps_features(journey: Journey) -> bool:
+    """Whether its route keeps those of the prompt."""
+    decision = journey.decision
+    if decision is None or journey.prompt is None or journey.shadow_of is not None:
+        return False
+    return journey.plane.snapshot.routes[decision.route].keep == "features"
+
+
 def _features(journey: Journey) -> bytes | None:
     """Those of the prompt, where its route keeps them; read now if deciding did not need them."""
-    decision, turns = journey.decision, journey.request.turns
-    if decision is None or not turns or journey.shadow_of is not None:
-        return None
-    if journey.plane.snapshot.routes[decision.route].keep != "features":
-        return None
-    return packed(journey.read or features_of(turns[0]))
+    prompt = journey.prompt
+    return prompt.packed() if prompt is not None and keeps_features(journey) else None
 
 
 def record(journey: Journey, total_s: float) -> Record:

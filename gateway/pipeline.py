@@ -41,12 +41,13 @@ from gateway.journey import (
     Plane,
     decision_id,
     estimated,
+    keeps_features,
     keeps_text,
     record,
     taken,
     unseen,
 )
-from gateway.learn.features import Features, features_of
+from gateway.learn.prompt import Prompt
 from gateway.metering.prices import cost
 from gateway.metering.usage import StreamWatch, estimated_output
 from gateway.outlets import Disguised, Nobody, pumped
@@ -88,6 +89,9 @@ from gateway.types.snapshot import Snapshot
 
 SHADOW = Caller(name="shadow")
 """Who asks for what nobody waits for."""
+
+READ_WITHIN_S = 1.0
+"""How long the record of an answer waits for its prompt's features, if they are to be kept."""
 
 CLIENT_GONE = 499
 """nginx's status for a request whose client went away before there was an answer."""
@@ -140,6 +144,7 @@ class Pipeline:
                 await self._let_in_by_all(journey)
             elif self._limiter.on:
                 self._let_in(journey)
+            _read_beside(journey)
             opened = await self._dispatch(journey)
             try:
                 await self._relay(journey, opened, outlet)
@@ -159,7 +164,15 @@ class Pipeline:
         finally:
             if journey.hold is not None:
                 journey.hold.settle(taken(journey), journey.cost)
-            self._keep(record(journey, self._clock() - journey.began))
+            total_s = self._clock() - journey.began
+            try:
+                # Who has the answer may go: that comes too late to be called abandoned.
+                if journey.reading is not None and journey.outcome == "ok":
+                    await asyncio.wait((journey.reading,), timeout=READ_WITHIN_S)
+            finally:
+                self._keep(record(journey, total_s))
+                if journey.reading is not None:
+                    journey.reading.cancel()
             # It holds the journey, too: cut here, neither waits for the collector of cycles.
             journey.ask = None
             if journey.plane.shadows:
@@ -208,7 +221,7 @@ class Pipeline:
     async def decide(self, journey: Journey) -> None:
         """Recognises the route and ranks its candidates; raises ApiError if none is left."""
         plane = journey.plane
-        journey.recognition, question, journey.read = await self._asked(plane, journey.request)
+        journey.recognition, question, journey.prompt = await self._asked(plane, journey.request)
         journey.conversation = question.conversation
         self.live.advance(journey.began)
         decision = plane.decider.decide(question, self.live, self._draw())
@@ -236,18 +249,21 @@ class Pipeline:
 
     async def _asked(
         self, plane: Plane, request: Request
-    ) -> tuple[Recognition, Question, Features | None]:
-        """The request as `decide` is asked it, and its features where they were needed."""
+    ) -> tuple[Recognition, Question, Prompt | None]:
+        """The request as `decide` is asked it, and its prompt, read where that was needed."""
         recognised = await plane.recogniser.recognise(request)
         only = recognised.only
         if request.previous is not None:
             only = await self._made_by(request.previous)
-        qualities = read = None
-        if plane.learned and request.turns and plane.snapshot.policies[recognised.policy].learned:
+        qualities = prompt = None
+        kind = plane.kind()
+        if kind is not None and request.turns:
+            prompt = Prompt(request.turns[0], kind, recognised.computed)
             learned = plane.learned.get(recognised.recognition.route)
-            if learned is not None:
-                read = features_of(request.turns[0])
-                qualities = learned.qualities(read)
+            by_prompt = plane.snapshot.policies[recognised.policy].learned
+            if by_prompt and learned is not None and learned.kind == kind.name:
+                read = await prompt.read()
+                qualities = learned.qualities(read) if read is not None else None
         question = Question(
             route=recognised.recognition.route,
             policy=recognised.policy,
@@ -258,7 +274,7 @@ class Pipeline:
             stream=request.stream,
             qualities=qualities,
         )
-        return recognised.recognition, question, read
+        return recognised.recognition, question, prompt
 
     async def _made_by(self, response: str) -> str | None:
         """A response is kept where it was made, so what continues it must go there."""
@@ -746,6 +762,14 @@ class Pipeline:
 
 
 _PATHS = {endpoint: b"/" + endpoint.value.encode() for endpoint in Endpoint}
+
+
+def _read_beside(journey: Journey) -> None:
+    """Has the prompt encoded while its answer comes, where its features are to be kept and nobody
+    has needed them yet."""
+    prompt = journey.prompt
+    if prompt is not None and not prompt.is_quick and keeps_features(journey):
+        journey.reading = asyncio.create_task(prompt.read())
 
 
 def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidate | None:

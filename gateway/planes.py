@@ -22,16 +22,17 @@ from gateway.backends.base import Backend, HttpBackend
 from gateway.backends.litellm_process import LitellmProcess, served_by
 from gateway.backends.turns import Gpus, TurnsBackend
 from gateway.backends.vllm import VllmBackend
-from gateway.classify.base import Classifier
-from gateway.classify.declared import declared_classifier, learns_from
+from gateway.classify.declared import Reads, declared, learns_from
 from gateway.classify.recognise import Recogniser
-from gateway.classify.standing import StandingClassifier
 from gateway.config.sharing import shared
 from gateway.errors import SwitchboardError, UpstreamError
 from gateway.experiments.assignment import all_lanes
 from gateway.experiments.standings import Standings
 from gateway.journey import Plane
+from gateway.learn.features import FeatureKind
+from gateway.learn.kinds import kind_of
 from gateway.learn.scorer import Scorer
+from gateway.learn.versions import Current
 from gateway.policy.composed import with_compositions
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
@@ -68,12 +69,14 @@ class Basis(msgspec.Struct, frozen=True):
     """What a plane is made from, but for what commands do to adapters and traffic.
 
     `declared` is the snapshot as it was handed over, `served` has real addresses in it, and the
-    prices that litellm knows.
+    prices that litellm knows. `reads` is what texts are read by, `kind` tells what features of them
+    learned quality goes by.
     """
 
     declared: Snapshot
     served: Snapshot
-    classifier: Classifier | None
+    reads: Reads
+    kind: Callable[[], FeatureKind | None]
     recogniser: Recogniser
     litellm: LitellmProcess | None = None
 
@@ -99,7 +102,7 @@ class Planes:
         resilience: Resilience,
         *,
         qualities: Callable[[], Qualities],
-        learned: Callable[[], Mapping[str, Scorer]],
+        learned: Callable[[], Current],
         serve: Callable[[Plane], None],
         cache: Path | None,
         litellm_python: str,
@@ -131,6 +134,10 @@ class Planes:
         """The one that serves; there is one from the first swap on."""
         assert self._plane is not None
         return self._plane
+
+    def kind(self) -> FeatureKind | None:
+        """Of the features that learned quality goes by; None while an encoder is away."""
+        return self._basis.kind() if self._basis is not None else None
 
     async def swap(self, snapshot: Snapshot) -> list[str]:
         """Serves `snapshot` from now on; requests under way finish on the plane that they have.
@@ -164,9 +171,10 @@ class Planes:
         snapshot = msgspec.structs.replace(snapshot, qualities=self._qualities())
         backends = self._backends(basis.served)
         lanes = all_lanes(snapshot.routes, self._standings.known)
+        current = self._learned()
         learned = {
             name: each.of([candidate.target for candidate in snapshot.routes[name].candidates])
-            for name, each in self._learned().items()
+            for name, each in current.scorers.items()
             if name in snapshot.routes
         }
         if before is None:
@@ -176,6 +184,7 @@ class Planes:
             backends = before.backends if before.backends == backends else backends
             same = snapshot == before.snapshot and backends is before.backends
             same = same and lanes == before.lanes and _same(learned, before.learned)
+            same = same and current.unfit == before.unfit
             if same and basis.recogniser is before.recogniser:
                 return
             decider = Decider(snapshot, before.decider)
@@ -190,6 +199,8 @@ class Planes:
             lanes,
             shadows_of(snapshot),
             learned,
+            current.unfit,
+            basis.kind,
         )
         self._serve(self._plane)
 
@@ -206,9 +217,9 @@ class Planes:
         """Looks whether an encoder that is away is there again, for ever."""
         while True:
             await asyncio.sleep(ENCODER_EVERY_S)
-            classifier = self._basis.classifier if self._basis is not None else None
-            if isinstance(classifier, StandingClassifier):
-                await asyncio.to_thread(classifier.look)
+            standing = self._basis.reads.standing if self._basis is not None else None
+            if standing is not None:
+                await asyncio.to_thread(standing.look)
 
     async def stop(self) -> None:
         """Ends what goes on beside, litellm's process, and every connection."""
@@ -231,11 +242,11 @@ class Planes:
         if before is not None:
             served = shared(served, before.served)
             if learns_from(snapshot) == learns_from(before.declared):
-                recogniser = Recogniser(served, before.classifier, before.recogniser)
-                return Basis(snapshot, served, before.classifier, recogniser, litellm)
-        classifier = await asyncio.to_thread(declared_classifier, served, self._cache)
-        recogniser = Recogniser(served, classifier, before.recogniser if before else None)
-        return Basis(snapshot, served, classifier, recogniser, litellm)
+                recogniser = Recogniser(served, before.reads.classifier, before.recogniser)
+                return Basis(snapshot, served, before.reads, before.kind, recogniser, litellm)
+        reads = await asyncio.to_thread(declared, served, self._cache)
+        recogniser = Recogniser(served, reads.classifier, before.recogniser if before else None)
+        return Basis(snapshot, served, reads, kind_of(reads), recogniser, litellm)
 
     async def _litellm_for(self, snapshot: Snapshot) -> LitellmProcess | None:
         """The process for the backends that need it: the one that runs, if it is for the same."""
@@ -300,18 +311,18 @@ class Planes:
 
     def _backends(self, snapshot: Snapshot) -> Mapping[str, Backend]:
         made = {}
-        for name, declared in snapshot.backends.items():
+        for name, each in snapshot.backends.items():
             keeper, before = self._fleet.keepers.get(name), self._made.get(name)
-            if before is None or before.keeper is not keeper or before.declared != declared:
-                before = Made(declared, keeper, self._backend(declared, keeper))
+            if before is None or before.keeper is not keeper or before.declared != each:
+                before = Made(each, keeper, self._backend(each, keeper))
             made[name] = before
         self._made = made
         return {name: each.backend for name, each in made.items()}
 
-    def _backend(self, declared: Declared, keeper: AdapterKeeper | None) -> Backend:
-        plain = HttpBackend(declared, self._transport(declared.proxy))
+    def _backend(self, each: Declared, keeper: AdapterKeeper | None) -> Backend:
+        plain = HttpBackend(each, self._transport(each.proxy))
         backend = plain if keeper is None else VllmBackend(plain, keeper)
-        if declared.turns is None:
+        if each.turns is None:
             return backend
         return TurnsBackend(backend, self._gpus, time.perf_counter)
 

@@ -5,9 +5,35 @@ microseconds and is called right on the event loop; true means that it takes mil
 for a server, and belongs on a thread.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
+
+from gateway.classify.softmax import Floats
+
+CLASSIFIED_CHARS = 4000
+"""Characters from a turn's beginning that a classifier reads: what it is about shows there."""
+
+
+class Computed(msgspec.Struct, frozen=True, eq=False):
+    """What a classifier has worked out of a text on the way, for who goes by the same: its words,
+    as `features.split` has them, or the vector of the encoder with the id `encoder`."""
+
+    words: Sequence[str] | None = None
+    vector: Floats | None = None
+    encoder: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Computed):
+            return NotImplemented
+        same = (self.words, self.encoder) == (other.words, other.encoder)
+        if self.vector is None or other.vector is None:
+            return same and self.vector is other.vector
+        return same and np.array_equal(self.vector, other.vector)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -21,6 +47,7 @@ class Prediction(msgspec.Struct, frozen=True):
     label: str
     confidence: float
     scores: tuple[tuple[str, float], ...]
+    computed: Computed | None = None
 
 
 class Classifier(Protocol):

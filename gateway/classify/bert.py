@@ -95,6 +95,7 @@ class BertEncoder:
             _graph(config, weights), options, providers=["CPUExecutionProvider"]
         )
         self.dim = 2 * config.hidden_size
+        self.depth = slice(config.hidden_size, self.dim)
         self.id = f"{_ID_VERSION} {_content_hash(directory)}"
 
     def encode(self, texts: Sequence[str]) -> Floats:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.classify.base import Prediction
+from gateway.classify.base import Computed, Prediction
 
 FOLDS = 5
 # Above this many examples one fold in five tells enough, and the other four fits are saved.
@@ -78,12 +78,15 @@ def top(logits: NDArray[np.float32], scale: float = 1.0) -> Top:
     return Top(tuple(classes), tuple(values))
 
 
-def predicted(found: Top, labels: Sequence[str], calibration: Calibration) -> Prediction:
-    """The prediction that these logits make."""
+def predicted(
+    found: Top, labels: Sequence[str], calibration: Calibration, computed: Computed
+) -> Prediction:
+    """The prediction that these logits make, with what was computed on the way."""
     return Prediction(
         labels[found.classes[0]],
         calibration.confidence(found.logits[0], found.second),
         tuple((labels[at], logit) for at, logit in zip(found.classes, found.logits, strict=True)),
+        computed,
     )
 
 

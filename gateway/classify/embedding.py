@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from gateway.classify.base import Prediction
+from gateway.classify.base import Computed, Prediction
 from gateway.classify.calibration import Calibration, Example, Prior, Top, predicted, top
 from gateway.classify.encoder import Encoder
-from gateway.classify.features import gram
+from gateway.classify.features import gram, split
 from gateway.classify.softmax import Floats, fit_dual
 from gateway.classify.table import Reader, Table, fold
 from gateway.classify.training import held_out_calibration, lexical_features, problem
@@ -55,15 +55,17 @@ class EmbeddingClassifier:
         self.labels = model.linear.labels
         self.threshold = model.calibration.threshold
         self._top = _reader(model.linear)
-        self._encoder = encoder
+        self.encoder = encoder
 
     def predict(self, text: str) -> Prediction:
         """The best label; any text is safe.
 
         Raises what the encoder raises: EncoderError when a server does not answer.
         """
-        found = self._top(text, self._encoder.encode([text])[0])
-        return predicted(found, self.labels, self.model.calibration)
+        vector = self.encoder.encode([text])[0]
+        found = self._top(text, vector)
+        computed = Computed(vector=vector, encoder=self.encoder.id)
+        return predicted(found, self.labels, self.model.calibration, computed)
 
 
 def fit_embedding(examples: Sequence[Example], encoder: Encoder) -> EmbeddingClassifier:
@@ -106,7 +108,7 @@ def _reader(linear: Linear) -> Callable[[str, Floats], Top]:
     reader = Reader(linear.table)
 
     def read(text: str, vector: Floats) -> Top:
-        lexical, scale = reader.read(text)
+        lexical, scale = reader.read(split(text))
         logits = _unit((vector - linear.mean)[None])[0] @ linear.weights
         return top(logits + np.float32(scale) * lexical)
 

@@ -24,7 +24,8 @@ class TextRefused(EncoderError):
 class Encoder(Protocol):
     """`encode` gives one row of float32 a text, [n, dim], and may be called from any thread.
 
-    `id` changes whenever the vectors would: fits are cached under it.
+    `id` changes whenever the vectors would: fits are cached under it. `depth` are the columns that
+    tell best how hard a text is, rather than what it is about.
     """
 
     @property
@@ -32,6 +33,9 @@ class Encoder(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def depth(self) -> slice: ...
 
     def encode(self, texts: Sequence[str]) -> Floats: ...
 
@@ -60,6 +64,7 @@ class HttpEncoder:
         self._batch = batch
         self.dim = len(self._ask(["dimension"])[0])
         self.id = f"{self._url} {model} {self.dim}"
+        self.depth = slice(0, self.dim)
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """One request for each batch of texts."""

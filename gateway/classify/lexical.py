@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gateway.classify.base import Prediction
+from gateway.classify.base import Computed, Prediction
 from gateway.classify.calibration import Calibration, Example, Prior, Top, predicted, top
-from gateway.classify.features import gram
+from gateway.classify.features import gram, split
 from gateway.classify.softmax import fit_dual
 from gateway.classify.table import Reader, Table, fold
 from gateway.classify.training import held_out_calibration, lexical_features, problem
@@ -45,7 +45,9 @@ class LexicalClassifier:
 
         Of a text over 2,000 characters only the first and last 1,000 are read.
         """
-        return predicted(top(*self._reader.read(text)), self.labels, self.model.calibration)
+        words = split(text)
+        found = top(*self._reader.read(words))
+        return predicted(found, self.labels, self.model.calibration, Computed(words))
 
 
 def fit_lexical(examples: Sequence[Example]) -> LexicalClassifier:
@@ -73,7 +75,7 @@ def _draft(examples: Sequence[Example]) -> Callable[[str], tuple[str, Top]]:
     reader = Reader(table)
 
     def predict(text: str) -> tuple[str, Top]:
-        found = top(*reader.read(text))
+        found = top(*reader.read(split(text)))
         return labels[found.classes[0]], found
 
     return predict

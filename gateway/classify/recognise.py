@@ -11,26 +11,25 @@ import difflib
 
 import msgspec
 
-from gateway.classify.base import Classifier, Prediction
+from gateway.classify.base import CLASSIFIED_CHARS, Classifier, Computed, Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
 from gateway.classify.rules import Rules, ruled_by
 from gateway.errors import BadRequest, Forbidden, NotFound
 from gateway.types.requests import Recognition, Request, Source
 from gateway.types.snapshot import Snapshot
 
-CLASSIFIED_CHARS = 4000
-"""Characters from a turn's beginning that the classifier reads: what it is about shows there."""
-
 LIKENED_CHARS = 128
 """Characters beyond which no known name is looked for that an unknown one may have meant."""
 
 
 class Recognised(msgspec.Struct, frozen=True):
-    """The route, the policy to choose by, and the single target that was named, if one was."""
+    """The route, the policy to choose by, and the single target that was named, if one was.
+    `computed` is what the classifier has worked out of the last turn, where it was asked."""
 
     recognition: Recognition
     policy: str
     only: str | None = None
+    computed: Computed | None = None
 
 
 class Recogniser:
@@ -51,8 +50,9 @@ class Recogniser:
     async def recognise(self, request: Request) -> Recognised:
         """The request's route; raises NotFound for an unknown model, Forbidden for the key."""
         only, recognition = self._named(request)
+        computed = None
         if recognition is None:
-            recognition = await self._learned(request)
+            recognition, computed = await self._learned(request)
         route = self._snapshot.routes[recognition.route]
         allowed = request.caller.routes
         if allowed is not None and route.name not in allowed:
@@ -62,7 +62,7 @@ class Recogniser:
                 param="model",
                 code="route_not_allowed",
             )
-        return Recognised(recognition, self._policy(request, route.policy), only)
+        return Recognised(recognition, self._policy(request, route.policy), only, computed)
 
     def _named(self, request: Request) -> tuple[str | None, Recognition | None]:
         """What the request says by itself: a header, a target, a route, or a certain rule."""
@@ -106,39 +106,41 @@ class Recogniser:
             )
         return request.policy
 
-    async def _learned(self, request: Request) -> Recognition:
-        """By the latest turn that a rule or the classifier is sure of; else the default route."""
+    async def _learned(self, request: Request) -> tuple[Recognition, Computed | None]:
+        """By the latest turn that a rule or the classifier is sure of; else the default route.
+        And what the classifier has worked out of the last one."""
         unsure: Recognition | None = None
+        computed: Computed | None = None
         for place, turn in enumerate(request.turns):
             # The last turn has been read for rules already.
             certain = self._rules.recognise("auto", request.headers, turn) if place else None
             if certain is not None:
-                return Recognition(certain.route, "conversation", 1.0, certain.detail)
-            found = await self._classified(turn)
+                return Recognition(certain.route, "conversation", 1.0, certain.detail), computed
+            found, worked_out = await self._classified(turn)
+            computed = computed if place else worked_out
             if found.by == "classifier":
                 by: Source = "conversation" if place else "classifier"
-                return Recognition(found.route, by, found.confidence)
+                return Recognition(found.route, by, found.confidence), computed
             unsure = unsure or found
-        return unsure or self._default("there is no text to classify")
+        return unsure or self._default("there is no text to classify"), computed
 
-    async def _classified(self, text: str) -> Recognition:
+    async def _classified(self, text: str) -> tuple[Recognition, Computed | None]:
         """By the classifier, or the default route where it is not sure, is away, or is none."""
         classifier = self._classifier
         if classifier is None:
-            return self._default("no route has examples to classify by")
+            return self._default("no route has examples to classify by"), None
         try:
             prediction = await self._predict(classifier, text)
         except TextRefused:
-            return self._default("the encoder does not take the text")
+            return self._default("the encoder does not take the text"), None
         except EncoderError:
             # Said in the log, with the reason, when it went away.
-            return self._default("the encoder is away")
+            return self._default("the encoder is away"), None
         confidence, threshold = prediction.confidence, classifier.threshold
         if confidence >= threshold:
-            return Recognition(prediction.label, "classifier", confidence)
-        return self._default(
-            f"{prediction.label} at {confidence:.2f} is below {threshold:.2f}", confidence
-        )
+            return Recognition(prediction.label, "classifier", confidence), prediction.computed
+        why = f"{prediction.label} at {confidence:.2f} is below {threshold:.2f}"
+        return self._default(why, confidence), prediction.computed
 
     def _default(self, why: str, confidence: float = 0.0) -> Recognition:
         return Recognition(self._snapshot.default_route, "default", confidence, why)

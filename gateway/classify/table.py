@@ -7,7 +7,7 @@ strictly limited size.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -54,13 +54,13 @@ class Reader:
         self._unknown: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def read(self, text: str) -> tuple[Floats, float]:
-        """Logits, [classes], and what to multiply them with; fresh, so the caller may change them.
+    def read(self, words: Sequence[str]) -> tuple[Floats, float]:
+        """Logits, [classes], of a text as `features.split` has it, and what to multiply them with;
+        fresh, so the caller may change them.
 
-        Any text is safe. Without a known feature all logits are 0. The factor is left to the
+        Without a known feature all logits are 0. The factor is left to the
         caller because few of the logits are needed in the end.
         """
-        words = features.split(text)
         pairs: Iterable[tuple[str, ...]] = zip(["", *words], [*words, ""], strict=True)
         if len(set(words)) < len(words):
             words, pairs = list(dict.fromkeys(words)), dict.fromkeys(pairs)

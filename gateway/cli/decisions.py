@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,8 @@ Config = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 if TYPE_CHECKING:
-    from gateway.learn.scorer import Scorer
+    from gateway.learn.features import FeatureKind
+    from gateway.learn.versions import Current
 
 AN_ID = re.compile(r"^(req|dec|chatcmpl|cmpl|resp)[_-]\S+$")
 
@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
         was decided.
         """
         snapshot = snapshot_of(config)
+        gone_by: dict[str, str] | None = None
         if AN_ID.match(what):
             decision, recognition = _kept(what, store, config)
         else:
@@ -61,14 +62,14 @@ def register(app: typer.Typer) -> None:
                 missing("route", route, routes)
             snapshot = _known(snapshot, store, config)
             try:
-                learned = _learned(snapshot, store, config)
-                decision, recognition = asyncio.run(_decided(snapshot, what, route, learned))
+                decision, recognition, gone_by = _decided(snapshot, what, route, store, config)
             except SwitchboardError as error:
                 fail(str(error))
         if as_json:
-            print(msgspec.json.encode(to_json(decision, recognition, snapshot)).decode())
+            told = to_json(decision, recognition, snapshot)
+            print(msgspec.json.encode(told | {"learned": gone_by}).decode())
         else:
-            Console().print(render(decision, recognition, snapshot))
+            Console().print(render(decision, recognition, snapshot, gone_by))
 
     policies = typer.Typer(help="What a policy wants, in words.", no_args_is_help=True)
     app.add_typer(policies, name="policy")
@@ -123,52 +124,66 @@ def _known(snapshot: Snapshot, store: str | None, config: Path) -> Snapshot:
         return with_qualities(snapshot, FeedbackBook(found), EvidenceBook(found), time.time())
 
 
-def _learned(snapshot: Snapshot, store: str | None, config: Path) -> "Mapping[str, Scorer]":
+def _learned(
+    snapshot: Snapshot, store: str | None, config: Path, kind: "FeatureKind | None"
+) -> "Current":
     """What was learned, where a policy goes by it and there is a store."""
-    if not any(each.learned for each in snapshot.policies.values()):
-        return {}
-    from gateway.learn.versions import scorers
+    from gateway.learn.versions import Current, current
     from gateway.store.learned import LearnedBook
     from gateway.store.store import Store
 
+    if not any(each.learned for each in snapshot.policies.values()):
+        return Current()
     url = store or store_of(config)
     try:
         if Store.standing(url).at is None:
-            return {}
+            return Current()
     except SwitchboardError:  # that much has been said
-        return {}
+        return Current()
     with opened(url, config) as found:
-        return scorers(LearnedBook(found), snapshot, {})
+        return current(LearnedBook(found), snapshot, {}, kind)
 
 
-async def _decided(
-    snapshot: Snapshot, text: str, model: str, learned: "Mapping[str, Scorer]"
-) -> tuple[Decision, Recognition]:
-    """The decision on a text by the files alone: nothing is sent and nothing is measured yet."""
-    from gateway.classify.declared import declared_classifier
+def _decided(
+    snapshot: Snapshot, text: str, model: str, store: str | None, config: Path
+) -> tuple[Decision, Recognition, dict[str, str] | None]:
+    """The decision on a text by the files alone: nothing is sent and nothing is measured yet. Last
+    the version of learned quality that it goes by, or why not, where its policy asks for one."""
+    from gateway.classify.declared import declared
     from gateway.classify.recognise import Recogniser
     from gateway.http.parse import parse
-    from gateway.learn.features import features_of
+    from gateway.learn.kinds import kind_of
+    from gateway.learn.prompt import Prompt
+    from gateway.learn.versions import gone_by
     from gateway.policy.decide import decide
     from gateway.policy.live import Live
     from gateway.types.decisions import Question
 
-    recogniser = Recogniser(snapshot, declared_classifier(snapshot))
+    reads = declared(snapshot)
+    kind = kind_of(reads)()
+    learned = _learned(snapshot, store, config, kind)
+    recogniser = Recogniser(snapshot, reads.classifier)
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     raw = msgspec.json.encode(body)
     request = parse(Endpoint.CHAT, raw, id="explain", headers={}, caller=Caller())
-    seen = await recogniser.recognise(request)
-    scorer = learned.get(seen.recognition.route)
-    by_prompt = scorer is not None and snapshot.policies[seen.policy].learned and request.turns
+    seen = asyncio.run(recogniser.recognise(request))
+    scorer = learned.scorers.get(seen.recognition.route)
+    by_prompt = snapshot.policies[seen.policy].learned
+    qualities = None
+    if scorer is not None and by_prompt and request.turns and kind is not None:
+        read = asyncio.run(Prompt(request.turns[0], kind, seen.computed).read())
+        qualities = scorer.qualities(read) if read is not None else None
     question = Question(
         route=seen.recognition.route,
         policy=seen.policy,
         needs=request.needs,
         caller=request.caller,
         only=seen.only,
-        qualities=scorer.qualities(features_of(request.turns[0])) if scorer and by_prompt else None,
+        qualities=qualities,
     )
-    return decide(question, snapshot, Live(), draw=1.0 - 1e-12), seen.recognition
+    decision = decide(question, snapshot, Live(), draw=1.0 - 1e-12)
+    told = gone_by(decision.route, learned, kind) if by_prompt else None
+    return decision, seen.recognition, told
 
 
 def _kept(id: str, store: str | None, config: Path) -> tuple[Decision, Recognition | None]:

@@ -1,7 +1,7 @@
 """A decision as a table that a person reads at 3 a.m., and as JSON."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,15 +35,20 @@ _WAYS = {
 
 
 def render(
-    decision: Decision, recognition: Recognition | None, snapshot: Snapshot
+    decision: Decision,
+    recognition: Recognition | None,
+    snapshot: Snapshot,
+    learned: Mapping[str, str] | None = None,
 ) -> RenderableType:
     """The route and why; what was chosen; then every candidate with its terms and verdict.
+
+    `learned` is the version of learned quality that it went by, or why it did not.
 
     Green is chosen, yellow is over a limit of the policy, red is impossible. Where the terminal is
     too narrow for them beside the figures, the verdicts stand below the table.
     """
     return Group(
-        _route(decision, recognition),
+        _route(decision, recognition, learned),
         _choice(decision, snapshot),
         _Candidates(_lines(decision, snapshot)),
     )
@@ -60,7 +65,9 @@ def to_json(
     }
 
 
-def _route(decision: Decision, recognition: Recognition | None) -> Text:
+def _route(
+    decision: Decision, recognition: Recognition | None, learned: Mapping[str, str] | None
+) -> Text:
     line = Text.assemble("route   ", (decision.route, "bold"))
     if recognition is not None:
         line.append(f"  {_WAYS[recognition.by]}")
@@ -72,6 +79,10 @@ def _route(decision: Decision, recognition: Recognition | None) -> Text:
             line.append("  (certain)", ASIDE)
     line.append(f"\npolicy  {decision.policy}")
     line.append(f"  draw {number(decision.draw, 3)}, snapshot {decision.snapshot[:12]}", ASIDE)
+    if learned is not None and "version" in learned:
+        line.append(f"\nlearned {learned['version']}")
+    elif learned is not None:
+        line.append(f"\nlearned not gone by: {learned['why_not']}", OVER_LIMIT)
     return line
 
 

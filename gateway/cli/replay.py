@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gateway.classify.encoder import EncoderError
 from gateway.cli.opening import (
     ConfigOption,
     EnvironmentOption,
@@ -71,9 +72,12 @@ def register(app: typer.Typer) -> None:
         now = time.time()
         begin = instant(since, now)
         with opened(store, config) as found:
-            told, what = _replayed(
-                found, policy, files, begin, now, route, config, environment, quiet=as_json
-            )
+            try:
+                told, what = _replayed(
+                    found, policy, files, begin, now, route, config, environment, quiet=as_json
+                )
+            except EncoderError as error:
+                fail(str(error))
         if as_json:
             print(msgspec.json.encode(told).decode())
         else:
@@ -93,7 +97,8 @@ def _replayed(
     quiet: bool,
 ) -> "tuple[Replay, str]":
     from gateway.config.load import load_texts
-    from gateway.learn.versions import scorers
+    from gateway.learn.kinds import kind_for
+    from gateway.learn.versions import Current, current
     from gateway.qualities import with_qualities
     from gateway.revisions.reading import Reading
     from gateway.revisions.replay import replay
@@ -122,6 +127,13 @@ def _replayed(
     served = Served(revisions, config, os.environ, known)
     if any(each.learned for each in (*running.policies.values(), *new.policies.values())):
         new = with_qualities(new, FeedbackBook(store), EvidenceBook(store), now)
+    kind, learned = None, Current()
+    if any(each.learned for each in new.policies.values()):
+        kind = kind_for(new)
+        learned = current(LearnedBook(store), new, {}, kind)
+        for name, why in learned.unfit.items():
+            said = f"{name} is decided again by its own figures: {why}"
+            Console(stderr=True, soft_wrap=True, highlight=False).print(said, style="yellow")
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -142,7 +154,8 @@ def _replayed(
             now,
             routes=routes,
             recognise=Reading(new, config / ".switchboard"),
-            learned=scorers(LearnedBook(store), new, {}),
+            learned=learned.scorers,
+            kind=kind,
             progress=lambda read: bars.update(task, completed=read),
         )
     return told, what

@@ -27,6 +27,7 @@ from gateway.errors import ConfigError
 from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from gateway.learn.features import FeatureKind
     from gateway.learn.rows import Answer, Rows
     from gateway.learn.training import Trained, Versus
     from gateway.learn.versions import History, Replayed, Version
@@ -83,7 +84,7 @@ def register(app: typer.Typer) -> None:
                 missing("route", route, snapshot.routes)
             if use is not None:
                 assert route is not None
-                _go_back(found, route, use)
+                _go_back(found, snapshot, route, use)
             elif history:
                 assert route is not None
                 _show(found, route, as_json=as_json)
@@ -104,12 +105,24 @@ def _running(store: "Store", config: Path) -> Snapshot:
         tell_problems(error.problems)
 
 
-def _go_back(store: "Store", route: str, version: str) -> None:
+def _kind(snapshot: Snapshot) -> "FeatureKind":
+    """Of the features that are learned of: of vectors where there is an encoder."""
+    from gateway.errors import SwitchboardError
+    from gateway.learn.kinds import kind_for
+
+    try:
+        return kind_for(snapshot)
+    except SwitchboardError as error:
+        fail(str(error))
+
+
+def _go_back(store: "Store", snapshot: Snapshot, route: str, version: str) -> None:
     from gateway.learn import versions
     from gateway.store.learned import LearnedBook
 
+    kind = _kind(snapshot)
     with written_down(store, "train", route, use=version):
-        versions.use(LearnedBook(store), route, version, user(), time.time())
+        versions.use(LearnedBook(store), route, version, user(), time.time(), kind)
     Console(stderr=True, highlight=False).print(f"{route}: {version} from now on", markup=False)
 
 
@@ -154,24 +167,32 @@ def _learn(
     keep: bool,
     as_json: bool,
 ) -> None:
+    from gateway.classify.encoder import EncoderError
     from gateway.learn.lessons import logged
     from gateway.learn.rows import rows_of
     from gateway.retraining import TOO_LITTLE
     from gateway.store.feedback import FeedbackBook
 
     known = _answers(home)
+    kind = _kind(snapshot)
     book, now = FeedbackBook(store), time.time()
     routes = [route] if route is not None else list(snapshot.routes)
     made, anything = [], False
     for name in routes:
         answers, runs = known.get(name, ([], ()))
-        requests, left_out = logged(book, snapshot.routes[name], now)
+        try:
+            requests, left_out = logged(book, snapshot.routes[name], now, kind)
+        except EncoderError as error:
+            fail(str(error))
         if not answers and not any(each.right is not None for each in requests):
             continue
         anything = True
         candidates = [each.target for each in snapshot.routes[name].candidates]
-        rows = rows_of(answers, candidates, requests, left_out)
-        version = _trained(store, home, snapshot, name, rows, answers, runs, now, keep=keep)
+        try:
+            rows = rows_of(answers, candidates, kind, requests, left_out)
+        except EncoderError as error:
+            fail(str(error))
+        version = _trained(store, home, snapshot, name, kind, rows, answers, runs, now, keep=keep)
         if version is not None:
             made.append(version)
     if not anything:
@@ -214,6 +235,7 @@ def _trained(
     home: Path,
     snapshot: Snapshot,
     name: str,
+    kind: "FeatureKind",
     rows: "Rows",
     answers: "list[Answer]",
     runs: tuple[str, ...],
@@ -223,7 +245,6 @@ def _trained(
 ) -> "Version | None":
     """The version, kept or not; None, with the reason said, where there is too little."""
     from gateway.learn import versions
-    from gateway.learn.features import KIND
     from gateway.learn.training import train
     from gateway.store.learned import LearnedBook
 
@@ -239,8 +260,8 @@ def _trained(
         except ValueError as error:
             notes.print(f"{name}: {error}", style="yellow", markup=False)
             return None
-    lead = _versus(book, name, rows, trained, answers)
-    replayed = _replayed(store, home, snapshot, name, rows, trained, now)
+    lead = _versus(book, name, kind, rows, trained, answers)
+    replayed = _replayed(store, home, snapshot, name, kind, rows, trained, now)
     worse = [
         than
         for than, high in (
@@ -254,7 +275,9 @@ def _trained(
     why = f"surely worse than {' and '.join(worse)}" if worse else ""
     if why:
         notes.print(f"{name}: {why}; not used", style="red")
-    made = versions.Version("", now, name, KIND, runs, trained.report, lead, not why, why, replayed)
+    made = versions.Version(
+        "", now, name, kind.name, runs, trained.report, lead, not why, why, replayed
+    )
     if not keep:
         return made
     with written_down(store, "train", name) as said:
@@ -264,15 +287,20 @@ def _trained(
 
 
 def _versus(
-    book: "LearnedBook", name: str, rows: "Rows", trained: "Trained", answers: "list[Answer]"
+    book: "LearnedBook",
+    name: str,
+    kind: "FeatureKind",
+    rows: "Rows",
+    trained: "Trained",
+    answers: "list[Answer]",
 ) -> "Versus | None":
-    """Against what the route goes by, on prompts new to it, where that can be compared."""
+    """Against what the route goes by, on prompts new to it, where that can be compared: it has to
+    have been learned of the same features."""
     from gateway.learn import versions
-    from gateway.learn.features import KIND
     from gateway.learn.training import versus
 
-    kept = book.current(KIND).get(name)
-    if kept is None:
+    kept = book.current().get(name)
+    if kept is None or kept.kind != kind.name:
         return None
     before = versions.told(kept)
     model = versions.read(book, name, before.version)
@@ -285,6 +313,7 @@ def _replayed(
     home: Path,
     snapshot: Snapshot,
     name: str,
+    kind: "FeatureKind",
     rows: "Rows",
     trained: "Trained",
     now: float,
@@ -305,7 +334,7 @@ def _replayed(
         return None
     known = {snapshot.hash: snapshot, latest.hash: snapshot}
     candidates = [each.target for each in snapshot.routes[name].candidates]
-    version = scorer("", trained.model, rows.targets, candidates)
+    version = scorer("", kind.name, trained.model, rows.targets, candidates)
     foretold = {
         key: [UNSURE if column is None else float(said[column]) for column in version.columns]
         for key, at, said in zip(rows.keys, rows.at, trained.predicted, strict=True)
@@ -317,6 +346,7 @@ def _replayed(
         Served(revisions, home, os.environ, known).under,
         name,
         version,
+        kind,
         foretold,
         now - REPLAYED_S,
         now,

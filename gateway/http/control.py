@@ -15,9 +15,11 @@ from gateway.http.gate import role_needed
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
-from gateway.journey import decision_id
+from gateway.journey import Plane, decision_id
+from gateway.learn.versions import Current, gone_by
 from gateway.pipeline import Pipeline
 from gateway.policy.words import explained, known_qualities
+from gateway.types.decisions import Decision
 from gateway.types.requests import Caller, Endpoint
 from gateway.types.snapshot import Snapshot
 
@@ -85,6 +87,7 @@ def control_plane(
                 "recognition": msgspec.to_builtins(recognition),
                 "decision": msgspec.to_builtins(explained(decision, snapshot)),
                 "qualities": known_qualities(decision.route, snapshot),
+                "learned": _learned(pipeline.plane, decision),
             }
         )
 
@@ -178,6 +181,13 @@ def _of_framework(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 404:
         return NotFound(f"There is nothing at {path}.", code="unknown_url")
     return ApiError(str(error.detail), status=error.status_code, headers=headers)
+
+
+def _learned(plane: Plane, decision: Decision) -> dict[str, str] | None:
+    """The version of learned quality that was gone by, or why not; None where none is asked for."""
+    if not plane.snapshot.policies[decision.policy].learned:
+        return None
+    return gone_by(decision.route, Current(plane.learned, plane.unfit), plane.kind())
 
 
 def _models(snapshot: Snapshot, caller: Caller, created: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from gateway.learn.features import READ, features_of, unpacked
+from gateway.learn.features import READ, FeatureKind, Features
 from gateway.learn.rows import Logged
 from gateway.store.decisions import decoded
 from gateway.store.feedback import FeedbackBook, Lesson
@@ -21,8 +21,11 @@ OTHER_KIND = "have features of another kind"
 YOUNG = "were not spoken of, and may still be"
 
 
-def logged(book: FeedbackBook, route: Route, now: float) -> tuple[list[Logged], dict[str, int]]:
-    """The requests, and how many are left out and why. Raises StoreError."""
+def logged(
+    book: FeedbackBook, route: Route, now: float, kind: FeatureKind
+) -> tuple[list[Logged], dict[str, int]]:
+    """The requests, as `kind` reads them, and how many are left out and why. Raises StoreError or
+    EncoderError."""
     metric = route.metric(route.right)
     if metric is None:
         return [], {}
@@ -30,8 +33,11 @@ def logged(book: FeedbackBook, route: Route, now: float) -> tuple[list[Logged], 
     lessons = book.lessons(route.name, metric, since, now, MOST, READ)
     left_out = Counter({NOTHING_KEPT: lessons.nothing_kept, YOUNG: lessons.young})
     found = []
+    texts = [each.text or "" for each in lessons.found if each.features is None]
+    read = iter(kind.of_all(texts))
     for lesson in lessons.found:
-        each = _logged(lesson, route.name)
+        features = next(read) if lesson.features is None else kind.unpacked(lesson.features)
+        each = OTHER_KIND if features is None else _logged(lesson, route.name, features)
         if isinstance(each, str):
             left_out[each] += lesson.stands
         else:
@@ -39,13 +45,7 @@ def logged(book: FeedbackBook, route: Route, now: float) -> tuple[list[Logged], 
     return found, {why: n for why, n in left_out.items() if n}
 
 
-def _logged(lesson: Lesson, route: str) -> Logged | str:
-    if lesson.features is not None:
-        read = unpacked(lesson.features)
-        if read is None:
-            return OTHER_KIND
-    else:
-        read = features_of(lesson.text or "")
+def _logged(lesson: Lesson, route: str, read: Features) -> Logged | str:
     try:
         ranked = decoded(lesson.decision, route, "", "").ranked
     except (msgspec.DecodeError, msgspec.ValidationError):

@@ -17,7 +17,9 @@ they have weights, by leaving out each of them. The kernel's constants were chos
 cross-validation within 1,500 rows of MMLU, drawn by other seeds than those that are reported.
 """
 
+import re
 from collections.abc import Sequence
+from math import log1p
 from typing import TypeAlias
 
 import msgspec
@@ -38,20 +40,45 @@ _ROUNDS, _SEED, _TINY = 8, 20_260_101, 1e-9
 def figures(text: str) -> list[float]:
     """What else of a text tells how hard it is: length, lines, and shares of kinds of signs."""
     n = max(len(text), 1)
-    digits = sum(map(str.isdigit, text))
+    # Counting in bytes takes a thirtieth of the time; few signs of most texts are not ASCII.
+    counts = text.encode("ascii", "ignore").translate(_KINDS).count
+    digits, capitals, letters, spaces = (counts(kind) for kind in _COUNTED)
+    letters += digits + capitals
+    if not text.isascii():
+        others = _ASCII.sub("", text)
+        digits += sum(map(str.isdigit, others))
+        capitals += sum(map(str.isupper, others))
+        letters += sum(map(str.isalnum, others))
+        spaces += sum(map(str.isspace, others))
     words = len(text.split())
-    signs = len(text) - sum(map(str.isalnum, text)) - sum(map(str.isspace, text))
-    capitals = sum(map(str.isupper, text))
     return [
-        float(np.log1p(n)),
-        float(np.log1p(digits)),
+        log1p(n),
+        log1p(digits),
         digits / n,
-        float(np.log1p(text.count("\n"))),
-        float(np.log1p(words)),
+        log1p(text.count("\n")),
+        log1p(words),
         n / max(words, 1),
-        signs / n,
+        (len(text) - letters - spaces) / n,
         capitals / n,
     ]
+
+
+_ASCII = re.compile(r"[\x00-\x7f]+")
+_COUNTED = (1, 2, 3, 4)
+"""What `_KINDS` makes of digits, capitals, other letters, and spaces."""
+_KINDS = bytes(
+    next(
+        (
+            kind
+            for kind, is_one in zip(
+                _COUNTED, (str.isdigit, str.isupper, str.isalnum, str.isspace), strict=True
+            )
+            if code < 128 and is_one(chr(code))
+        ),
+        0,
+    )
+    for code in range(256)
+)
 
 
 class Model(msgspec.Struct, frozen=True):

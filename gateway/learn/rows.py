@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from gateway.classify.softmax import Floats
-from gateway.learn.features import FIGURES, WIDTH, Features, features_of
+from gateway.learn.features import FeatureKind, Features
 from gateway.learn.model import Matrix, Vector, fit
 
 FEWEST = 50
@@ -96,11 +96,13 @@ class Rows(msgspec.Struct, frozen=True):
 def rows_of(
     answers: Sequence[Answer],
     candidates: Sequence[str],
+    kind: FeatureKind,
     logged: Sequence[Logged] = (),
     left_out: Mapping[str, int] | None = None,
 ) -> Rows:
-    """Several answers of a target to the same text count by their mean. `left_out` are requests
-    that could not be read, and why."""
+    """Several answers of a target to the same text count by their mean. `kind` reads the texts, as
+    it has read what was `logged`; `left_out` are requests that could not be read, and why. Raises
+    EncoderError."""
     tried: dict[str, dict[str, list[tuple[float, float]]]] = {}
     counts = dict.fromkeys(candidates, 0)
     for answer in answers:
@@ -118,7 +120,7 @@ def rows_of(
     place = {target: at for at, target in enumerate(targets)}
     tried = {text: of for text, of in tried.items() if any(target in place for target in of)}
     some = [each for each in logged if each.target in place]
-    read = [features_of(text) for text in tried] + [each.read for each in some]
+    read = kind.of_all(list(tried)) + [each.read for each in some]
     n, first = len(read), len(tried)
     right, cost, known = (np.zeros((n, len(targets))) for _ in range(3))
     stands = np.ones(n)
@@ -155,7 +157,7 @@ def rows_of(
 
 def _stacked(vectors: list[Floats], plain: list[Floats]) -> tuple[Floats, Floats]:
     if not vectors:
-        return np.zeros((0, WIDTH), np.float32), np.zeros((0, FIGURES), np.float32)
+        return np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
     return np.stack(vectors), np.stack(plain)
 
 

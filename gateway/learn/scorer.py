@@ -18,10 +18,11 @@ nothing like the prompt was learned from."""
 
 
 class Scorer(msgspec.Struct, frozen=True):
-    """`targets` are those that it was learned of, and `columns` where each of the route's
-    `candidates` stands among them; None where it was not learned."""
+    """Good for features of `kind` only. `targets` are those that it was learned of, and `columns`
+    where each of the route's `candidates` stands among them; None where it was not learned."""
 
     version: str
+    kind: str
     model: Model
     targets: tuple[str, ...]
     candidates: tuple[str, ...]
@@ -49,11 +50,13 @@ class Scorer(msgspec.Struct, frozen=True):
         """The same for a route whose candidates may be others now."""
         if tuple(candidates) == self.candidates:
             return self
-        return scorer(self.version, self.model, self.targets, candidates)
+        return scorer(self.version, self.kind, self.model, self.targets, candidates)
 
 
-def scorer(version: str, model: Model, targets: Sequence[str], candidates: Sequence[str]) -> Scorer:
+def scorer(
+    version: str, kind: str, model: Model, targets: Sequence[str], candidates: Sequence[str]
+) -> Scorer:
     """For the candidates of a route as they are now."""
     place = {target: at for at, target in enumerate(targets)}
     columns = [None if TENANT in name else place.get(name) for name in candidates]
-    return Scorer(version, model, tuple(targets), tuple(candidates), tuple(columns))
+    return Scorer(version, kind, model, tuple(targets), tuple(candidates), tuple(columns))

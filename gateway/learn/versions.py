@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from gateway.errors import SwitchboardError
-from gateway.learn.features import KIND
+from gateway.learn.features import FeatureKind
 from gateway.learn.model import Model
 from gateway.learn.scorer import Scorer, scorer
 from gateway.learn.training import Report, Versus
@@ -92,18 +92,18 @@ def history(book: LearnedBook, route: str) -> list[History]:
     return [History(each.at, each.author, each.used, told(each)) for each in book.history(route)]
 
 
-def use(book: LearnedBook, route: str, version: str, author: str, now: float) -> None:
-    """Has a route go by one that was there. Raises StoreError or VersionError."""
+def use(
+    book: LearnedBook, route: str, version: str, author: str, now: float, kind: FeatureKind
+) -> None:
+    """Has a route go by one that was there, and learned of features of that `kind`. Raises
+    StoreError or VersionError."""
     found = {each.version: each for each in book.history(route)}
     if version not in found:
         known = ", ".join(found) or "none"
         raise VersionError(f"the route '{route}' has no version '{version}'; there are: {known}")
     chosen = told(found[version])
-    if chosen.kind != KIND:
-        raise VersionError(
-            f"the version {version} was learned of other features ({chosen.kind}) than are read"
-            f" now ({KIND}): train a new one"
-        )
+    if chosen.kind != kind.name:
+        raise VersionError(f"the version {unfit(kept=found[version], kind=kind)}")
     read(book, route, version)
     book.save(_kept(chosen, now, author, used=True), None)
 
@@ -132,22 +132,55 @@ def as_written(content: bytes, route: str, version: str) -> Model:
         raise VersionError(f"{version} of the route '{route}' cannot be read: {error}") from error
 
 
-def scorers(
-    book: LearnedBook, snapshot: Snapshot, known: Mapping[str, Scorer]
-) -> dict[str, Scorer]:
-    """What each route goes by that has a version; those in `known` are not read again. Raises
-    StoreError or VersionError."""
-    found = {}
-    for name, kept in book.current(KIND).items():
+class Current(msgspec.Struct, frozen=True, eq=False):
+    """What routes go by; `unfit` says of others why they do not go by the version that they have:
+    a sentence that begins with its name."""
+
+    scorers: Mapping[str, Scorer] = {}
+    unfit: Mapping[str, str] = {}
+
+
+def unfit(kept: Kept, kind: FeatureKind | None) -> str:
+    """Why a version that was learned of features of another kind is not gone by."""
+    read = kind.name if kind is not None else "none, for the encoder is away"
+    return (
+        f"{kept.version} was learned of other features ({kept.kind}) than are read now ({read}):"
+        " train a new one"
+    )
+
+
+def current(
+    book: LearnedBook,
+    snapshot: Snapshot,
+    known: Mapping[str, Scorer],
+    kind: FeatureKind | None,
+) -> Current:
+    """What each route goes by that has a version, where features of that `kind` are read; those in
+    `known` are not read again. Raises StoreError or VersionError."""
+    found, others = {}, {}
+    for name, kept in book.current().items():
         route, before = snapshot.routes.get(name), known.get(name)
         if route is None:
+            continue
+        if kind is None or kept.kind != kind.name:
+            others[name] = unfit(kept, kind)
             continue
         same = before is not None and before.version == kept.version
         model = before.model if before and same else read(book, name, kept.version)
         candidates = [each.target for each in route.candidates]
         targets = told(kept).report.targets
-        found[name] = scorer(kept.version, model, targets, candidates)
-    return found
+        found[name] = scorer(kept.version, kept.kind, model, targets, candidates)
+    return Current(found, others)
+
+
+def gone_by(route: str, current: Current, kind: FeatureKind | None) -> dict[str, str]:
+    """For people and programs: the `version` that a route goes by, or `why_not`."""
+    known = current.scorers.get(route)
+    if known is not None and kind is not None and known.kind == kind.name:
+        return {"version": known.version}
+    if kind is None:
+        return {"why_not": "the encoder is away"}
+    return {"why_not": current.unfit.get(route, "nothing has been learned of the route")}
 
 
 def told(kept: Kept) -> Version:

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from gateway.adapters.state import AdapterState
-from gateway.learn.features import KIND
 from gateway.learn.scorer import Scorer, scorer
 from gateway.learn.versions import VersionError, as_written, written
 from gateway.store.keys import Opens
@@ -82,17 +81,16 @@ class LearnedFile:
         self._kept: dict[str, str] | None = None
 
     def read(self) -> dict[str, Scorer]:
-        """What is there, by route, of the features that are read now; nothing where that cannot be
-        read. Its candidates are those that were learned of."""
+        """What is there, by route; nothing where that cannot be read. Its candidates are those that
+        were learned of."""
         try:
             known = msgspec.msgpack.decode(self.path.read_bytes(), type=dict[str, _Version])
             return {
                 route: scorer(
-                    each.version, as_written(each.model, route, each.version), each.targets,
-                    each.targets,
+                    each.version, each.kind, as_written(each.model, route, each.version),
+                    each.targets, each.targets,
                 )
                 for route, each in known.items()
-                if each.kind == KIND
             }  # fmt: skip
         except FileNotFoundError:
             return {}
@@ -106,7 +104,7 @@ class LearnedFile:
         if named == self._kept or (not named and not self.path.exists()):
             return
         versions = {
-            route: _Version(each.version, KIND, each.targets, written(each.model))
+            route: _Version(each.version, each.kind, each.targets, written(each.model))
             for route, each in known.items()
         }
         _write(self.path, msgspec.msgpack.encode(versions))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
+from gateway.classify.encoder import EncoderError
 from gateway.experiments.again import (
     COLD,
     FITS,
@@ -28,7 +29,7 @@ from gateway.experiments.again import (
     settled,
 )
 from gateway.experiments.estimators import Floats, Ints
-from gateway.learn.features import Features, features_of, unpacked
+from gateway.learn.features import FeatureKind, Features
 from gateway.learn.scorer import Scorer
 from gateway.policy.table import Candidates, Row
 from gateway.revisions.traffic import LEARNED, Asked, question_again
@@ -46,6 +47,8 @@ REFUSED = ""
 UNDECIDED = "were refused before a target was chosen"
 HEADERS = "are recognised by a header, which is not kept, and `match` looks at other headers now"
 TEXTS = "are recognised by `match`, which has changed, and their texts are not kept"
+OTHER_KIND = "go by learned quality, and have features of another kind than it is learned of"
+TO_ENCODE = "go by learned quality, and their texts would have to be encoded first"
 UNREAD = "are recognised by `match`, which has changed, and would not be recognised any more"
 
 
@@ -112,11 +115,17 @@ class Replayer:
         recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
         learned: Mapping[str, Scorer] | None = None,
         foretold: Mapping[str, Sequence[float]] | None = None,
+        kind: FeatureKind | None = None,
+        *,
+        encodes: bool = True,
     ) -> None:
         """`logged_under` finds a snapshot by its hash, `right` says of a row whether its answer was
         right, 1 or 0 or NaN; `recognise` the route of each of some (model, messages as JSON) under
         the new configuration, None where there is none. `learned` are the versions that routes
-        would go by; `foretold`, by request, what is said of its candidates in their place."""
+        would go by, for features of that `kind`; `foretold`, by request, what is said of its
+        candidates in their place. Unless it `encodes`, texts are not read that an encoder would
+        have to be asked for."""
+        self._kind_read, self._encodes = kind, encodes
         self._recognise = recognise
         self._new = new
         self._running = running
@@ -199,10 +208,11 @@ class Replayer:
             return
         read: Features | None = None
         if kind.scorer is not None and kind.question.only is None:
-            read = _read(row)
-            if read is None:
-                self.left_out[LEARNED] += 1
+            found = self._features(kind.scorer, row)
+            if isinstance(found, str):
+                self.left_out[found] += 1
                 return
+            read = found
         taken = ranked[0][0]
         states = [FITS if told.fits else OVER] * len(ranked)
         away: tuple[str, ...] = ()
@@ -237,6 +247,24 @@ class Replayer:
         if read is not None:
             group.read.append(read)
             group.foretold.append(self._foretold.get(row[0]))
+
+    def _features(self, scorer: Scorer, row: Sequence[Any]) -> Features | str:
+        """Those of a logged prompt, if they or its text were kept; else why not."""
+        kind = self._kind_read
+        if row[16] is None and row[17] is None:
+            return LEARNED
+        if kind is None or kind.name != scorer.kind:
+            return OTHER_KIND
+        if row[16] is not None:
+            return kind.unpacked(row[16]) or OTHER_KIND
+        if not kind.slow:
+            return kind.of(row[17])
+        if not self._encodes:
+            return TO_ENCODE
+        try:
+            return kind.of(row[17])
+        except EncoderError:
+            return TO_ENCODE
 
     # ------------------------------------------------------------ what stays as it was
 
@@ -529,13 +557,6 @@ class _Group:
                 found[at] = foretold
         self.read, self.foretold = [], []
         return found
-
-
-def _read(row: Sequence[Any]) -> Features | None:
-    """The features of a logged prompt, if they or its text were kept."""
-    if row[16] is not None:
-        return unpacked(row[16])
-    return None if row[17] is None else features_of(row[17])
 
 
 def _beside(

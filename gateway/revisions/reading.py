@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.classify.declared import declared_classifier
+from gateway.classify.declared import declared
 from gateway.classify.recognise import Recogniser
 from gateway.classify.rules import read_of
 from gateway.errors import SwitchboardError
@@ -34,7 +34,7 @@ class Reading:
         Raises EncoderError where the classifier's encoder cannot be used here.
         """
         if self._recogniser is None:
-            classifier = declared_classifier(self._snapshot, self._cache)
+            classifier = declared(self._snapshot, self._cache).classifier
             self._recogniser = Recogniser(self._snapshot, classifier)
         return asyncio.run(self._all(self._recogniser, asked))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from gateway.learn.features import FeatureKind
 from gateway.learn.scorer import Scorer
 from gateway.learn.versions import Replayed
 from gateway.revisions.replay import replay
@@ -26,13 +27,15 @@ def relearned(
     logged_under: Callable[[str], Snapshot | None],
     route: str,
     version: Scorer,
+    kind: FeatureKind,
     foretold: Mapping[str, Sequence[float]],
     since: float,
     until: float,
 ) -> Replayed | None:
-    """What `version` would have changed of a route's requests from `since` on and before `until`;
-    None where none can be replayed. `foretold` are, by request, P(right) of the route's candidates,
-    below 0 where that is not known. `running` has what is known of qualities. Raises StoreError."""
+    """What `version`, learned of features of that `kind`, would have changed of a route's requests
+    from `since` on and before `until`; None where none can be replayed. `foretold` are, by request,
+    P(right) of the route's candidates, below 0 where that is not known. `running` has what is known
+    of qualities. Raises StoreError."""
     name = running.routes[route].policy
     by_prompt = msgspec.structs.replace(running.policies[name], learned=True)
     tried = msgspec.structs.replace(running, policies={**running.policies, name: by_prompt})
@@ -47,6 +50,7 @@ def relearned(
         every=max(1, -(-log.count(since, until, [route]) // MOST)),
         learned={route: version},
         foretold=foretold,
+        kind=kind,
     )
     if not told.requests:
         return None

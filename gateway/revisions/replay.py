@@ -28,11 +28,13 @@ from gateway.experiments.estimators import (
     unsupported,
     weights,
 )
-from gateway.learn.features import READ
+from gateway.learn.features import READ, FeatureKind
 from gateway.learn.scorer import Scorer
 from gateway.revisions.logged import (
     HEADERS,
+    OTHER_KIND,
     TEXTS,
+    TO_ENCODE,
     UNDECIDED,
     Outcomes,
     Replayer,
@@ -57,6 +59,8 @@ _MENDS = {
     TEXTS: "`keep: text` on their routes, for those to come",
     HEADERS: "name the route in the request, or let it run",
     LEARNED: "`keep: features` or `keep: text` on their routes, for those to come",
+    OTHER_KIND: "those to come are kept as the classifier reads them now",
+    TO_ENCODE: "`switchboard replay` encodes them, where the encoder is there",
     UNDECIDED: "nothing: no policy saw them",
     LIMITS: "let the policy run with the limit for a while, or try it on its other parts alone",
     COLD: "let the policy run with `on_cold` for a while, or try it on its other parts alone",
@@ -162,17 +166,22 @@ def replay(
     recognise: Callable[[Sequence[tuple[str, str]]], Sequence[str | None]] | None = None,
     learned: Mapping[str, Scorer] | None = None,
     foretold: Mapping[str, Sequence[float]] | None = None,
+    kind: FeatureKind | None = None,
+    encodes: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """What `new` would have brought for the requests from `since` on and before `until`.
 
     `logged_under` finds the snapshot with a hash, as far as it is known. Of `every` so many
     requests one is taken. `learned` are the versions that routes would go by where their policy
-    does; what is `foretold` of a request's candidates takes their place. `progress` is told how
-    many have been read.
+    does, for features of that `kind`; what is `foretold` of a request's candidates takes their
+    place. Unless it `encodes`, kept texts are not read where that takes an encoder. `progress` is
+    told how many have been read.
     """
     judge = _Judge(running, log.said(since, _metrics(running)))
-    replayer = Replayer(new, running, logged_under, judge.right, recognise, learned, foretold)
+    replayer = Replayer(
+        new, running, logged_under, judge.right, recognise, learned, foretold, kind, encodes=encodes
+    )
     by_prompt = bool(learned) and any(policy.learned for policy in new.policies.values())
     texts = recognise is not None and matching(new) != matching(running)
     read = 0

@@ -1,13 +1,17 @@
 """What files would change of what runs: by key, and for the last day's requests."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from gateway.classify.encoder import EncoderError
 from gateway.config.load import Loaded, load_texts
 from gateway.errors import ConfigError, Problem
-from gateway.learn.versions import scorers
+from gateway.learn.features import FeatureKind
+from gateway.learn.kinds import kind_for
+from gateway.learn.versions import Current, current
 from gateway.policy.live import Live
 from gateway.revisions.diff import Change, Written, differences
 from gateway.revisions.replay import Replay, replay
@@ -108,6 +112,12 @@ def _replay(
     """What the log says, as far as the running revision served it; None where there is nothing."""
     running = reachable(old)
     known = {hash: running, old.hash: running}
+    kind: FeatureKind | None = None
+    learned = Current()
+    if any(each.learned for each in new.policies.values()):
+        with contextlib.suppress(EncoderError):
+            kind = kind_for(new)
+        learned = current(LearnedBook(reader.store), new, {}, kind)
     found = replay(
         ReplayLog(reader.store),
         reachable(new),
@@ -116,7 +126,9 @@ def _replay(
         now - DAY_S,
         now,
         every=max(1, -(-requests // REPLAYED)),
-        learned=scorers(LearnedBook(reader.store), new, {}),
+        learned=learned.scorers,
+        kind=kind,
+        encodes=False,
     )
     return found if found.requests else None
 

@@ -45,10 +45,10 @@ class LearnedBook:
         with self._store.read() as connection:
             return int(connection.scalar(select(func.max(rows_of.c.seq))) or 0)
 
-    def current(self, kind: str) -> dict[str, Kept]:
-        """What each route goes by."""
+    def current(self) -> dict[str, Kept]:
+        """The version that each route is to go by, of whatever kind."""
         c = rows_of.c
-        last = select(func.max(c.seq)).where(c.used, c.kind == kind).group_by(c.route)
+        last = select(func.max(c.seq)).where(c.used).group_by(c.route)
         with self._store.read() as connection:
             found = connection.execute(select(*_PLAIN).where(c.seq.in_(last))).all()
         return {row.route: _kept(row) for row in found}

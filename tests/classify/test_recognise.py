@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from gateway.classify.base import Prediction
+from gateway.classify.base import CLASSIFIED_CHARS, Prediction
 from gateway.classify.encoder import EncoderError, TextRefused
-from gateway.classify.recognise import CLASSIFIED_CHARS, Recognised, Recogniser
+from gateway.classify.recognise import Recognised, Recogniser
 from gateway.errors import ApiError, BadRequest, Forbidden, NotFound
 from gateway.types.policies import Policy
 from gateway.types.requests import Caller, Endpoint, Needs, Recognition, Request

@@ -47,7 +47,7 @@ def test_the_table_gives_the_same_logits_as_the_vectors() -> None:
     reader = Reader(fold(features.matrix(texts, vocabulary), coefficients, vocabulary))
     weights = _dense(texts, vocabulary).T @ coefficients
     for text, _ in [*UNSEEN, ("an unheard-of word, translationally", "")]:
-        logits, scale = reader.read(text)
+        logits, scale = reader.read(features.split(text))
         expected = _dense([features.split(text)], vocabulary)[0] @ weights
         assert np.allclose(scale * logits, expected, atol=1e-4)
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.classify.base import Classifier
 from gateway.classify.embedding import fit_embedding
-from gateway.classify.encoder import EncoderError, HttpEncoder, TextRefused
+from gateway.classify.encoder import Encoder, EncoderError, HttpEncoder, TextRefused
 from gateway.classify.standing import StandingClassifier
 from tests.classify.servers import embeddings, port_of, vectors
 
@@ -28,8 +28,12 @@ def client() -> Iterator[httpx.Client]:
         yield client
 
 
-def maker(client: httpx.Client, url: str) -> Callable[[], Classifier]:
-    return lambda: fit_embedding(EXAMPLES, HttpEncoder(client, url, "small"))
+def maker(client: httpx.Client, url: str) -> Callable[[], tuple[Encoder, Classifier]]:
+    def make() -> tuple[Encoder, Classifier]:
+        encoder = HttpEncoder(client, url, "small")
+        return encoder, fit_embedding(EXAMPLES, encoder)
+
+    return make
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -43,7 +47,7 @@ BACK = "the classifier's encoder is there again"
 
 def test_it_predicts_as_the_classifier_it_stands_for(client: httpx.Client) -> None:
     with embeddings(vectors) as url:
-        plain = maker(client, url)()
+        _, plain = maker(client, url)()
         standing = StandingClassifier(maker(client, url))
         assert standing.predict("brief") == plain.predict("brief")
         assert (standing.labels, standing.threshold) == (plain.labels, plain.threshold)

@@ -18,6 +18,7 @@ class TopicEncoder:
     """Counts the words of each topic, with a constant so that no vector is zero."""
 
     dim = len(_TOPICS) + 1
+    depth = slice(0, dim)
 
     def __init__(self, id: str = "topics-1") -> None:
         self.id = id

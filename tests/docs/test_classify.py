@@ -4,8 +4,9 @@ import re
 
 import msgspec
 
+from gateway.classify.base import CLASSIFIED_CHARS
 from gateway.classify.lexical import fit_lexical
-from gateway.classify.recognise import CLASSIFIED_CHARS, Recogniser
+from gateway.classify.recognise import Recogniser
 from gateway.classify.rules import READ_CHARS
 from gateway.config.load import load
 from gateway.http.parse import MAX_TURNS, parse

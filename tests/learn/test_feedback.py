@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.classify.softmax import Floats
-from gateway.learn.features import features_of, packed, unpacked
+from gateway.learn.kinds import WORDS
 from gateway.learn.model import fit
 from gateway.learn.rows import Answer, Logged, Rows, rows_of
 from gateway.learn.training import calibration_error, gained, net, train, versus
@@ -54,7 +54,7 @@ def requests(n: int, seed: int, *, all_spoken_of: bool = False) -> list[Logged]:
         found.append(
             Logged(
                 f"req_{seed}_{at}",
-                features_of(f"{says} {draw.randint(0, 99)}"),
+                WORDS.of(f"{says} {draw.randint(0, 99)}"),
                 target,
                 right if heard else None,
                 COST[target],
@@ -72,7 +72,7 @@ def unweighted(rows: Rows) -> Rows:
 def learned(rows: Rows) -> tuple[Floats, Floats]:
     """What the model says of all prompts, by the mean, and of each kind [kinds, targets]."""
     model = fit(rows.vectors, rows.plain, rows.right, rows.known)
-    read = [features_of(f"{says} 50") for says, *_ in KINDS.values()]
+    read = [WORDS.of(f"{says} 50") for says, *_ in KINDS.values()]
     return (
         model.scores(rows.vectors, rows.plain).mean(axis=0),
         np.array([model.score(*each) for each in read]),
@@ -82,7 +82,7 @@ def learned(rows: Rows) -> tuple[Floats, Floats]:
 def test_weights_take_out_what_feedback_leaves_out() -> None:
     weighted, plain = [], []
     for seed in range(5):
-        rows = rows_of([], TARGETS, requests(2000, seed))
+        rows = rows_of([], TARGETS, WORDS, requests(2000, seed))
         weighted.append(learned(rows)[0] - SHARES)
         plain.append(learned(unweighted(rows))[0] - SHARES)
     bias, other = np.abs(np.mean(weighted, axis=0)), np.abs(np.mean(plain, axis=0))
@@ -93,7 +93,7 @@ def test_weights_take_out_what_feedback_leaves_out() -> None:
 
 def test_what_is_said_is_near_the_truth_and_what_it_is_worth_is_told() -> None:
     logged = requests(1200, 11)
-    rows = rows_of([], TARGETS, logged, {"are too recent": 7})
+    rows = rows_of([], TARGETS, WORDS, logged, {"are too recent": 7})
     trained = train(rows, VALUE)
     report, heard = trained.report, trained.report.heard
     kinds = {cheap: chances for _, chances, cheap, _ in KINDS.values()}
@@ -113,13 +113,13 @@ def test_what_is_said_is_near_the_truth_and_what_it_is_worth_is_told() -> None:
 
 def test_the_interval_of_the_gain_has_the_truth_as_often_as_it_says() -> None:
     """Of two routers whose worth is known: one knows the kinds, the other the shares."""
-    says = {features_of(f"{each[0]} {n}")[0].tobytes(): kind
+    says = {WORDS.of(f"{each[0]} {n}")[0].tobytes(): kind
             for kind, each in enumerate(KINDS.values()) for n in range(100)}  # fmt: skip
     cost = np.array(list(COST.values()))
     within, found, times = 0, [], 60
     for seed in range(100, 100 + times):
         logged = requests(500, seed, all_spoken_of=True)
-        rows = rows_of([], TARGETS, logged)
+        rows = rows_of([], TARGETS, WORDS, logged)
         kind = np.array([says.get(each.read[0].tobytes(), 3) for each in logged])
         knows = np.vstack([TRUTH, SHARES])[kind]
         shares = np.tile(SHARES, (len(kind), 1))
@@ -137,17 +137,17 @@ def test_both_sources_are_learned_from_and_each_target_needs_its_own_answers() -
     says = [f"{each[0]} {n}" for each in KINDS.values() for n in range(40)]
     tried = [Answer(text, "cheap", 1.0, 0.001) for text in says]
     tried += [Answer(text, "rare", 1.0, 0.001) for text in says[:30]]
-    rows = rows_of(tried, ["cheap", "dear", "rare"], requests(600, 5))
+    rows = rows_of(tried, ["cheap", "dear", "rare"], WORDS, requests(600, 5))
     assert rows.targets == TARGETS
     assert rows.few == {"rare": 30}
     report = train(rows, VALUE).report
     assert (report.prompts, report.left_out, report.few) == (600, 120, {"rare": 30})
     with pytest.raises(ValueError, match="at least 50 of cheap, 30 of rare; 50 of each of two"):
-        train(rows_of(tried, ["cheap", "dear", "rare"]), VALUE)
+        train(rows_of(tried, ["cheap", "dear", "rare"], WORDS), VALUE)
 
 
 def test_one_version_is_compared_with_another_on_requests_that_came_since() -> None:
-    rows = rows_of([], TARGETS, requests(800, 7))
+    rows = rows_of([], TARGETS, WORDS, requests(800, 7))
     new = train(rows, VALUE)
     ignorant = msgspec.structs.replace(new.model, weights=np.zeros_like(new.model.weights))
     swapped = msgspec.structs.replace(
@@ -163,10 +163,15 @@ def test_one_version_is_compared_with_another_on_requests_that_came_since() -> N
 
 def test_features_are_kept_whole_in_few_bytes() -> None:
     for text in ("", "add up the figures of invoice 7\n" * 10, "a" * 5000, "\ud83d half"):
-        read = features_of(text)
-        kept = packed(read)
-        again = unpacked(kept)
+        read = WORDS.of(text)
+        kept = WORDS.packed(read)
+        again = WORDS.unpacked(kept)
         assert again is not None
         assert all(np.array_equal(*each) for each in zip(read, again, strict=True))
         assert len(kept) <= 33 + 3 * 256
-    assert unpacked(b"") is unpacked(b"\x02" + kept[1:]) is unpacked(kept[:-1]) is None
+    assert (
+        WORDS.unpacked(b"")
+        is WORDS.unpacked(b"\x01" + kept[1:])
+        is WORDS.unpacked(kept[:-1])
+        is None
+    )

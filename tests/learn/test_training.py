@@ -11,7 +11,7 @@ import pytest
 
 from gateway.evals import runs
 from gateway.learn import versions
-from gateway.learn.features import KIND, features_of
+from gateway.learn.kinds import WORDS
 from gateway.learn.model import Model, fit
 from gateway.learn.rows import Answer, Rows, rows_of
 from gateway.learn.training import calibration_error, train, versus
@@ -37,27 +37,27 @@ def answers(n: int, *, told: bool) -> list[Answer]:
 
 
 def test_prompts_go_to_who_is_right_on_them_and_that_pays() -> None:
-    trained = train(rows_of(answers(200, told=True), ["cheap", "dear"]), value=0.01)
+    trained = train(rows_of(answers(200, told=True), ["cheap", "dear"], WORDS), value=0.01)
     model, report = trained.model, trained.report
     assert report.pays
     assert report.brier < 0.7 * report.brier_shares
     assert report.log_loss < report.log_loss_shares
     assert report.calibration_error < 0.08
-    easy = model.score(*features_of("add up these figures number 1234"))
-    hard = model.score(*features_of("prove this theorem number 1234"))
+    easy = model.score(*WORDS.of("add up these figures number 1234"))
+    hard = model.score(*WORDS.of("prove this theorem number 1234"))
     assert easy[0] > 0.8 > 0.3 > hard[0]
 
 
 def test_where_nothing_is_to_be_learned_it_goes_by_the_shares() -> None:
-    report = train(rows_of(answers(200, told=False), ["cheap", "dear"]), value=0.01).report
+    report = train(rows_of(answers(200, told=False), ["cheap", "dear"], WORDS), value=0.01).report
     assert not report.pays
     assert report.brier < report.brier_shares + 0.01
 
 
 def test_a_version_is_compared_with_the_one_before_on_prompts_new_to_it() -> None:
     targets = ["cheap", "dear"]
-    ignorant = train(rows_of(answers(200, told=False), targets), value=0.01)
-    rows = rows_of(answers(260, told=True), targets)
+    ignorant = train(rows_of(answers(200, told=False), targets, WORDS), value=0.01)
+    rows = rows_of(answers(260, told=True), targets, WORDS)
     better = train(rows, value=0.01)
     found = versus(rows, better, ignorant.model, targets, set(rows.keys[:100]), 0.0)
     assert found is not None
@@ -69,12 +69,12 @@ def test_a_version_is_compared_with_the_one_before_on_prompts_new_to_it() -> Non
 def test_nothing_is_judged_by_prompts_that_not_all_have_answered_and_too_few_are_none() -> None:
     some = answers(60, told=True)
     more = [*some, some[0], Answer("only one", "cheap", 1.0, 0.0), Answer("x", "other", 1.0, 0.0)]
-    rows = rows_of(more, ["cheap", "dear"])
+    rows = rows_of(more, ["cheap", "dear"], WORDS)
     assert (len(rows.keys), rows.stands.sum()) == (61, 60)
     report = train(rows, 0.01).report
     assert (report.prompts, report.left_out) == (60, 1)
     with pytest.raises(ValueError, match="20 of cheap, 20 of dear; 50 of each of two targets"):
-        train(rows_of(some[:40], ["cheap", "dear"]), 0.01)
+        train(rows_of(some[:40], ["cheap", "dear"], WORDS), 0.01)
 
 
 def test_what_is_said_and_what_comes_are_a_tenth_apart() -> None:
@@ -102,7 +102,7 @@ def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> Non
         (line,) = versions.history(book, "general")
         assert line.version.version == told["version"]
         model = versions.read(book, "general", told["version"])
-        assert model.score(*features_of("add up these figures number 77"))[0] > 0.7
+        assert model.score(*WORDS.of("add up these figures number 77"))[0] > 0.7
         again = switchboard("train", "--dry-run", home=home)
         assert "not kept" in again.out
         assert len(versions.history(book, "general")) == 1
@@ -135,24 +135,25 @@ def test_a_version_that_is_surely_worse_than_the_one_before_is_kept_and_not_used
     rows = rows_of(
         [Answer(each.input, each.target, float(each.right or 0), 0.001) for each in results],
         targets,
+        WORDS,
     )
     trained = train(rows, 0.01)
     seer = knows_by_heart(rows)
     with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
         book = LearnedBook(store)
-        before = versions.Version("", 1.0, "general", KIND, (), trained.report)
+        before = versions.Version("", 1.0, "general", WORDS.name, (), trained.report)
         kept = versions.keep(book, seer, before, "ann")
         ran = switchboard("train", "--route", "general", "--json", home=home)
         assert ran.code == 0, ran.err
         assert "surely worse than the version before; not used" in ran.said
         (told,) = json.loads(ran.out)
         assert (told["used"], told["why"]) == (False, "surely worse than the version before")
-        assert book.current(KIND)["general"].version == kept.version
+        assert book.current()["general"].version == kept.version
         assert [each.used for each in versions.history(book, "general")] == [True, False]
         assert "not used" in switchboard("train", "--route", "general", "--history", home=home).out
         use = ("train", "--route", "general", "--use", told["version"])
         assert switchboard(*use, home=home).code == 0
-        assert book.current(KIND)["general"].version == told["version"]
+        assert book.current()["general"].version == told["version"]
 
 
 def knows_by_heart(rows: Rows) -> Model:

@@ -17,14 +17,15 @@ def kept(version: str, *, used: bool = True, kind: str = "words") -> Kept:
 
 def test_the_last_that_is_used_counts_and_may_be_gone_back_to(store: Store) -> None:
     book = LearnedBook(store)
-    assert (book.last_seq(), book.current("words"), book.model("general", "a")) == (0, {}, None)
+    assert (book.last_seq(), book.current(), book.model("general", "a")) == (0, {}, None)
     first = book.save(kept("a"), b"one")
     book.save(kept("b", used=False), b"two")
-    book.save(kept("c", kind="others"), b"three")
+    assert book.current() == {"general": first}
+    other = book.save(kept("c", kind="others"), b"three")
     assert book.last_seq() > first.seq
-    assert book.current("words") == {"general": first}
+    assert book.current() == {"general": other}
     back = book.save(kept("b"), None)
-    assert book.current("words") == {"general": back}
+    assert book.current() == {"general": back}
     assert book.model("general", "b") == b"two"
     assert [each.version for each in book.history("general")] == ["a", "b", "c", "b"]
     assert book.history("other") == []
