@@ -1,7 +1,7 @@
 """`switchboard bench routing`: how well the learned quality routes, on prompts scored before."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -43,6 +43,14 @@ def register(bench: typer.Typer) -> None:
             int, typer.Option(metavar="N", min=2, help="Rows learned from in each draw.")
         ] = 1500,
         seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Draws.")] = 20,
+        features: Annotated[
+            Literal["vectors", "words"],
+            typer.Option(
+                metavar="KIND",
+                help="What a prompt is judged by: `vectors` of the encoder, or `words`, as where"
+                " the classifier is lexical.",
+            ),
+        ] = "vectors",
         model: Annotated[
             Path, typer.Option(metavar="DIR", help="A sentence-transformer's directory.")
         ] = ENCODER,
@@ -52,7 +60,7 @@ def register(bench: typer.Typer) -> None:
         from gateway.classify.bert import BertEncoder
         from gateway.errors import SwitchboardError
         from gateway.learn.baselines import BASELINES
-        from gateway.learn.bench import measure, vectors_of
+        from gateway.learn.bench import measure, read_by, vectors_of
         from gateway.learn.data import read
         from gateway.learn.page import page
 
@@ -76,7 +84,7 @@ def register(bench: typer.Typer) -> None:
                     )
                 measured[pool.name] = measure(
                     pool,
-                    vectors,
+                    *read_by(features, pool, encoder, vectors),
                     labels=labels,
                     seeds=seeds,
                     baselines=baseline or [],

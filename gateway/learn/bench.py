@@ -4,13 +4,17 @@ A big pool is measured by draws: `labels` rows drawn by seed are learned from, a
 over `seeds` seeds. A small one by five folds, anew by each seed, each tested on what was learned
 from the other four; rows of the same prompt are in the same fold. Nothing but the rows learned from
 is seen by a fit, nor by what is expected of a model's cost.
+
+What is measured is what a gateway does: texts are read by the same `FeatureKind`, learned from by
+`training.calibrated`, and each prompt is judged by a `Scorer`; where that is unsure, the share of
+right answers on the rows learned from counts, as a route's own figure does.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,13 +25,19 @@ from gateway.errors import SwitchboardError
 from gateway.learn.baselines import Words, knn, simple
 from gateway.learn.curves import Matrix, aiq, apgr, cpt, hull, points, pool_answers
 from gateway.learn.data import Pool
-from gateway.learn.model import figures, fit
+from gateway.learn.features import READ, FeatureKind, Features, VectorKind
+from gateway.learn.kinds import WORDS
 from gateway.learn.page import Curves
+from gateway.learn.rows import Rows
+from gateway.learn.scorer import Scorer, scorer
+from gateway.learn.training import calibrated, some_of
 
 FOLDS, TIMES, SEED = 5, 200, 20_260_101
 FEWEST = 10
 """Rows below which nothing can be said."""
 _STEPS = 41
+_TIMED = 500
+"""Prompts whose judging is timed in each fit."""
 _WORTHS = tuple(float(worth) for worth in np.geomspace(1e-6, 1e4, 101))
 
 
@@ -43,12 +53,25 @@ def vectors_of(
         return known
     rows = []
     for at in range(0, len(prompts), 64):
-        rows.append(encoder.encode(prompts[at : at + 64]))
+        rows.append(encoder.encode([text[:READ] for text in prompts[at : at + 64]]))
         progress(min(at + 64, len(prompts)))
     found: Floats = np.concatenate(rows)
     cache.mkdir(parents=True, exist_ok=True)
     np.save(file, found)
     return found
+
+
+def read_by(
+    features: Literal["vectors", "words"], pool: Pool, encoder: Encoder, vectors: Floats
+) -> tuple[FeatureKind, Sequence[Features], Floats]:
+    """The kind, the pool's prompts read by it, and the sentence vectors of `vectors`: what
+    `measure` is asked with."""
+    meaning = np.delete(vectors, encoder.depth, axis=1)
+    meaning = meaning if meaning.shape[1] else vectors
+    if features == "words":
+        return WORDS, WORDS.of_all(pool.prompts), meaning
+    kind = VectorKind(encoder)
+    return kind, kind.of_vectors(pool.prompts, vectors), meaning
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -75,6 +98,8 @@ class _Tested(msgspec.Struct, frozen=True):
 
 def measure(
     pool: Pool,
+    kind: FeatureKind,
+    read: Sequence[Features],
     vectors: Floats,
     *,
     labels: int = 1500,
@@ -84,14 +109,12 @@ def measure(
 ) -> Measured:
     """The figures of one pool; shares of strong calls in percent, the rest as in curves.py.
 
-    `vectors` are as bert.py gives them, the last layer's before the middle one's. `_low` are 2.5 %
-    quantiles of the mean over seeds, by a bootstrap of the rows tested on, the same rows for both
-    of a pair.
+    `read` are the prompts as that `kind` reads them; `vectors`, [n, dim], those by which the
+    nearest neighbours are found. `_low` are 2.5 % quantiles of the mean over seeds, by a bootstrap
+    of the rows tested on, the same rows for both of a pair.
     """
     _check(pool, baselines)
-    plain = np.array([figures(text) for text in pool.prompts], np.float32)
-    half = vectors.shape[1] // 2
-    middle, last = np.ascontiguousarray(vectors[:, half:]), vectors[:, :half]
+    rows = _rows(pool, read)
     words = Words(pool.prompts)
     tests: dict[str, list[_Tested]] = {}
     micros = []
@@ -104,11 +127,12 @@ def measure(
     for name, parts in _splits(pool.prompts, labels if drawn else 0, seeds):
         predictions: dict[str, list[Matrix]] = {}
         for seen, held in parts:
-            model = fit(middle[seen], plain[seen], pool.quality[seen])
-            micros.append(_micros(model.score, middle[held], plain[held]))
+            model = calibrated(some_of(rows, seen))
+            version = scorer("", kind.name, model, pool.models, pool.models)
+            micros.append(_micros(version.qualities, [read[at] for at in held[:_TIMED]]))
             found = {
-                "learned": model.scores(middle[held], plain[held]),
-                "knn": knn(last, pool.quality, seen, held),
+                "learned": _told(version, rows, seen, held),
+                "knn": knn(vectors, pool.quality, seen, held),
                 "ridge": words.ridge(pool.quality, seen, held),
             }
             for each in baselines:
@@ -125,8 +149,33 @@ def measure(
             tested = _Tested(one, pool.quality[held], pool.cost[held], expected, strong)
             tests.setdefault(who, []).append(tested)
         progress(f"{pool.name}: {name}")
-    figured = _summed(pool, tests, float(np.median(micros)), drawn)
-    return Measured(figured, _curves(pool, tests))
+    figured = _summed(pool, tests, drawn)
+    timed = {"features": kind.name.split()[0], "us": round(float(np.median(micros)), 1)}
+    return Measured(figured | timed, _curves(pool, tests))
+
+
+def _rows(pool: Pool, read: Sequence[Features]) -> Rows:
+    """All of the pool, as it would be learned from."""
+    n = len(pool.prompts)
+    return Rows(
+        tuple(map(str, range(n))),
+        np.stack([vector for vector, _ in read]),
+        np.stack([plain for _, plain in read]),
+        pool.models,
+        pool.quality,
+        pool.cost,
+        np.ones(pool.quality.shape),
+        np.zeros(n),
+        np.ones(n),
+    )
+
+
+def _told(version: Scorer, rows: Rows, seen: Any, held: Any) -> Matrix:
+    """P(right) of every model, [held, models]: of a prompt that is like nothing learned from, the
+    share."""
+    found = version.table(rows.vectors[held], rows.plain[held])
+    told: Matrix = np.where(found < 0.0, rows.right[seen].mean(axis=0), found)
+    return told
 
 
 def _check(pool: Pool, baselines: Sequence[str]) -> None:
@@ -192,9 +241,7 @@ def _of_two(predicted: Matrix, quality: Matrix, strong: int) -> dict[str, float]
     }
 
 
-def _summed(
-    pool: Pool, tests: Mapping[str, Sequence[_Tested]], micros: float, drawn: bool
-) -> dict[str, Any]:
+def _summed(pool: Pool, tests: Mapping[str, Sequence[_Tested]], drawn: bool) -> dict[str, Any]:
     rows = {who: [_figures(each) for each in several] for who, several in tests.items()}
     again = {who: _drawn_again(several) for who, several in tests.items()}
 
@@ -217,7 +264,6 @@ def _summed(
         "models": list(pool.models),
         "protocol": "draws" if drawn else "folds",
         "seeds": n,
-        "us": round(micros, 1),
     }
 
 
@@ -282,10 +328,9 @@ def _curves(pool: Pool, tests: Mapping[str, Sequence[_Tested]]) -> Curves:
     return Curves(tuple(x.tolist()), routers, models, costs)
 
 
-def _micros(score: Callable[[Floats, Floats], Floats], vectors: Floats, plain: Floats) -> float:
-    """Microseconds a decision over up to 500 prompts, their features given."""
-    some = min(500, len(vectors))
-    begin = time.perf_counter_ns()
-    for at in range(some):
-        score(vectors[at], plain[at])
-    return (time.perf_counter_ns() - begin) / 1000 / some
+def _micros(judge: Callable[[Features], object], read: Sequence[Features]) -> float:
+    """Microseconds of CPU a decision, its features given."""
+    begin = time.process_time_ns()
+    for each in read:
+        judge(each)
+    return (time.process_time_ns() - begin) / 1000 / len(read)

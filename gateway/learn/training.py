@@ -97,12 +97,12 @@ def train(
     folds = _dealt(len(rows.keys))
     for fold in range(FOLDS):
         held = folds == fold
-        model = _calibrated(_some(rows, ~held))
+        model = calibrated(some_of(rows, ~held))
         predicted[held] = model.scores(rows.vectors[held], rows.plain[held])
         shares[held] = _means(rows.right[~held], rows.known[~held])
         cost[held] = _means(rows.cost[~held], rows.known[~held])
         progress(fold + 1, FOLDS + 1)
-    model = _calibrated(rows)
+    model = calibrated(rows)
     progress(FOLDS + 1, FOLDS + 1)
     report = _report(rows, predicted, shares, cost, value)
     return Trained(model, report, predicted, cost, value)
@@ -126,7 +126,7 @@ def versus(
     fresh &= rows.stands > 0.0
     if int(fresh.sum()) < FEWEST:
         return None
-    some = _some(rows, fresh)
+    some = some_of(rows, fresh)
     told = before.scores(some.vectors, some.plain)[:, [place[target] for target in rows.targets]]
     own, cost = new.predicted[fresh], new.cost[fresh]
     lead = net(some, own, own, cost, new.value) - net(some, told, own, cost, new.value)
@@ -156,10 +156,11 @@ def gained(lead: Vector, stands: Vector) -> tuple[float, float, float]:
     return float(whole.sum() / max(stands.sum(), _SURE)), float(low), float(high)
 
 
-def _some(rows: Rows, which: "np.ndarray[Any, np.dtype[np.bool_]]") -> Rows:
+def some_of(rows: Rows, which: "np.ndarray[Any, np.dtype[Any]]") -> Rows:
+    """Those whose flag is set, or those of these numbers."""
     return msgspec.structs.replace(
         rows,
-        keys=tuple(key for key, wanted in zip(rows.keys, which, strict=True) if wanted),
+        keys=tuple(np.array(rows.keys, object)[which]),
         vectors=rows.vectors[which],
         plain=rows.plain[which],
         right=rows.right[which],
@@ -182,12 +183,13 @@ def _dealt(n: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return dealt
 
 
-def _calibrated(rows: Rows) -> Model:
+def calibrated(rows: Rows) -> Model:
+    """The model of all rows, with what it says beyond each target's share scaled; see above."""
     beyond, wanted = np.zeros_like(rows.right), np.zeros_like(rows.right)
     dealt = _dealt(len(rows.keys))
     for fold in range(FOLDS):
         held = dealt == fold
-        rest = _some(rows, ~held)
+        rest = some_of(rows, ~held)
         inner = fit(rest.vectors, rest.plain, rest.right, rest.known)
         beyond[held] = inner.scores(rows.vectors[held], rows.plain[held]) - inner.shares
         wanted[held] = rows.right[held] - inner.shares

@@ -114,9 +114,13 @@ async def test_prompts_go_where_they_are_right_and_versions_come_and_go(tmp_path
         shown = await told(folder, "explain", EASY.format(500), "--json")
         ranked = json.loads(shown.out)["decision"]["ranked"]
         assert ranked[0]["target"] == "openai/small"
-        assert "learned" in (await told(folder, "explain", EASY.format(500))).out
+        like = (await told(folder, "explain", EASY.format(500))).out
+        assert f"learned {first}" in like
+        assert like.count("learned") > 1
         unlike = await told(folder, "explain", UNLIKE)
-        assert "learned" not in unlike.out
+        assert (
+            unlike.out.count("learned") == 1
+        )  # it says which version, and goes by no figure of it
 
         policy = str(folder / "policies/balanced.yaml")
         again = await told(folder, "replay", "--policy", policy, "--since", "1d")

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.learn import versions
-from gateway.learn.features import KIND
+from gateway.learn.features import WordKind
 from gateway.learn.rows import Answer, rows_of
 from gateway.learn.training import train
 from gateway.revisions.opening import Home, open_home
@@ -155,7 +155,7 @@ async def test_a_start_without_the_database_decides_by_what_was_learned_last(
     for n in range(60):
         for easy, text in ((1.0, f"add up these figures {n}"), (0.0, f"prove this theorem {n}")):
             tried += [Answer(text, targets[0], easy, 0.0), Answer(text, targets[1], 1 - easy, 0.0)]
-    trained = train(rows_of(tried, targets), 0.01)
+    trained = train(rows_of(tried, targets, WordKind()), 0.01)
     with servers.postgres() as database:
         async with StandIn(Behaviour(answer=lambda _: WORDS), keys=[SECRET]) as provider:
             write(tmp_path, "")
@@ -165,7 +165,7 @@ async def test_a_start_without_the_database_decides_by_what_was_learned_last(
             policy.write_text("name: balanced\nquality: learned\n")
             store = Store.open(database.url)
             token = Keys(store).create("test").secret
-            about = versions.Version("", 1.0, "general", KIND, (), trained.report)
+            about = versions.Version("", 1.0, "general", WordKind.name, (), trained.report)
             made = versions.keep(LearnedBook(store), trained.model, about, "ann")
             async with started(tmp_path, token) as (served, _):
                 known = tmp_path / ".switchboard/known"

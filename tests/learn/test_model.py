@@ -7,6 +7,7 @@ from gateway.classify.softmax import Floats
 from gateway.errors import SwitchboardError
 from gateway.learn.bench import measure
 from gateway.learn.data import Pool
+from gateway.learn.kinds import WORDS
 from gateway.learn.model import Matrix, figures, fit
 
 N, DIM = 600, 16
@@ -46,10 +47,11 @@ def test_the_bench_finds_what_is_to_be_found() -> None:
     prompts = tuple(f"prompt {at}" for at in range(N))
     cost = np.tile([0.1, 1.0], (N, 1))
     pool = Pool("made", prompts, ("weak", "strong"), right, cost)
-    both = np.hstack([vectors, vectors])
-    found = measure(pool, both, labels=200, seeds=3, baselines=["random"]).figures
+    plain = np.array(figures("a prompt"), np.float32)
+    read = [(vector, plain) for vector in vectors]
+    found = measure(pool, WORDS, read, vectors, labels=200, seeds=3, baselines=["random"]).figures
     assert found["apgr_low"] > 0.7
     assert found["vs_random_low"] > 0.0
     unpriced = Pool("made", prompts, ("a", "b", "c"), right[:, [0, 1, 1]], np.full((N, 3), np.nan))
     with pytest.raises(SwitchboardError, match="--price"):
-        measure(unpriced, both, labels=200, seeds=1)
+        measure(unpriced, WORDS, read, vectors, labels=200, seeds=1)
