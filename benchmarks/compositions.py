@@ -35,7 +35,7 @@ from gateway.cli.routing import CACHE, ENCODER
 from gateway.compose.best_of import best_of
 from gateway.compose.cascade import cascade
 from gateway.compose.moves import Given, Last, Machine, Said
-from gateway.learn.bench import measure, vectors_of
+from gateway.learn.bench import measure, read_by, vectors_of
 from gateway.learn.data import Pool, read
 from gateway.types.compositions import Check, Composition, Step
 
@@ -101,8 +101,10 @@ def checked(pool: Pool, reliability: float, draws: int = DRAWS) -> Point:
 
 def routed(pool: Pool) -> tuple[Sequence[float], Sequence[float]]:
     """The learned router's curve: shares of always-strong's cost, and of right answers at each."""
-    vectors = vectors_of(pool.prompts, BertEncoder(ENCODER), CACHE, lambda n: None)
-    curves = measure(pool, vectors, seeds=ROUTER_DRAWS, progress=print).curves
+    encoder = BertEncoder(ENCODER)
+    vectors = vectors_of(pool.prompts, encoder, CACHE, lambda n: None)
+    asked = read_by("vectors", pool, encoder, vectors)
+    curves = measure(pool, *asked, seeds=ROUTER_DRAWS, progress=print).curves
     dear = float(pool.cost.mean(axis=0).max())
     return [each / dear for each in curves.x], curves.routers["learned"]
 
