@@ -179,7 +179,7 @@ def _heard(
     )
     chosen = np.maximum(chances[np.arange(n), column], 1e-9)
     spoken = np.ones(n)
-    if not labelled.all():
+    if labelled.any() and not labelled.all():
         asked, said = np.zeros((n, len(targets))), np.zeros((n, len(targets)))
         asked[np.arange(n), column], said[np.arange(n), column] = stands, labelled
         scores = fit(vectors, plain, said, asked).scores(vectors, plain)
