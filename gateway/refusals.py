@@ -88,22 +88,21 @@ def failure_of(target: str, error: UpstreamError) -> AttemptFailed:
     """What a leg that failed is to the ways of dealing with failures."""
     if isinstance(error, AttemptFailed):
         return error
+    why = str(error).removeprefix(f"{target}: ")  # whoever tells of it names the target
     if isinstance(error, QueueFull):
         wait_s = error.retry_after
-        return AttemptFailed(
-            target, 429, str(error), "busy", retry_after=wait_s, again=False, asked=False
-        )
+        return AttemptFailed(target, 429, why, "busy", retry_after=wait_s, again=False, asked=False)
     if isinstance(error, ModelAway):
         # Its turn was waited for already.
         wait = error.retry_after
-        return AttemptFailed(target, 503, str(error), "busy", retry_after=wait, again=False)
+        return AttemptFailed(target, 503, why, "busy", retry_after=wait, again=False)
     if isinstance(error, UpstreamTimeout):
         kind: Kind = "away" if error.kind == "connect" else "timeout"
-        return AttemptFailed(target, 504, str(error), kind)
+        return AttemptFailed(target, 504, why, kind)
     if isinstance(error, ConnectFailed):
-        return AttemptFailed(target, 502, str(error), "away")
+        return AttemptFailed(target, 502, why, "away")
     kind = "setup" if isinstance(error, AdapterAway) else "broken"
-    return AttemptFailed(target, 502, str(error), kind)
+    return AttemptFailed(target, 502, why, kind)
 
 
 def gave_up(error: UpstreamError) -> bool:

@@ -197,9 +197,8 @@ def instant(text: str, now: float, *, ahead: bool = False) -> float:
 
     Raises typer.BadParameter for another text.
     """
-    span = _SPAN.fullmatch(text.strip())
-    if span is not None:
-        seconds = float(span[1]) * _SECONDS[span[2]]
+    if _SPAN.fullmatch(text.strip()):
+        seconds = span(text)
         return now + seconds if ahead else now - seconds
     try:
         return datetime.fromisoformat(text).timestamp()
@@ -208,6 +207,14 @@ def instant(text: str, now: float, *, ahead: bool = False) -> float:
             f"'{text}' is no time; write a span such as 90s, 15m, 1h or 7d, or a time such as "
             f"{datetime.fromtimestamp(now):%Y-%m-%dT%H:%M}"
         ) from None
+
+
+def span(text: str) -> float:
+    """Seconds of `90s`, `15m`, `1h` or `7d`. Raises typer.BadParameter for another text."""
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"'{text}' is no span of time; write one such as 90s, 2m or 1h")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def share_of(text: str, *, none: bool = False) -> float:

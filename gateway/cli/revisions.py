@@ -21,10 +21,10 @@ from gateway.cli.opening import (
     StoreOption,
     console,
     fail,
-    instant,
     local,
     opened,
     print_problems,
+    span,
     tell_problems,
 )
 from gateway.errors import ConfigError, SwitchboardError
@@ -109,17 +109,17 @@ def register(app: typer.Typer) -> None:
                 found = _until_ended(
                     found, lambda: ask("GET", path, gateway=gateway, key=key, config=config)
                 )
-            _tell(found, True, as_json)
+            _tell(found, True, as_json, watched=watched is not None)
             return
         base = base_of(gateway, config)
         if watched is not None and readiness(base) is None:
             fail(f"no gateway answers at {base}, so there is nothing to watch: leave --guard out")
-        revision = _written(loaded, environment, note, after, watched, store, config)
-        served, plain = _taken_up(revision, base), _plain(revision)
+        revision, unchanged = _written(loaded, environment, note, after, watched, store, config)
+        served, plain = _taken_up(revision, base), {**_plain(revision), "unchanged": unchanged}
         if watched is not None and wait:
             url = store or loaded.snapshot.server.store
             plain = _until_ended(plain, lambda: _plain(_again(revision.seq, url, config)))
-        _tell(plain, served, as_json)
+        _tell(plain, served, as_json, watched=watched is not None)
 
     @app.command()
     def history(
@@ -174,6 +174,8 @@ def register(app: typer.Typer) -> None:
 
 def _meant(to: str | None, seq: int | None) -> tuple[str | int | None, int]:
     """The revision that is meant, or how many to go back."""
+    if seq is not None and to is not None:
+        raise typer.BadParameter(f"name one of '{to}' and --to {seq}")
     if seq is not None:
         return seq, 1
     if to is None:
@@ -192,15 +194,15 @@ def _guard(window: str | None, max_errors: float, max_latency: float) -> "Guard 
 
     if window is None:
         return None
-    seconds = instant(window, 0.0, ahead=True)
+    seconds = span(window)
     if not 0 < seconds <= 86_400:
         raise typer.BadParameter("a guard lasts from a second to a day, such as 2m")
     return Guard(seconds, max_errors / 100, max_latency / 100)
 
 
 def _until_ended(revision: dict[str, Any], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The revision once its guard has ended. A revision that ran already has none of its own."""
-    if revision["guard"] is None or revision["verdict"]:
+    """The revision once its guard has ended. For one that ran already none was begun."""
+    if revision.get("unchanged") or revision["guard"] is None or revision["verdict"]:
         return revision
     until = revision["saved"] + revision["guard"]["window"]
     out = Console(stderr=True, highlight=False)
@@ -262,7 +264,8 @@ def _written(
     guard: "Guard | None",
     store: str | None,
     config: Path,
-) -> "Revision":
+) -> "tuple[Revision, bool]":
+    """The revision, and whether it ran already."""
     from gateway.store.audit import AuditBook
     from gateway.store.revisions import Revisions
 
@@ -282,7 +285,7 @@ def _written(
         if saved is not None:
             AuditBook(found).add("apply", "", name=author(), source="store", note=note or None)
     assert latest is not None
-    return latest
+    return latest, saved is None
 
 
 def _gone_back(
@@ -339,13 +342,16 @@ def _taken_up(revision: "Revision", base: str) -> bool | None:
 # ---------------------------------------------------------------- what is said
 
 
-def _tell(revision: Mapping[str, Any], served: bool | None, as_json: bool) -> None:
+def _tell(
+    revision: Mapping[str, Any], served: bool | None, as_json: bool, *, watched: bool = False
+) -> None:
+    """What has come of it; `watched` is whether a guard was asked for."""
     if as_json:
         print(msgspec.json.encode({"served": served, "revision": revision}).decode())
-        if revision["verdict"].startswith("rolled back"):
+        if revision["verdict"].startswith("rolled back") and not revision.get("unchanged"):
             raise typer.Exit(1)
         return
-    if revision["verdict"].startswith("rolled back"):
+    if revision["verdict"].startswith("rolled back") and not revision.get("unchanged"):
         name = f"revision {revision['seq']} ({revision['hash'][:12]})"
         fail(f"{name} was {revision['verdict']}")
     for warning in revision.get("warnings", ()):
@@ -357,6 +363,10 @@ def _tell(revision: Mapping[str, Any], served: bool | None, as_json: bool) -> No
         None: f"[green]{name} is written[/green]; the gateway takes it up within a second, and "
         "tells so to whoever gives a key (--key)",
     }
+    if revision.get("unchanged"):
+        guard = ", and no guard is begun" if watched else ""
+        console().print(f"[green]{name} has this content already[/green]: nothing changes{guard}")
+        return
     console().print(said[served])
     if revision["verdict"]:
         console().print(escape(revision["verdict"]))

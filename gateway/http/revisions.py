@@ -164,7 +164,7 @@ def _refusals() -> Iterator[None]:
 
 def _served(served: Served) -> Response:
     told = {"object": "revision", **brief(served.revision), "warnings": served.warnings}
-    return _json(told)
+    return _json({**told, "unchanged": served.unchanged})
 
 
 def _json(value: Any) -> Response:

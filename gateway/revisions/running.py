@@ -36,10 +36,12 @@ such as of a target that takes no connection."""
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A revision that is served now, and what there is to know about it."""
+    """A revision that is served now, and what there is to know about it. `unchanged`: it ran
+    already, with this content."""
 
     revision: Revision
     warnings: tuple[str, ...] = ()
+    unchanged: bool = False
 
 
 class NothingBefore(SwitchboardError):
@@ -172,7 +174,7 @@ class Running:
             running = self.revision
             if running is not None and self.is_last and running.same_as(hash, texts):
                 self.problem = None
-                return Served(running)
+                return Served(running, unchanged=True)
 
             def save() -> Revision | None:
                 return self.book.save(

@@ -81,7 +81,7 @@ async def test_the_policys_time_is_one_budget_for_all_tries(tmp_path: Path) -> N
             message = answer.json()["error"]["message"]
     assert "p0/model: " in message
     assert "first byte timeout after 0.3 s" in message
-    assert "p1/model: p1/model: total timeout after 1 s" in message
+    assert "p1/model: total timeout after 1 s" in message
 
 
 async def test_a_policy_may_allow_more_tries(tmp_path: Path) -> None:

@@ -567,6 +567,29 @@ async def test_a_guard_that_finds_nothing_keeps_it(home: Path) -> None:
     assert [entry.action for entry in entries] == ["guard kept"]
 
 
+async def test_what_runs_already_is_said_to_and_no_guard_begins(home: Path) -> None:
+    boss = admin_key(home)
+    async with inside(home, boss) as (_, url, _):
+        for key in (boss, ""):
+            ran = await quickly(home, "apply", "--guard", "1s", url=url, key=key)
+            assert ran.code == 0, ran.err
+            assert "has this content already: nothing changes, and no guard is begun" in ran.out
+            told = await quickly(home, "apply", "--json", url=url, key=key)
+            assert told.data["revision"]["unchanged"] is True
+        add_route(home, "legal")
+        changed = await quickly(home, "apply", "--json", url=url, key=boss)
+        assert changed.data["revision"]["unchanged"] is False
+    (last, _) = revisions(home)
+    assert last.guard is None
+
+
+def test_a_time_or_a_revision_that_is_ambiguous_is_refused(tmp_path: Path) -> None:
+    ran = switchboard("apply", "--guard", "2x", "--config", str(tmp_path))
+    assert (ran.code, "'2x' is no span of time; write one such as" in ran.err) == (2, True)
+    ran = switchboard("rollback", "1", "--to", "2", "--config", str(tmp_path))
+    assert (ran.code, "name one of '1' and --to 2" in ran.err) == (2, True)
+
+
 async def test_another_revision_ends_a_guard(home: Path) -> None:
     async with inside(home) as (_, url, _):
         add_route(home, "legal")
