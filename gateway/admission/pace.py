@@ -18,9 +18,9 @@ hour of the provider's, and to give it less would only make it worse. So a bound
 is believed: with less under way a full server answers as many as before, and one that is merely
 slow answers fewer.
 
-    lateness surely > 2, and 0.25 s or more, in two windows, with not less under way than before,
-    for 100 answers and twice as long as answers take, or until 6 times as many are under way as
-    when all was well:
+    lateness surely > 2, and 0.25 s or more, with not less under way than before, in one window if
+    6 times as many are under way as when all was well, else in two, for 100 answers and twice as
+    long as answers take:
         try limit <- under way - min(0.3 x under way, 2.6 sqrt(under way)), and see
     under way is not down to that in three times the time that it takes a server that is slow:
         it is full
@@ -302,7 +302,8 @@ class Pace:
         lasting = (
             now - signs.since >= LASTING * self._took_s and signs.answers >= ANSWERS_FOR_A_TRIAL
         )
-        if signs.windows >= 2 and (lasting or running >= MANY * max(self._calm, 1.0)):
+        many = running >= MANY * max(self._calm, 1.0)
+        if many or (signs.windows >= 2 and lasting):
             usually = signs.running
             part = min(TRIED, TRIED_OF_ONE / sqrt(usually))
             self._try((1.0 - part) * usually, usually, signs.done / signs.seconds, now)

@@ -38,6 +38,17 @@ def test_a_silent_server_answers_in_time_at_ten_times_the_load(kind: str, seed: 
     assert world.refused(0.0, 20.0) == 0.0
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["equal", "varied"])
+def test_at_a_jump_it_is_bound_within_a_second_and_a_half_and_two_answers(
+    kind: str, seed: int
+) -> None:
+    world = World(KINDS[kind], slots=20, rate=stepped(20.0, 400.0, 20.0), seed=seed)
+    world.run(30.0)
+    bound = min(at for at, limit in world.limits if limit < 40.0)
+    assert bound - 20.0 <= 1.5 + 2 * 0.5 + 0.05
+
+
 @pytest.mark.parametrize("kind", ["answers", "streams"])
 def test_so_it_does_whether_they_are_long_or_short(kind: str) -> None:
     most = capacity(KINDS[kind], 20)
