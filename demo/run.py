@@ -272,7 +272,9 @@ def how_to_try(url: str, folder: Path) -> str:
         f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
         'print(client.chat.completions.create(model="auto", messages=[{"role": "user", '
         '"content": "My phone fell apart."}]).choices[0].message.content)\n\n'
-        f"{Path(sys.executable).parent / 'switchboard'} log --store {store_of(folder)}"
+        f"{Path(sys.executable).parent / 'switchboard'} log --store {store_of(folder)}\n\n"
+        "With that --store go `explain`, `usage`, `quality`, `experiment show`, `shadow report`, "
+        f"`export` and `apply`, too; with --gateway {url} what acts at once, as `drain`."
     )
 
 

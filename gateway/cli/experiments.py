@@ -37,8 +37,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 STATES = {"running": "green", "promoted": "bold green", "answered": "cyan", "stopped": "yellow"}
 LIST_HEAD = ("experiment", "route", "state", "units", "outcomes", "cost", "said")
 ARMS_HEAD = (
-    "arm", "target", "share", "requests", "units", "outcomes", "mean", "$ a request", "failed",
-    "first p50", "first p95",
+    "arm", "target", "share %", "requests", "units", "outcomes", "mean %", "$ a request",
+    "failed %", "first p50 s", "first p95 s",
 )  # fmt: skip
 
 
@@ -73,14 +73,16 @@ def register(app: typer.Typer) -> None:
         ] = "14d",
         rate: Annotated[
             float | None,
-            typer.Option(min=0, max=1, metavar="SHARE", help="The metric's rate, if not logged."),
+            typer.Option(
+                min=0, max=1, metavar="SHARE", help="The metric's rate, such as 0.9, if not logged."
+            ),
         ] = None,
         effect: Annotated[
             float | None,
             typer.Option(
                 metavar="POINTS",
-                help="By how many points the arm is expected to be better: 0 if not given, or 5"
-                " beyond the margin of `better_than`.",
+                help="By how many points the arm is expected to be better, 5 from 90 to 95 %: 0 if"
+                " not given, or 5 beyond the margin of `better_than`.",
             ),
         ] = None,
         as_json: JsonOption = False,
@@ -275,11 +277,18 @@ def _print(seen: "Findings") -> None:
         f"[{style}]{seen.state}[/{style}]{since}"
     )
     for line in (seen.why, seen.asked):
-        if line:
+        if line and line != seen.said:
             out.print(escape(line), style=ASIDE)
     colour = {True: "bold green", False: "bold red", None: "bold"}[seen.answer]
     out.print(f"[{colour}]{escape(seen.said)}[/{colour}]\n")
     Lines(out, ARMS_HEAD).print([_arm(each) for each in seen.arms])
+    if seen.course and not seen.versus:
+        now = seen.course[-1]
+        points, low, high = (100 * value for value in (now.estimate, now.low, now.high))
+        out.print(
+            f"difference so far: {points:+.1f} points, between {low:+.1f} and {high:+.1f},"
+            " whenever you look"
+        )
     for each in seen.versus:
         points, low, high = (100 * value for value in (each.estimate, each.low, each.high))
         out.print(
@@ -288,8 +297,10 @@ def _print(seen: "Findings") -> None:
         )
     for guard in seen.guards:
         state = "[red]breached[/red]" if guard.breached else "[green]kept[/green]"
-        value = "–" if guard.seen is None else f"{guard.seen:.3g}"
-        out.print(f"guard {guard.what} of {guard.arm}: {value}, limit {guard.limit:.3g}: {state}")
+        times, unit = (100, "%") if guard.what == "errors" else (1, "s")
+        value = "–" if guard.seen is None else f"{times * guard.seen:.3g} {unit}"
+        limit = f"{times * guard.limit:.3g} {unit}"
+        out.print(f"guard {guard.what} of {guard.arm}: {value}, limit {limit}: {state}")
     out.print(f"cost so far {dollars(seen.cost)}")
     if seen.saved_a_month is not None:
         what = "would be saved" if seen.saved_a_month >= 0 else "more would be spent"

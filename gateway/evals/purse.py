@@ -113,7 +113,7 @@ class Purse:
                 f"there is no target `{name}`; there are: {', '.join(sorted(self._declared))}"
             )
         if internal and not target.internal:
-            raise RunFailed(f"`{name}` is not self-hosted, and the suite's route is internal")
+            raise RunFailed(f"`{name}` is not self-hosted, and the route's data is internal")
         if self._limit is not None and not target.priced:
             raise RunFailed(f"the price of `{name}` is not known here: no limit can be kept")
 

@@ -276,7 +276,7 @@ async def test_an_internal_routes_cases_are_asked_of_none_but_our_own(
     (tmp_path / "routes/geography.yaml").write_text(route)
     before = asked(*providers)
     out = await ran(tmp_path, "run", str(path), "--targets", "good/m,half/m", code=1)
-    assert "`half/m` is not self-hosted, and the suite's route is internal" in " ".join(out.split())
+    assert "`half/m` is not self-hosted, and the route's data is internal" in " ".join(out.split())
     assert asked(*providers) == before
 
 

@@ -167,7 +167,7 @@ async def test_an_outside_judge_sees_nothing_of_an_internal_route(kept: Path) ->
             " models: {m: {id: m, price: {input: 0 usd/Mtok, output: 0 usd/Mtok}}}}\n"
         )
     why = await judge(kept, "--judge", "one/m", code=1)
-    assert "`one/m` is not self-hosted, and the suite's route is internal" in why
+    assert "`one/m` is not self-hosted, and the route's data is internal" in why
 
 
 def test_texts_of_questions_and_answers() -> None:

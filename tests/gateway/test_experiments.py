@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -211,6 +212,7 @@ async def test_the_better_arm_is_found_and_promoted_as_a_revision_that_can_be_ta
         back = [await served.chat(user=f"v{n}", model="general") for n in range(12)]
 
     assert "not sure yet" in early.out
+    assert re.search(r"difference so far: [+-]\d+\.\d points, between [+-]\d", early.out)
     assert revision is not None
     assert (revision.seq, revision.kind, revision.author) == (
         before + 1,
