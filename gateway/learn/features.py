@@ -14,7 +14,8 @@ nothing of the other, nor of another encoder's: a version names its kind.
 
 Kept, features are a byte that stands for the kind, the figures, and, of words, the places that are
 not 0: about 300 bytes of a text of 350 characters; of vectors a hash of the encoder's id, and 384
-bytes of all-MiniLM-L6-v2. The text cannot be read from them, though a known one be told.
+bytes of all-MiniLM-L6-v2. From hashed words no text can be read, though a known one be told; from
+a vector much of a short one can be guessed by who has the means.
 """
 
 import hashlib

@@ -144,7 +144,8 @@ class RouteFile(Part):
     keep: Literal["none", "features", "text"] = Field(
         default="none",
         description="What the store keeps of a request beside its figures: `features` are numbers"
-        " that quality is learned by, some 300 bytes; only `text` keeps prompts and answers.",
+        " that quality is learned by, some 300 to 430 bytes: hashed words, or an encoder's vector;"
+        " only `text` keeps prompts and answers.",
         examples=["features"],
     )
     priority: Literal["low", "normal", "high"] = Field(
