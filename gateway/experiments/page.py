@@ -139,6 +139,8 @@ def _guards(guards: tuple[Guard, ...]) -> str:
             return _percent(value) if what == "errors" else _seconds(value)
 
         state = '<td class="breach">breached' if each.breached else "<td>kept"
+        if each.seen is None:
+            state = "<td>nothing seen yet"
         rows.append(
             f"<tr><td>{escape(each.arm)}</td><td>{escape(each.what)}</td>"
             f"<td>{shown(each.seen)}</td><td>{shown(each.limit)}</td>{state}</td></tr>"

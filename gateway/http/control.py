@@ -153,6 +153,11 @@ def control_plane(
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         said = f"{place}: {first['msg']}" if place else first["msg"]
+        if not place or first["type"] == "json_invalid":
+            said = "The body is no JSON object; send one, with `content-type: application/json`."
+            place = ""
+        elif first["type"] == "missing":
+            said = f"`{place}` is missing."
         return _error(BadRequest(said, param=place or None, code="invalid_body"))
 
     @app.exception_handler(HTTPException)

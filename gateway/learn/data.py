@@ -58,6 +58,17 @@ class Pool(msgspec.Struct, frozen=True):
 
 def read(path: Path, prices: Mapping[str, float]) -> list[Pool]:
     """The pools of a folder in RouteLLM's layout, or the one of a CSV. Raises DataError."""
+    pools = _read(path, prices)
+    models = list(dict.fromkeys(model for pool in pools for model in pool.models))
+    unknown = [name for name in prices if name not in models]
+    if unknown:
+        raise DataError(
+            f"a price is given of {', '.join(unknown)}; the models are: {', '.join(models)}"
+        )
+    return pools
+
+
+def _read(path: Path, prices: Mapping[str, float]) -> list[Pool]:
     if path.is_file():
         return [_pool(path.stem, [path], frozenset(), prices)]
     pools = []

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from gateway.classify import bench
 from gateway.cli import build
-from gateway.cli.bench import ENCODER
+from gateway.cli.routing import ENCODER
 from gateway.errors import SwitchboardError
 from tests.classify import tiny_bert
 from tests.classify.samples import LEARN, UNSEEN

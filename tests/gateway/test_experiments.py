@@ -127,7 +127,7 @@ experiments:
     arms: {old: one/big, new: two/big}
     traffic: 100 %
     question: {arm: new, metric: accepted, better_than: old}
-    guards: {errors: 2 %}
+    guards: {errors: 2 %, first_token_p95: 30 s}
     when_answered: promote
 """
 
@@ -213,6 +213,9 @@ async def test_the_better_arm_is_found_and_promoted_as_a_revision_that_can_be_ta
 
     assert "not sure yet" in early.out
     assert re.search(r"difference so far: [+-]\d+\.\d points, between [+-]\d", early.out)
+    assert "guard errors of new: 0 %, limit 2 %: kept" in early.out
+    # Plain answers have no first token that could be timed.
+    assert "guard first_token_p95 of new: –, limit 30 s: nothing seen yet" in early.out
     assert revision is not None
     assert (revision.seq, revision.kind, revision.author) == (
         before + 1,

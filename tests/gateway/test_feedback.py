@@ -146,6 +146,7 @@ async def test_a_key_speaks_of_its_own_and_its_tenants_requests(
         ({"metric": "judged", "value": True}, "write a number"),
         ({"metric": "judged", "value": "4"}, "value"),
         ({"metric": "judged", "value": 4, "colour": "red"}, "colour"),
+        ({"metric": "accepted"}, "`value` is missing."),
     ],
 )
 async def test_what_is_wrong_with_it_is_told(
@@ -156,6 +157,20 @@ async def test_what_is_wrong_with_it_is_told(
         done = await said(served, request=name, **body)
         assert done.status_code == 400
         assert message in done.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"[", b'"x"', b"[1]", b""])
+async def test_a_body_that_is_no_object_is_told(
+    provider: StandIn, tmp_path: Path, body: bytes
+) -> None:
+    async with serving(configured(provider), tmp_path) as served:
+        done = await served.client.post("/v1/feedback", content=body)
+        typed = await served.client.post(
+            "/v1/feedback", content=body, headers={"content-type": "application/json"}
+        )
+    for answer in (done, typed):
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("The body is no JSON object")
 
 
 async def test_what_comes_late_is_kept_and_does_not_count(

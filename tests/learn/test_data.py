@@ -29,6 +29,13 @@ def test_what_is_wrong_with_data_is_said_with_its_line(
     assert said in str(raised.value)
 
 
+def test_a_price_of_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("prompt,mini,large\nx,1,0\ny,0,1\n")
+    with pytest.raises(DataError, match="a price is given of mimi; the models are: mini, large"):
+        read(path, {"mimi": 0.1, "large": 1.0})
+
+
 def test_rows_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text('prompt,a,b\nx,True,0\ny,,1\n"z, of\nseveral lines",0.5,1\n')

@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import build, routing
 from gateway.learn.data import read
 from tests.classify import tiny_bert
 from tests.cli.running import switchboard
@@ -27,6 +29,21 @@ def rows(n: int) -> list[tuple[str, float, float]]:
         text = f"{'the card is lost' if hard else 'rain today'} {draw.choice(tiny_bert.WORDS)}"
         found.append((text, float(not hard or draw.random() < 0.2), float(draw.random() < 0.9)))
     return found
+
+
+def test_where_no_encoder_is_there_it_is_said_how_to_get_it(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "ENCODER", Path(".models/none-such"))
+    (tmp_path / "pool.csv").write_text("prompt,a,b\nx,1,0\ny,0,1\n")
+    words = ["bench", "routing", "--data", str(tmp_path / "pool.csv")]
+    done = CliRunner().invoke(build(), words)
+    assert done.exit_code == 1
+    assert "`python3 scripts/models.py` fetches it" in done.stderr
+    (tmp_path / ".models").mkdir()
+    (tmp_path / ".models/none-such").symlink_to(encoder)
+    monkeypatch.chdir(tmp_path)
+    assert "is not there" not in CliRunner().invoke(build(), words).stderr
 
 
 def test_a_folder_as_routellms_prints_the_figures_and_draws_the_curves(
