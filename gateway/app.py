@@ -615,10 +615,17 @@ class Gateway:
         return row["target"] if row is not None else None
 
 
-async def _trained(home: Home | None, store: Store, route: str) -> Told:
+async def _trained(home: Home | None, store: Store, route: Route) -> Told:
     """A route trained beside serving, from what is in `home` and the store."""
     assert home is not None  # nothing is trained by itself where no files are followed
-    return await trained_beside(route, home.directory, store.url, home.env, home.environment)
+    return await trained_beside(
+        route.name,
+        home.directory,
+        store.url,
+        home.env,
+        home.environment,
+        over_all=route.train_over_all,
+    )
 
 
 def _spool(cache: Path | None, store: Store, server: Server) -> Spool | None:

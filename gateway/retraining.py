@@ -21,6 +21,7 @@ from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.learn.versions import Version
 from gateway.store.learned import LearnedBook
+from gateway.types.routes import Route
 from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard")
@@ -53,7 +54,7 @@ class Retraining:
         self,
         book: LearnedBook,
         snapshot: Callable[[], Snapshot],
-        train: Callable[[str], Awaitable[Told]],
+        train: Callable[[Route], Awaitable[Told]],
         *,
         leads: Callable[[], bool],
         now: Callable[[], float],
@@ -91,7 +92,7 @@ class Retraining:
             if self._now() < max(made, self._tried.get(name, -every)) + every:
                 continue
             self._tried[name] = self._now()
-            self._came(name, await self._train(name))
+            self._came(name, await self._train(route))
 
     def _came(self, route: str, told: Told) -> None:
         made = told.version
@@ -113,14 +114,22 @@ class Retraining:
 
 
 async def trained_beside(
-    route: str, directory: Path, store: str, env: Mapping[str, str], environment: str | None
+    route: str,
+    directory: Path,
+    store: str,
+    env: Mapping[str, str],
+    environment: str | None,
+    *,
+    over_all: bool = False,
 ) -> Told:
     """`switchboard train` of a route, as a process: `store` is its URL, `env` what the files'
     variables stand for. Raises OSError where no process can be begun."""
     named = {"SWITCHBOARD_STORE": store}
     if environment is not None:
         named["SWITCHBOARD_ENV"] = environment
-    words = ("train", "--route", route, "--config", str(directory), "--json")
+    words = ["train", "--route", route, "--config", str(directory), "--json"]
+    if over_all:
+        words.append("--over-all")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway.cli", *words),
         stdout=PIPE,

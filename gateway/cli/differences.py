@@ -237,6 +237,11 @@ def told(traffic: "Traffic") -> Iterator[str]:
         yield f"Not decided again: {count} that {why}."
     if not traffic.again:
         return
+    if traffic.by_prompt:
+        yield (
+            f"{traffic.by_prompt} of them by what their prompts say, by the versions of learned "
+            "quality that routes go by now."
+        )
     scale = traffic.scale
     share = 100 * traffic.elsewhere / traffic.again
     yield f"{_scaled(traffic.elsewhere, scale)} would go elsewhere ({share:.3g} %)."

@@ -37,7 +37,9 @@ def register(evals: typer.Typer) -> None:
         folder, done, results = read_run(run, config)
         counts = marked(folder) if labels else scored(results)
         out = Console(stderr=True)
-        rows = fed(done, counts, snapshot_of(config), store, config, out)
+        snapshot = snapshot_of(config)
+        rows = fed(done, counts, snapshot, store, config, out)
+        learned_from(done, results, snapshot, store, config, out)
         if as_json:
             import msgspec
 
@@ -108,6 +110,42 @@ def fed(
     told = ", ".join(f"{row.target} {row.right:.4g} of {row.n:.0f}" for row in rows)
     out.print(f"fed to the route {route}: {told}", style=ASIDE)
     return [msgspec.to_builtins(row) for row in rows]
+
+
+def learned_from(
+    run: "Run",
+    results: "list[Result]",
+    snapshot: Snapshot,
+    store: str | None,
+    config: Path,
+    out: Console,
+) -> None:
+    """Keeps in the store what quality is learned from, as far as the run's route keeps prompts."""
+    from gateway.classify.encoder import EncoderError
+    from gateway.evals.lessons import keep_run
+    from gateway.learn.kinds import kind_for
+    from gateway.store.evaluated import EvalBook
+    from gateway.store.store import Store, StoreError
+
+    route = snapshot.routes.get(run.route or "")
+    if route is None or route.keep == "none":
+        return
+    try:
+        found = Store.open(store or snapshot.server.store)
+        try:
+            news = keep_run(EvalBook(found), run, results, route.keep, kind_for(snapshot))
+        finally:
+            found.close()
+    except (StoreError, EncoderError) as error:
+        out.print(
+            f"other hosts cannot learn from it: {error}; `switchboard eval feed` tries again",
+            style="yellow",
+            markup=False,
+        )
+        return
+    if news:
+        what = "texts" if route.keep == "text" else "features"
+        out.print(f"kept in the store for training, with its prompts' {what}", style=ASIDE)
 
 
 def summed(results: "Iterable[Result]") -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gateway.cli import eval_begin, eval_feed, eval_labels, eval_reports
 from gateway.cli.admin import GatewayOption, base_of
-from gateway.cli.eval_feed import fed, feedable, scored, summed
+from gateway.cli.eval_feed import fed, feedable, learned_from, scored, summed
 from gateway.cli.eval_gateway import TargetsKeyOption, answering, chats, encoder_for, progress_bars
 from gateway.cli.opening import (
     ConfigOption,
@@ -111,6 +111,7 @@ def _register_run(evals: typer.Typer) -> None:
             )
         except SwitchboardError as error:
             fail(str(error))
+        learned_from(done, results, snapshot, store, config, out)
         if feed and done.complete:
             fed(done, scored(results), snapshot, store, config, out)
         if as_json:

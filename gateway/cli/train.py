@@ -28,19 +28,9 @@ from gateway.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from gateway.learn.features import FeatureKind
-    from gateway.learn.rows import Answer, Rows
-    from gateway.learn.training import Trained, Versus
-    from gateway.learn.versions import History, Replayed, Version
-    from gateway.store.learned import LearnedBook
+    from gateway.learn.versions import History, Version
     from gateway.store.store import Store
 
-NOTHING = (
-    "there is nothing to learn from: no eval run of a route, and nothing said of answers whose"
-    " features or text were kept. Run `switchboard eval run`, or write `keep: features`,"
-    " `metrics` and `right` in a route, and send feedback"
-)
-REPLAYED_S = 7 * 86_400.0
-"""A new version is tried on the requests of so long."""
 HEAD = ("time", "version", "", "by", "learned from", "gain $ a request")
 
 
@@ -55,6 +45,14 @@ def register(app: typer.Typer) -> None:
                 metavar="NAME", help="Of this route; else of each that something is known of."
             ),
         ] = None,
+        over_all: Annotated[
+            bool,
+            typer.Option(
+                "--over-all",
+                help="Learn over all routes together: a route goes by that where it knows too"
+                " little by itself, or where that is surely better.",
+            ),
+        ] = False,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Report only; keep no version.")
         ] = False,
@@ -89,7 +87,14 @@ def register(app: typer.Typer) -> None:
                 assert route is not None
                 _show(found, route, as_json=as_json)
             else:
-                _learn(found, home, snapshot, route, keep=not dry_run, as_json=as_json)
+                from gateway.cli.training import learn
+
+                made = learn(found, home, snapshot, route, over_all=over_all, keep=not dry_run)
+                if as_json:
+                    print(msgspec.json.encode(made).decode())
+                else:
+                    for each in made:
+                        Console().print(_table(each))
 
 
 def _running(store: "Store", config: Path) -> Snapshot:
@@ -146,6 +151,7 @@ def _line(line: "History", *, current: bool) -> list[Cell]:
     report, version = line.version.report, line.version
     state = "used now" if current else "" if line.used else "not used"
     runs = f"{len(version.runs)} runs" if version.runs else ""
+    over = f"{len(version.over)} routes" if version.over else ""
     heard = report.heard
     asked = f"{heard.labelled:,} of {heard.requests:,} requests" if heard is not None else ""
     return [
@@ -153,207 +159,14 @@ def _line(line: "History", *, current: bool) -> list[Cell]:
         Cell(version.version),
         Cell(state, "green" if current else "yellow"),
         Cell(line.author),
-        Cell(", ".join(each for each in (runs, asked) if each)),
+        Cell(", ".join(each for each in (runs, asked, over) if each)),
         Cell(f"{report.gain:.3g} ({report.gain_low:.3g} to {report.gain_high:.3g})"),
     ]
 
 
-def _learn(
-    store: "Store",
-    home: Path,
-    snapshot: Snapshot,
-    route: str | None,
-    *,
-    keep: bool,
-    as_json: bool,
-) -> None:
-    from gateway.classify.encoder import EncoderError
-    from gateway.learn.lessons import logged
-    from gateway.learn.rows import rows_of
-    from gateway.retraining import TOO_LITTLE
-    from gateway.store.feedback import FeedbackBook
-
-    known = _answers(home)
-    kind = _kind(snapshot)
-    book, now = FeedbackBook(store), time.time()
-    routes = [route] if route is not None else list(snapshot.routes)
-    made, anything = [], False
-    for name in routes:
-        answers, runs = known.get(name, ([], ()))
-        try:
-            requests, left_out = logged(book, snapshot.routes[name], now, kind)
-        except EncoderError as error:
-            fail(str(error))
-        if not answers and not any(each.right is not None for each in requests):
-            continue
-        anything = True
-        candidates = [each.target for each in snapshot.routes[name].candidates]
-        try:
-            rows = rows_of(answers, candidates, kind, requests, left_out)
-        except EncoderError as error:
-            fail(str(error))
-        version = _trained(store, home, snapshot, name, kind, rows, answers, runs, now, keep=keep)
-        if version is not None:
-            made.append(version)
-    if not anything:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(NOTHING, style="red")
-    if not made:
-        raise typer.Exit(TOO_LITTLE)
-    if as_json:
-        print(msgspec.json.encode(made).decode())
-    else:
-        for each in made:
-            Console().print(_table(each))
-
-
-def _answers(home: Path) -> "dict[str, tuple[list[Answer], tuple[str, ...]]]":
-    """Of each route: what its runs say of answers, and which they are."""
-    from gateway.errors import SwitchboardError
-    from gateway.evals import runs
-    from gateway.learn.rows import Answer
-
-    found: dict[str, tuple[list[Answer], tuple[str, ...]]] = {}
-    for file in sorted((home / runs.HOME).glob("*/*/run.json")):
-        try:
-            run, results = runs.read(file.parent)
-        except SwitchboardError as error:
-            fail(str(error))
-        if run.route is None:
-            continue
-        answers, names = found.get(run.route, ([], ()))
-        answers += [
-            Answer(each.input, each.target, float(each.right), each.cost_usd, runs.named(run))
-            for each in results
-            if each.right is not None and each.error is None
-        ]
-        found[run.route] = answers, (*names, runs.named(run))
-    return found
-
-
-def _trained(
-    store: "Store",
-    home: Path,
-    snapshot: Snapshot,
-    name: str,
-    kind: "FeatureKind",
-    rows: "Rows",
-    answers: "list[Answer]",
-    runs: tuple[str, ...],
-    now: float,
-    *,
-    keep: bool,
-) -> "Version | None":
-    """The version, kept or not; None, with the reason said, where there is too little."""
-    from gateway.learn import versions
-    from gateway.learn.training import train
-    from gateway.store.learned import LearnedBook
-
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    book = LearnedBook(store)
-    with notes.status(f"{name}: learning from {len(rows.keys):,} prompts") as status:
-        try:
-            trained = train(
-                rows,
-                snapshot.routes[name].value,
-                lambda done, of: status.update(f"{name}: {done} of {of} fits"),
-            )
-        except ValueError as error:
-            notes.print(f"{name}: {error}", style="yellow", markup=False)
-            return None
-    lead = _versus(book, name, kind, rows, trained, answers)
-    replayed = _replayed(store, home, snapshot, name, kind, rows, trained, now)
-    worse = [
-        than
-        for than, high in (
-            ("each target's share", trained.report.gain_high),
-            ("the version before", lead.gain_high if lead is not None else 0.0),
-        )
-        if high < 0.0
-    ]
-    if replayed is not None and replayed.surely_worse:
-        worse.append("what was decided")
-    why = f"surely worse than {' and '.join(worse)}" if worse else ""
-    if why:
-        notes.print(f"{name}: {why}; not used", style="red")
-    made = versions.Version(
-        "", now, name, kind.name, runs, trained.report, lead, not why, why, replayed
-    )
-    if not keep:
-        return made
-    with written_down(store, "train", name) as said:
-        made = versions.keep(book, trained.model, made, user())
-        said.update(version=made.version, used=made.used, why=why or None)
-    return made
-
-
-def _versus(
-    book: "LearnedBook",
-    name: str,
-    kind: "FeatureKind",
-    rows: "Rows",
-    trained: "Trained",
-    answers: "list[Answer]",
-) -> "Versus | None":
-    """Against what the route goes by, on prompts new to it, where that can be compared: it has to
-    have been learned of the same features."""
-    from gateway.learn import versions
-    from gateway.learn.training import versus
-
-    kept = book.current().get(name)
-    if kept is None or kept.kind != kind.name:
-        return None
-    before = versions.told(kept)
-    model = versions.read(book, name, before.version)
-    known = {each.text for each in answers if each.run in before.runs}
-    return versus(rows, trained, model, before.report.targets, known, before.at)
-
-
-def _replayed(
-    store: "Store",
-    home: Path,
-    snapshot: Snapshot,
-    name: str,
-    kind: "FeatureKind",
-    rows: "Rows",
-    trained: "Trained",
-    now: float,
-) -> "Replayed | None":
-    """What the version would have changed of what was logged, where anything was."""
-    from gateway.learn.scorer import UNSURE, scorer
-    from gateway.qualities import with_qualities
-    from gateway.revisions.relearned import relearned
-    from gateway.revisions.tried import Served
-    from gateway.store.evidence import EvidenceBook
-    from gateway.store.feedback import FeedbackBook
-    from gateway.store.replay import ReplayLog
-    from gateway.store.revisions import Revisions
-
-    revisions = Revisions(store)
-    latest = revisions.latest()
-    if latest is None:
-        return None
-    known = {snapshot.hash: snapshot, latest.hash: snapshot}
-    candidates = [each.target for each in snapshot.routes[name].candidates]
-    version = scorer("", kind.name, trained.model, rows.targets, candidates)
-    foretold = {
-        key: [UNSURE if column is None else float(said[column]) for column in version.columns]
-        for key, at, said in zip(rows.keys, rows.at, trained.predicted, strict=True)
-        if at > 0.0
-    }
-    return relearned(
-        ReplayLog(store),
-        with_qualities(snapshot, FeedbackBook(store), EvidenceBook(store), now),
-        Served(revisions, home, os.environ, known).under,
-        name,
-        version,
-        kind,
-        foretold,
-        now - REPLAYED_S,
-        now,
-    )
-
-
 def _table(made: "Version") -> Table:
+    from gateway.learn.rows import TIMES
+
     report = made.report
     state = "" if made.used else f" ({made.why}: not used)"
     title = f"{made.route}: {made.version or 'not kept'}{state}, {report.prompts:,} prompts"
@@ -370,6 +183,12 @@ def _table(made: "Version") -> Table:
         lead = made.versus
         between = f"95 %: {lead.gain_low:.3g} to {lead.gain_high:.3g}, {lead.prompts} new prompts"
         table.add_row("over the one before", f"{lead.gain:.3g}", between)
+    if made.over_own is not None:
+        lead = made.over_own
+        between = f"95 %: {lead.gain_low:.3g} to {lead.gain_high:.3g}"
+        table.add_row("over all routes, over its own", f"{lead.gain:.3g}", between)
+    if made.over:
+        table.add_row("learned over", f"{len(made.over)} routes", ", ".join(made.over))
     if report.left_out:
         table.add_row("not judged by", f"{report.left_out:,}", "not answered by all")
     for target, n in report.few.items():
@@ -395,6 +214,13 @@ def _table(made: "Version") -> Table:
                 f"{heard.effective[at]:,.0f}",
                 f"as many of equal weight; could not be asked in {heard.unsupported[at]:.1%}",
             )
+            if heard.right:
+                table.add_row(
+                    "    right",
+                    f"{heard.right[at]:.1%}",
+                    f"{heard.low[at]:.1%} to {heard.high[at]:.1%} if right answers are spoken of"
+                    f" {TIMES:g} times as often as wrong ones, or half as often",
+                )
         if heard.cut:
             table.add_row("  weights cut", f"{heard.cut:,}", f"at {heard.cap:.0f}")
         for why, n in heard.left_out.items():

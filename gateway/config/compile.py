@@ -90,6 +90,7 @@ def route(file: RouteFile, prompts: Mapping[str, str]) -> Route:
         right=file.right,
         half_life_s=file.half_life,
         train_every_s=None if file.train is None else file.train.every,
+        train_over_all=file.train is not None and file.train.over == "all",
     )
 
 

@@ -29,9 +29,11 @@ from gateway.classify.softmax import Floats
 
 Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Vector: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
+Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 LANDMARKS = 256
 FOLDS = 5
+WEAK = 2.0
 SHRINK = (1.0, 3.0, 6.0, 10.0, 20.0, 50.0, 200.0)
 _TEXT_SCALE, _FIGURES_SCALE, _FAR = 2.0, 0.35, 3.0
 _ROUNDS, _SEED, _TINY = 8, 20_260_101, 1e-9
@@ -135,14 +137,7 @@ def fit(vectors: Floats, figures: Floats, right: Matrix, answers: Matrix | None 
         )  # fmt: skip
     if len(vectors) < 2:
         raise ValueError("nothing can be learned from fewer than two prompts")
-    mean = vectors.mean(axis=0)
-    centre = figures.mean(axis=0)
-    spread = figures.std(axis=0)
-    scale = np.where(spread > _TINY, _FIGURES_SCALE / np.maximum(spread, _TINY), 0.0)
-    placed = _placed(vectors, figures, mean, centre, scale)
-    landmarks = _landmarks(placed)
-    root = np.linalg.cholesky(_kernel(landmarks, landmarks) + 1e-6 * np.eye(len(landmarks)))
-    features: Matrix = np.linalg.solve(root, _kernel(landmarks, placed)).T
+    basis, features = _based(vectors, figures)
     if answers is None or bool((answers == 1.0).all()):
         shares = right.mean(axis=0)
         rest = right - shares
@@ -150,16 +145,93 @@ def fit(vectors: Floats, figures: Floats, right: Matrix, answers: Matrix | None 
         found: Matrix = _ridge(features, common) + _ridge(features, rest - common)
     else:
         shares, found = _weighted(features, right, answers)
-    weights = np.linalg.solve(root.T, found)
-    return Model(
-        mean.astype(np.float32),
-        centre.astype(np.float32),
-        scale.astype(np.float32),
-        np.ascontiguousarray(landmarks, dtype=np.float32),
-        (0.5 * (landmarks**2).sum(axis=1)).astype(np.float32),
-        np.ascontiguousarray(weights, dtype=np.float32),
-        shares.astype(np.float32),
-    )
+    weights: Matrix = np.asarray(np.linalg.solve(basis.root.T, found), np.float64)
+    return basis.model(weights, shares)
+
+
+class Together(msgspec.Struct, frozen=True):
+    """A fit over prompts of several groups: `levels` [groups, targets] are each one's own shares,
+    `middle` [groups, m] the mean of the kernel there, and `weights` [m, targets] of all."""
+
+    basis: "_Basis"
+    weights: Matrix
+    levels: Matrix
+    middle: Matrix
+
+    def beyond(self, vectors: Floats, figures: Floats, group: Ints) -> Matrix:
+        """What is said of prompts of those groups beyond the levels, [prompts, targets]."""
+        found: Matrix = (self.basis.near(vectors, figures) - self.middle[group]) @ self.weights
+        return found
+
+    def of(self, group: int, slopes: Vector, targets: Sequence[int]) -> Model:
+        """A group's own model, of some targets, with what is said beyond levels scaled."""
+        weights = (self.weights * slopes)[:, targets]
+        shares = self.levels[group][targets] - self.middle[group] @ weights
+        return self.basis.model(weights, shares)
+
+
+def fit_each(
+    vectors: Floats, figures: Floats, right: Matrix, answers: Matrix, group: Ints, groups: int
+) -> Together:
+    """As `fit`, of prompts of `groups` groups, of which each is one's `group` [n]: what prompts
+    have in common is learned over all, as differences from the mean of their group. A level is the
+    group's share, drawn towards that of all groups as by `WEAK` answers."""
+    basis, features = _based(vectors, figures)
+    all_of = np.maximum(answers.sum(axis=0), _TINY)
+    shares = (answers * right).sum(axis=0) / all_of
+    levels = np.zeros((groups, right.shape[1]))
+    middle = np.zeros((groups, features.shape[1]))
+    rest = np.zeros_like(right)
+    of_row: Matrix = answers.sum(axis=1, keepdims=True)
+    for each in range(groups):
+        at = group == each
+        n, came = answers[at].sum(axis=0), (answers[at] * right[at]).sum(axis=0)
+        levels[each] = (came + WEAK * shares) / (n + WEAK)
+        rest[at] = np.where(answers[at] > 0.0, right[at] - came / np.maximum(n, _TINY), 0.0)
+        middle[each] = of_row[at, 0] @ features[at] / max(float(of_row[at].sum()), _TINY)
+    found = _shared(features - middle[group], rest, answers)
+    weights: Matrix = np.asarray(np.linalg.solve(basis.root.T, found), np.float64)
+    return Together(basis, weights, levels, middle @ basis.root.T)
+
+
+class _Basis(msgspec.Struct, frozen=True):
+    """Where prompts are placed, and the landmarks that they are near to."""
+
+    mean: Floats
+    centre: Floats
+    scale: Floats
+    landmarks: Matrix
+    root: Matrix
+
+    def near(self, vectors: Floats, figures: Floats) -> Matrix:
+        """The kernel of prompts at each landmark, [prompts, m]."""
+        placed = _placed(vectors, figures, self.mean, self.centre, self.scale)
+        return _kernel(placed, self.landmarks)
+
+    def model(self, weights: Matrix, shares: Vector) -> Model:
+        return Model(
+            self.mean.astype(np.float32),
+            self.centre.astype(np.float32),
+            self.scale.astype(np.float32),
+            np.ascontiguousarray(self.landmarks, dtype=np.float32),
+            (0.5 * (self.landmarks**2).sum(axis=1)).astype(np.float32),
+            np.ascontiguousarray(weights, dtype=np.float32),
+            shares.astype(np.float32),
+        )
+
+
+def _based(vectors: Floats, figures: Floats) -> tuple[_Basis, Matrix]:
+    """The basis, and the prompts' features on it, [prompts, m]."""
+    mean = vectors.mean(axis=0)
+    centre = figures.mean(axis=0)
+    spread = figures.std(axis=0)
+    scale = np.where(spread > _TINY, _FIGURES_SCALE / np.maximum(spread, _TINY), 0.0)
+    placed = _placed(vectors, figures, mean, centre, scale)
+    landmarks = _landmarks(placed)
+    near = _kernel(landmarks, landmarks) + 1e-6 * np.eye(len(landmarks))
+    root: Matrix = np.asarray(np.linalg.cholesky(near), np.float64)
+    features: Matrix = np.asarray(np.linalg.solve(root, _kernel(landmarks, placed)).T, np.float64)
+    return _Basis(mean, centre, scale, landmarks, root), features
 
 
 def _placed(
@@ -197,15 +269,18 @@ def _weighted(features: Matrix, right: Matrix, answers: Matrix) -> tuple[Vector,
     total = np.maximum(answers.sum(axis=0), _TINY)
     weight = answers * (total / np.maximum((answers**2).sum(axis=0), _TINY))
     shares: Vector = (answers * right).sum(axis=0) / total
-    rest = np.where(weight > 0.0, right - shares, 0.0)
+    return shares, _shared(features, np.where(weight > 0.0, right - shares, 0.0), weight)
+
+
+def _shared(features: Matrix, rest: Matrix, weight: Matrix) -> Matrix:
+    """Coefficients [m, targets] of what is beyond shares: what targets have in common first."""
     of_row: Matrix = weight.sum(axis=1, keepdims=True)
     common: Matrix = (weight * rest).sum(axis=1, keepdims=True) / np.maximum(of_row, _TINY)
     shared = _weighted_ridge(features, common, of_row)
     left = rest - features @ shared
-    own = [
-        _weighted_ridge(features, left[:, [at]], weight[:, [at]]) for at in range(right.shape[1])
-    ]
-    return shares, shared + np.hstack(own)
+    own = [_weighted_ridge(features, left[:, [at]], weight[:, [at]]) for at in range(rest.shape[1])]
+    found: Matrix = shared + np.hstack(own)
+    return found
 
 
 def _ridge(features: Matrix, wanted: Matrix) -> Matrix:

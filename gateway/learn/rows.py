@@ -8,10 +8,13 @@ counts as often as one like it was left out,
 
 (inverse propensities, truncated as by Ionides 2008). P(chosen) was logged with the decision, and
 P(spoken of) is fitted, on all requests that could have been spoken of, by `model.fit`. What this
-cannot mend: answers that are spoken of *because* they were right or wrong.
+cannot mend: answers that are spoken of *because* they were right or wrong. How large that effect
+could be is told for right answers that are spoken of `TIMES` times as often as wrong ones, and the
+reverse (`tilted`).
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from math import sqrt
 
 import msgspec
@@ -23,19 +26,29 @@ from gateway.learn.model import Matrix, Vector, fit
 
 FEWEST = 50
 """Answers of a target below which nothing is learned of it."""
+TIMES = 2.0
+"""How many times as often right answers may be spoken of as wrong ones, or wrong ones as right."""
 RAREST = 0.02
 """P(spoken of) is never taken to be below this."""
 
 
 class Answer(msgspec.Struct, frozen=True):
     """One answer of a target: how right it was, in 0..1, and what it cost, in dollars. `run` is
-    where that is known from."""
+    where that is known from. Where the text is not there, `prompt` is its digest and `read` its
+    features."""
 
     text: str
     target: str
     right: float
     cost: float
     run: str = ""
+    prompt: str = ""
+    read: Features | None = None
+
+    @property
+    def key(self) -> str:
+        """The digest of its text."""
+        return self.prompt or prompt_of(self.text)
 
 
 class Logged(msgspec.Struct, frozen=True):
@@ -59,7 +72,9 @@ class Heard(msgspec.Struct, frozen=True):
 
     By target: `effective` labelled requests of equal weight would tell as much, and `unsupported`
     is the share of requests that could never have gone there, of which nothing is known. `cut`
-    weights were over `cap`.
+    weights were over `cap`. `right` is the weighted share of right answers among those spoken of;
+    it would be `low` if right answers were spoken of `TIMES` times as often as wrong ones, and
+    `high` if wrong ones were.
     """
 
     requests: int
@@ -69,14 +84,18 @@ class Heard(msgspec.Struct, frozen=True):
     cut: int
     effective: tuple[float, ...]
     unsupported: tuple[float, ...]
+    right: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 class Rows(msgspec.Struct, frozen=True):
     """Prompts, and what is known of each target's answers: matrices are [prompts, targets].
 
     `known` is the weight of each answer, 0 where there is none: then `right` and `cost` are 0.
-    `keys` are texts, or ids of requests, which began `at`; 0 for texts. `stands` is how many
-    prompts each stands for, 0 for one that not all targets have answered: nothing is judged by it.
+    `keys` are digests of texts, or ids of requests, which began `at`; 0 for texts. `stands` is how
+    many prompts each stands for, 0 for one that not all targets have answered: nothing is judged by
+    it.
     `few` are targets of which too little is known.
     """
 
@@ -99,15 +118,20 @@ def rows_of(
     kind: FeatureKind,
     logged: Sequence[Logged] = (),
     left_out: Mapping[str, int] | None = None,
+    *,
+    fewest: int = FEWEST,
 ) -> Rows:
     """Several answers of a target to the same text count by their mean. `kind` reads the texts, as
-    it has read what was `logged`; `left_out` are requests that could not be read, and why. Raises
-    EncoderError."""
+    it has read what was `logged`; `left_out` are requests that could not be read, and why. Nothing
+    is learned of targets with fewer answers than `fewest`. Raises EncoderError."""
     tried: dict[str, dict[str, list[tuple[float, float]]]] = {}
     counts = dict.fromkeys(candidates, 0)
+    first_of: dict[str, Answer] = {}
     for answer in answers:
         if answer.target in counts:
-            of = tried.setdefault(answer.text, {})
+            key = answer.key
+            first_of.setdefault(key, answer)
+            of = tried.setdefault(key, {})
             of.setdefault(answer.target, []).append((answer.right, answer.cost))
     for of in tried.values():
         for target in of:
@@ -115,12 +139,14 @@ def rows_of(
     for each in logged:
         if each.right is not None and each.target in counts:
             counts[each.target] += 1
-    targets = tuple(target for target, n in counts.items() if n >= FEWEST)
-    few = {target: n for target, n in counts.items() if 0 < n < FEWEST}
+    targets = tuple(target for target, n in counts.items() if n >= fewest)
+    few = {target: n for target, n in counts.items() if 0 < n < fewest}
     place = {target: at for at, target in enumerate(targets)}
-    tried = {text: of for text, of in tried.items() if any(target in place for target in of)}
+    tried = {key: of for key, of in tried.items() if any(target in place for target in of)}
     some = [each for each in logged if each.target in place]
-    read = kind.of_all(list(tried)) + [each.read for each in some]
+    own = [first_of[key] for key in tried]
+    texts = iter(kind.of_all([each.text for each in own if each.read is None]))
+    read = [each.read or next(texts) for each in own] + [each.read for each in some]
     n, first = len(read), len(tried)
     right, cost, known = (np.zeros((n, len(targets))) for _ in range(3))
     stands = np.ones(n)
@@ -153,6 +179,11 @@ def rows_of(
         few,
         heard,
     )
+
+
+def prompt_of(text: str) -> str:
+    """By what a text is known where it is not kept: 128 bits of its SHA-256, in hex."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _stacked(vectors: list[Floats], plain: list[Floats]) -> tuple[Floats, Floats]:
@@ -190,6 +221,11 @@ def _heard(
     weight = np.zeros((n, len(targets)))
     weight[np.arange(n), column] = np.where(labelled, np.minimum(whole, cap), 0.0)
     sums, squares = weight.sum(axis=0), (weight**2).sum(axis=0)
+    said_right = np.array([float(each.right or 0.0) for each in some])
+    right = (weight * said_right[:, None]).sum(axis=0) / np.maximum(sums, 1e-9)
+    asked_of = np.bincount(column, stands / chosen, len(targets))
+    told_of = np.bincount(column, labelled * stands / chosen, len(targets))
+    shares = told_of / np.maximum(asked_of, 1e-9)
     heard = Heard(
         round(total),
         int(labelled.sum()),
@@ -198,5 +234,23 @@ def _heard(
         int((labelled & (whole > cap)).sum()),
         tuple((sums**2 / np.maximum(squares, 1e-9)).tolist()),
         tuple((((chances <= 0.0) * stands[:, None]).sum(axis=0) / total).tolist()),
+        tuple(right.tolist()),
+        tuple(tilted(right, shares, TIMES).tolist()),
+        tuple(tilted(right, shares, 1.0 / TIMES).tolist()),
     )
     return weight, heard
+
+
+def tilted(right: Vector, spoken: Vector, times: float) -> Vector:
+    """The share of right answers of all, where it is `right` of those spoken of, which are a share
+    `spoken` of all, and right answers are spoken of `times` as often as wrong ones.
+
+        p / (1 - p) = right / (1 - right) / times
+
+    by Bayes' theorem; as a bound on what is not told it is the tilt of Scharfstein, Rotnitzky and
+    Robins (1999). Those spoken of stay as they are: p is never less than if all the others were
+    wrong, nor more than if all were right.
+    """
+    found = right / np.maximum(right + times * (1.0 - right), 1e-9)
+    bounded: Vector = np.clip(found, spoken * right, spoken * right + 1.0 - spoken)
+    return bounded

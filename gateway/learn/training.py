@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gateway.learn.model import Matrix, Model, Vector, fit
+from gateway.learn.model import Ints, Matrix, Model, Vector, fit
 from gateway.learn.rows import FEWEST, Heard, Rows
 
 FOLDS, BINS, TIMES, SEED = 5, 10, 2000, 20_260_101
@@ -94,17 +94,17 @@ def train(
             f" {FEWEST} of each of two targets are needed"
         )
     predicted, shares, cost = (np.zeros_like(rows.right) for _ in range(3))
-    folds = _dealt(len(rows.keys))
+    folds = dealt(len(rows.keys))
     for fold in range(FOLDS):
         held = folds == fold
         model = calibrated(some_of(rows, ~held))
         predicted[held] = model.scores(rows.vectors[held], rows.plain[held])
-        shares[held] = _means(rows.right[~held], rows.known[~held])
-        cost[held] = _means(rows.cost[~held], rows.known[~held])
+        shares[held] = means(rows.right[~held], rows.known[~held])
+        cost[held] = means(rows.cost[~held], rows.known[~held])
         progress(fold + 1, FOLDS + 1)
     model = calibrated(rows)
     progress(FOLDS + 1, FOLDS + 1)
-    report = _report(rows, predicted, shares, cost, value)
+    report = reported(rows, predicted, shares, cost, value)
     return Trained(model, report, predicted, cost, value)
 
 
@@ -126,11 +126,11 @@ def versus(
     fresh &= rows.stands > 0.0
     if int(fresh.sum()) < FEWEST:
         return None
-    some = some_of(rows, fresh)
-    told = before.scores(some.vectors, some.plain)[:, [place[target] for target in rows.targets]]
+    news = some_of(rows, fresh)
+    told = before.scores(news.vectors, news.plain)[:, [place[target] for target in rows.targets]]
     own, cost = new.predicted[fresh], new.cost[fresh]
-    lead = net(some, own, own, cost, new.value) - net(some, told, own, cost, new.value)
-    return Versus(len(lead), *gained(lead, some.stands))
+    lead = net(news, own, own, cost, new.value) - net(news, told, own, cost, new.value)
+    return Versus(len(lead), *gained(lead, news.stands))
 
 
 def net(rows: Rows, quality: Matrix, foretold: Matrix, expected: Matrix, value: float) -> Vector:
@@ -171,24 +171,24 @@ def some_of(rows: Rows, which: "np.ndarray[Any, np.dtype[Any]]") -> Rows:
     )
 
 
-def _means(values: Matrix, known: Matrix) -> Vector:
+def means(values: Matrix, known: Matrix) -> Vector:
+    """Each target's, by weight."""
     found: Vector = (values * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1e-9)
     return found
 
 
-def _dealt(n: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    dealt: np.ndarray[tuple[int], np.dtype[np.int64]] = (
-        np.random.default_rng(SEED).permutation(n) % FOLDS
-    )
-    return dealt
+def dealt(n: int) -> Ints:
+    """The fold of each of `n` prompts."""
+    found: Ints = np.random.default_rng(SEED).permutation(n) % FOLDS
+    return found
 
 
 def calibrated(rows: Rows) -> Model:
     """The model of all rows, with what it says beyond each target's share scaled; see above."""
     beyond, wanted = np.zeros_like(rows.right), np.zeros_like(rows.right)
-    dealt = _dealt(len(rows.keys))
+    folds = dealt(len(rows.keys))
     for fold in range(FOLDS):
-        held = dealt == fold
+        held = folds == fold
         rest = some_of(rows, ~held)
         inner = fit(rest.vectors, rest.plain, rest.right, rest.known)
         beyond[held] = inner.scores(rows.vectors[held], rows.plain[held]) - inner.shares
@@ -200,7 +200,8 @@ def calibrated(rows: Rows) -> Model:
     return msgspec.structs.replace(model, weights=(model.weights * slope).astype(np.float32))
 
 
-def _report(rows: Rows, predicted: Matrix, shares: Matrix, cost: Matrix, value: float) -> Report:
+def reported(rows: Rows, predicted: Matrix, shares: Matrix, cost: Matrix, value: float) -> Report:
+    """Of rows held out: what was `predicted` of them, and what each target\'s shares are."""
     right, known, stands = rows.right, rows.known, rows.stands
     own = net(rows, predicted, predicted, cost, value)
     plain = net(rows, shares, predicted, cost, value)

@@ -53,7 +53,10 @@ class Replayed(msgspec.Struct, frozen=True):
 class Version(msgspec.Struct, frozen=True):
     """What is known of one: `at` in Unix seconds; `runs` are those it was learned from, `versus`
     compares it with the version before, and `replayed` with what was logged. `used` is false, and
-    `why` says the reason, where decisions do not go by it. Not kept, it has no name."""
+    `why` says the reason, where decisions do not go by it. Not kept, it has no name.
+
+    `over` are the routes that it was learned over, none where of its own rows only; `over_own` is
+    what learning over all is worth more than that, where both could be done."""
 
     version: str
     at: float
@@ -65,6 +68,8 @@ class Version(msgspec.Struct, frozen=True):
     used: bool = True
     why: str = ""
     replayed: Replayed | None = None
+    over: tuple[str, ...] = ()
+    over_own: Versus | None = None
 
 
 class History(msgspec.Struct, frozen=True):

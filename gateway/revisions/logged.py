@@ -255,16 +255,7 @@ class Replayer:
             return LEARNED
         if kind is None or kind.name != scorer.kind:
             return OTHER_KIND
-        if row[16] is not None:
-            return kind.unpacked(row[16]) or OTHER_KIND
-        if not kind.slow:
-            return kind.of(row[17])
-        if not self._encodes:
-            return TO_ENCODE
-        try:
-            return kind.of(row[17])
-        except EncoderError:
-            return TO_ENCODE
+        return kept_features(kind, row[16], row[17], encodes=self._encodes)
 
     # ------------------------------------------------------------ what stays as it was
 
@@ -557,6 +548,22 @@ class _Group:
                 found[at] = foretold
         self.read, self.foretold = [], []
         return found
+
+
+def kept_features(
+    kind: FeatureKind, features: bytes | None, text: str | None, *, encodes: bool
+) -> Features | str:
+    """Those of a logged prompt, if they or its text were kept; else why not."""
+    if features is not None:
+        return kind.unpacked(features) or OTHER_KIND
+    if text is None:
+        return LEARNED
+    if kind.slow and not encodes:
+        return TO_ENCODE
+    try:
+        return kind.of(text)
+    except EncoderError:
+        return TO_ENCODE
 
 
 def _beside(

@@ -9,11 +9,13 @@ import msgspec
 from gateway.classify.encoder import EncoderError
 from gateway.config.load import Loaded, load_texts
 from gateway.errors import ConfigError, Problem
-from gateway.learn.features import FeatureKind
+from gateway.learn.features import READ, FeatureKind
 from gateway.learn.kinds import kind_for
-from gateway.learn.versions import Current, current
+from gateway.learn.scorer import Scorer
+from gateway.learn.versions import current
 from gateway.policy.live import Live
 from gateway.revisions.diff import Change, Written, differences
+from gateway.revisions.logged import kept_features
 from gateway.revisions.replay import Replay, replay
 from gateway.revisions.traffic import Asked, Traffic, retold
 from gateway.revisions.tried import reachable
@@ -83,8 +85,10 @@ def reported(
     )
     traffic, by_the_log = None, None
     if changes and old is not None and reader is not None:
-        traffic = _traffic(reader, old, loaded.snapshot, live, now)
-        by_the_log = _replay(reader, traffic.requests, running.hash, old, loaded.snapshot, now)
+        new = loaded.snapshot
+        learned, kind = _learned(reader, old, new)
+        traffic = _traffic(reader, old, new, live, learned, kind, now)
+        by_the_log = _replay(reader, traffic.requests, running.hash, old, new, learned, kind, now)
     return Report(
         running.seq,
         running.hash,
@@ -107,17 +111,18 @@ def _compiled(
 
 
 def _replay(
-    reader: Reader, requests: int, hash: str, old: Snapshot, new: Snapshot, now: float
+    reader: Reader,
+    requests: int,
+    hash: str,
+    old: Snapshot,
+    new: Snapshot,
+    learned: Mapping[str, Scorer],
+    kind: FeatureKind | None,
+    now: float,
 ) -> Replay | None:
     """What the log says, as far as the running revision served it; None where there is nothing."""
     running = reachable(old)
     known = {hash: running, old.hash: running}
-    kind: FeatureKind | None = None
-    learned = Current()
-    if any(each.learned for each in new.policies.values()):
-        with contextlib.suppress(EncoderError):
-            kind = kind_for(new)
-        learned = current(LearnedBook(reader.store), new, {}, kind)
     found = replay(
         ReplayLog(reader.store),
         reachable(new),
@@ -126,17 +131,38 @@ def _replay(
         now - DAY_S,
         now,
         every=max(1, -(-requests // REPLAYED)),
-        learned=learned.scorers,
+        learned=learned,
         kind=kind,
         encodes=False,
     )
     return found if found.requests else None
 
 
+def _learned(
+    reader: Reader, old: Snapshot, new: Snapshot
+) -> tuple[Mapping[str, Scorer], FeatureKind | None]:
+    """The versions that routes go by, where a policy does, before or after, and the kind of their
+    features, as prompts are read then."""
+    policies = [*old.policies.values(), *new.policies.values()]
+    if not any(policy.learned for policy in policies):
+        return {}, None
+    kind: FeatureKind | None = None
+    with contextlib.suppress(EncoderError):
+        kind = kind_for(new)
+    routes = msgspec.structs.replace(new, routes={**old.routes, **new.routes})
+    return current(LearnedBook(reader.store), routes, {}, kind).scorers, kind
+
+
 def _traffic(
-    reader: Reader, old: Snapshot, new: Snapshot, live: Live | None, now: float
+    reader: Reader,
+    old: Snapshot,
+    new: Snapshot,
+    live: Live | None,
+    learned: Mapping[str, Scorer],
+    kind: FeatureKind | None,
+    now: float,
 ) -> Traffic:
-    count, rows = reader.sample(now - DAY_S, SAMPLE)
+    count, rows = reader.sample(now - DAY_S, SAMPLE, read=READ if learned else 0)
     asked = [
         Asked(
             route=row["route"],
@@ -148,9 +174,20 @@ def _traffic(
             tenant=row["tenant"],
             draw=row["draw"],
             cost=float(row["cost_usd"]),
+            read=kept_features(kind, row["features"], row["text"], encodes=False)
+            if learned and kind is not None
+            else None,
         )
         for row in rows
         if row["draw"] is not None
     ]
     undecided = len(rows) - len(asked)
-    return retold(asked, reachable(old), reachable(new), live, requests=count, undecided=undecided)
+    return retold(
+        asked,
+        reachable(old),
+        reachable(new),
+        live,
+        requests=count,
+        undecided=undecided,
+        learned=learned,
+    )

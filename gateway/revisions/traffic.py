@@ -2,7 +2,8 @@
 
 Each logged request is decided twice, under the running snapshot and under the new one, with the
 same estimates and the same draw: what differs is the change's doing, and nothing else's. Costs are
-the decision's own: its tokens of input, and the target's usual length of an answer.
+the decision's own: its tokens of input, and the target's usual length of an answer. A policy that
+goes by learned quality takes the version of the route, and what was kept of the prompt.
 
 What cannot be told: a request is taken to be of the route that it was recognised as, since texts
 are not kept; what `match` has become counts for the future only.
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from gateway.learn.features import Features
+from gateway.learn.scorer import Scorer
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.types.decisions import Choice, Decision, Question
@@ -22,7 +25,8 @@ from gateway.types.snapshot import Snapshot
 
 class Asked(msgspec.Struct, frozen=True):
     """A logged request, as far as it is needed to decide it again. `cost` is what it came to, in
-    dollars; `by` how its route was known, `detail` what by."""
+    dollars; `by` how its route was known, `detail` what by; `read` its features, if they or its
+    text were kept, else why they cannot be told."""
 
     route: str
     policy: str
@@ -33,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: str | None
     draw: float
     cost: float
+    read: Features | str | None = None
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -48,8 +53,9 @@ class Traffic(msgspec.Struct, frozen=True):
     """What a sample of logged requests would do. Dollars are expected ones, of the sample.
 
     `requests` were logged in all, `sample` of them read, `again` of those decided again;
-    `left_out` says why others were not, with how many. `elsewhere` would go to another target,
-    `refused` to none. `logged_usd` is what those decided again really came to.
+    `left_out` says why others were not, with how many. `by_prompt` were decided by learned quality,
+    before or after; `elsewhere` would go to another target, `refused` to
+    none. `logged_usd` is what those decided again really came to.
     """
 
     requests: int
@@ -63,6 +69,7 @@ class Traffic(msgspec.Struct, frozen=True):
     moves: tuple[Move, ...] = ()
     left_out: Mapping[str, int] = {}
     live: bool = False
+    by_prompt: int = 0
 
     @property
     def scale(self) -> float:
@@ -78,22 +85,24 @@ def retold(
     *,
     requests: int,
     undecided: int = 0,
+    learned: Mapping[str, Scorer] | None = None,
 ) -> Traffic:
     """What `new` would do with requests that `old` serves.
 
     `requests` were logged in all; `undecided` of the sample had been refused before any decision.
-    Without `live` every target is as it was declared.
+    Without `live` every target is as it was declared. `learned` are the versions that routes go by.
     """
     estimates = live or Live()
     before, after = Decider(old), Decider(new)
     left_out: Counter[str] = Counter()
     moves: Counter[tuple[str, str, str]] = Counter()
     sample, again, old_usd, new_usd, logged = undecided, 0, 0.0, 0.0, 0.0
+    by_prompt, versions = 0, learned or {}
     if undecided:
         left_out["were refused before a target was chosen"] = undecided
     for each in asked:
         sample += 1
-        first, second = _unlearned(each, old, old), _unlearned(each, old, new)
+        first, second = _asked(each, old, old, versions), _asked(each, old, new, versions)
         if isinstance(first, str) or isinstance(second, str):
             left_out[first if isinstance(first, str) else str(second)] += 1
             continue
@@ -103,6 +112,7 @@ def retold(
             continue
         becomes = _front(after.decide(second, estimates, each.draw))
         again += 1
+        by_prompt += first.qualities is not None or second.qualities is not None
         old_usd += was.cost
         new_usd += becomes.cost if becomes is not None else 0.0
         logged += each.cost
@@ -121,22 +131,33 @@ def retold(
         moves=tuple(Move(*move, count) for move, count in moves.most_common()),
         left_out=left_out,
         live=live is not None,
+        by_prompt=by_prompt,
     )
 
 
-LEARNED = "go by learned quality, which needs their texts"
+LEARNED = "go by learned quality, and neither their features nor their texts were kept"
 
 
 def _front(decision: Decision) -> Choice | None:
     return decision.ranked[0] if decision.ranked else None
 
 
-def _unlearned(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:
-    """The request again, unless its text would have to be known."""
+def _asked(
+    asked: Asked, old: Snapshot, snapshot: Snapshot, learned: Mapping[str, Scorer]
+) -> Question | str:
+    """The request again, with what the version of its route says of it if its policy goes by that.
+    A route without a version goes by its own figures, as when it serves."""
     found = question_again(asked, old, snapshot)
     if isinstance(found, str) or found.only is not None:
         return found
-    return LEARNED if snapshot.policies[found.policy].learned else found
+    scorer = learned.get(found.route)
+    if scorer is None or not snapshot.policies[found.policy].learned:
+        return found
+    if asked.read is None or isinstance(asked.read, str):
+        return asked.read or LEARNED
+    candidates = [each.target for each in snapshot.routes[found.route].candidates]
+    qualities = scorer.of(candidates).qualities(asked.read)
+    return msgspec.structs.replace(found, qualities=qualities)
 
 
 def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question | str:

@@ -106,9 +106,12 @@ class Reader:
         found = [fields(row) for row in rows]
         return found if after is not None else found[::-1]
 
-    def sample(self, since: float, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    def sample(
+        self, since: float, limit: int, *, read: int = 0
+    ) -> tuple[int, list[dict[str, Any]]]:
         """How many requests there are from `since` on, and at most `limit` of them, evenly taken,
-        with what a decision needs to be made again: `draw` is None where there was none."""
+        with what a decision needs to be made again: `draw` is None where there was none. With
+        `read` also what was kept of each prompt: features, and the first so many characters."""
         c = requests.c
         names = (
             "route", "policy", "recognised_by", "recognised_detail", "model", "tenant", "needs",
@@ -118,7 +121,10 @@ class Reader:
         with self.store.read() as connection:
             count = int(connection.scalar(select(func.count()).where(recent)) or 0)
             every = -(-count // limit) if limit else 1
-            query = select(*(c[name] for name in names)).where(recent, c.seq % max(1, every) == 0)
+            columns: list[ColumnElement[Any]] = [c[name] for name in names]
+            if read:
+                columns += [c.features, func.substr(c.text, 1, read).label("text")]
+            query = select(*columns).where(recent, c.seq % max(1, every) == 0)
             rows = [fields(row) for row in connection.execute(query.limit(limit))]
         for row in rows:
             row["needs"] = msgspec.json.decode(row["needs"])

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = "0009"
+VERSION = "0010"
 """The newest migration: what a store must be at for this code."""
 
 metadata = MetaData()
@@ -275,6 +275,30 @@ learned_versions = Table(
 )
 """What was learned of routes' qualities; the last that is `used` is what a route goes by. `told` is
 JSON; `model` null where a version was gone back to, or its model is kept no more."""
+
+eval_runs = Table(
+    "eval_runs",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("route", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index("eval_runs_route", "route"),
+)
+"""Eval runs of routes, as far as quality is learned from them; `hash` is of what is kept of one."""
+
+eval_prompts = Table(
+    "eval_prompts",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("prompt", Text, nullable=False),
+    Column("text", Text),
+    Column("features", LargeBinary),
+    Column("answers", Text, nullable=False),
+)
+"""Their prompts: `prompt` is a digest of the text, of which as much is kept as the route keeps.
+`answers` is a JSON array of target, how right it was, and dollars."""
 
 meta = Table(
     "meta",

@@ -87,7 +87,7 @@ class Route(msgspec.Struct, frozen=True):
 
     `right` names the one of its `metrics` that says whether an answer is right. What was said of
     one loses half its weight in `half_life_s`. `train_every_s` after the last version its quality
-    is learned anew; None leaves that to commands.
+    is learned anew, over all routes if `train_over_all`; None leaves that to commands.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Route(msgspec.Struct, frozen=True):
     right: str | None = None
     half_life_s: float = 30 * 86_400.0
     train_every_s: float | None = None
+    train_over_all: bool = False
 
     def metric(self, name: str | None) -> Metric | None:
         """The metric of that name, if it is declared."""

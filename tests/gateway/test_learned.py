@@ -28,16 +28,16 @@ EASY, HARD, UNLIKE = (
 )
 
 
-def tried(folder: Path, run: str, seed: int) -> None:
+def tried(folder: Path, run: str, seed: int, *, route: str = "general", cases: int = 100) -> None:
     """A run in which the small one is right on sums, and the big one on all."""
     draw = random.Random(seed)
     found = []
-    for case in range(100):
+    for case in range(cases):
         easy = draw.random() < 0.5
         text = (EASY if easy else HARD).format(draw.randint(10, 99) * 10 + case % 10)
         for target, right, cost in (("openai/small", easy, 1e-4), ("openai/big", True, 2e-3)):
             found.append(result(case, target, right, input=text, cost_usd=cost))
-    about = msgspec.structs.replace(a_run(), id=run, suite="sums", route="general")
+    about = msgspec.structs.replace(a_run(), id=run, suite="sums", route=route)
     runs.write(folder / runs.HOME, about, found)
 
 
@@ -177,29 +177,36 @@ async def test_a_route_is_trained_anew_by_its_schedule_and_too_little_is_said(
         (folder / "routes/other.yaml").write_text(
             plain.replace("general", "other") + "match: named\ntrain: {every: 1 h}\n"
         )
+        (folder / "routes/few.yaml").write_text(
+            plain.replace("general", "few") + "match: named\ntrain: {every: 1 h, over: all}\n"
+        )
         tried(folder, "1", seed=1)
+        tried(folder, "2", seed=2, route="few", cases=24)
         async with serving_home(folder) as served:
-            for _ in range(1200):
-                if "general" in served.gateway.learned.known and "other" in caplog.text:
+            for _ in range(2400):
+                known = served.gateway.learned.known
+                if {"general", "few"} <= set(known) and "other" in caplog.text:
                     break
                 await asyncio.sleep(0.05)
             scorer = served.gateway.learned.known["general"]
             assert served.gateway.retraining.counts == {
                 ("general", "used"): 1,
+                ("few", "used"): 1,
                 ("other", "too_little"): 1,
             }
             page = served.gateway.metrics.page().decode()
             assert 'switchboard_trainings_total{outcome="used",route="general"} 1.0' in page
             await served.gateway.retraining.look()  # neither is due again
-            assert sum(served.gateway.retraining.counts.values()) == 2
+            assert sum(served.gateway.retraining.counts.values()) == 3
         entries = [
             json.loads(line)
             for line in (await told(folder, "audit", "--json")).out.split("\n")
             if line
         ]
-    assert [each["detail"]["version"] for each in entries if each["action"] == "train"] == [
-        scorer.version
-    ]
+    trained = {each["subject"]: each["detail"] for each in entries if each["action"] == "train"}
+    assert trained["general"]["version"] == scorer.version
+    assert set(trained["few"]["over"]) == {"general", "few"}
+    assert len(trained) == 2
     assert "there is nothing to learn from" in caplog.text
 
 
@@ -236,6 +243,9 @@ async def test_logged_requests_are_decided_again_by_what_was_learned(tmp_path: P
             before = json.loads((await told(folder, *words, str(learned))).out)
 
             policy.write_text(learned.read_text())
+            differs = await told(folder, "diff", "--json")
+            assert differs.code == 2, differs.err
+            live = json.loads(differs.out)["traffic"]
             where = f"sqlite:///{folder}/switchboard.db"
             applied = await asyncio.to_thread(
                 switchboard, "apply", "--config", str(folder), "--store", where
@@ -252,6 +262,8 @@ async def test_logged_requests_are_decided_again_by_what_was_learned(tmp_path: P
             back.write_text(plain)
             after = json.loads((await told(folder, *words, str(back))).out)
             same = json.loads((await told(folder, *words, str(learned))).out)
+    assert (live["again"], live["by_prompt"], live["left_out"]) == (40, 40, {})
+    assert live["elsewhere"] == 20
     # Half of the prompts are easy, and nine of ten of them go to the small one.
     (found,) = before["routes"]
     assert (before["requests"], before["left_out"]) == (40, [])

@@ -9,7 +9,7 @@ import pytest
 from gateway.classify.softmax import Floats
 from gateway.learn.kinds import WORDS
 from gateway.learn.model import fit
-from gateway.learn.rows import Answer, Logged, Rows, rows_of
+from gateway.learn.rows import Answer, Logged, Rows, rows_of, tilted
 from gateway.learn.training import calibration_error, gained, net, train, versus
 
 TARGETS = ("cheap", "dear")
@@ -175,3 +175,32 @@ def test_features_are_kept_whole_in_few_bytes() -> None:
         is WORDS.unpacked(kept[:-1])
         is None
     )
+
+
+def test_how_far_praise_and_blame_could_lead_astray_is_told() -> None:
+    """Right answers are spoken of twice as often as wrong ones: the low end is the truth."""
+    draw, read = random.Random(9), WORDS.of("one and the same")
+    found = []
+    for at in range(10_000):
+        target = draw.choice(TARGETS)
+        right = draw.random() < SHARES[TARGETS.index(target)]
+        told = draw.random() < (0.4 if right else 0.2)
+        found.append(
+            Logged(
+                f"req_{at}", read, target,
+                float(right) if told else None, 0.001, dict.fromkeys(TARGETS, 0.5), 1.0 + at,
+            )
+        )  # fmt: skip
+    heard = rows_of([], TARGETS, WORDS, found).heard
+    assert heard is not None
+    assert heard.low == pytest.approx(SHARES, abs=0.035)
+    for low, right, high, truth in zip(heard.low, heard.right, heard.high, SHARES, strict=True):
+        assert low < truth + 0.035 < right < high
+
+
+def test_the_more_is_spoken_of_the_less_can_be_astray() -> None:
+    right = np.array([0.8])
+    for spoken, low, high in ((0.0, 2 / 3, 8 / 9), (0.95, 0.76, 0.81), (1.0, 0.8, 0.8)):
+        share = np.array([spoken])
+        assert tilted(right, share, 2.0) == pytest.approx([low], abs=1e-9)
+        assert tilted(right, share, 0.5) == pytest.approx([high], abs=1e-9)

@@ -116,6 +116,68 @@ def test_the_command_learns_from_runs_and_keeps_a_version(tmp_path: Path) -> Non
     assert f"has no version 'other'; there are: {told['version']}" in unknown.said
 
 
+def test_any_host_learns_from_runs_that_the_store_has(tmp_path: Path) -> None:
+    here, there = write(tmp_path / "here"), write(tmp_path / "there")
+    targets = {"cheap": "local/qwen", "dear": "openai/mini"}
+    found = [
+        result(at // 2, targets[each.target], each.right > 0, input=each.text)
+        for at, each in enumerate(answers(100, told=True))
+    ]
+    run = msgspec.structs.replace(a_run(), id="1", suite="sums", route="general", complete=True)
+    runs.write(here / runs.HOME, run, found)
+    store = ("--store", f"sqlite:///{tmp_path}/both.db")
+    train_there = ("train", "--route", "general", "--dry-run", "--json", *store)
+    feed = ("eval", "feed", "sums", *store)
+    general = here / "routes/general.yaml"
+    declared = general.read_text() + "metrics: {ok: {type: boolean, from: feedback}}\nright: ok\n"
+    general.write_text(declared)
+    assert switchboard(*feed, home=here).code == 0
+    assert switchboard(*train_there, home=there).code == TOO_LITTLE  # the route keeps nothing
+    general.write_text(declared + "keep: features\n")
+    fed = switchboard(*feed, home=here)
+    assert "kept in the store for training, with its prompts' features" in fed.said, fed.said
+    assert "kept in the store" not in switchboard(*feed, home=here).said
+    made = [json.loads(switchboard(*train_there, home=home).out)[0] for home in (here, there)]
+    assert made[0]["runs"] == made[1]["runs"] == ["sums/1"]
+    assert made[0]["report"] == made[1]["report"]
+
+
+def test_a_route_that_knows_little_goes_by_what_is_learned_over_all(tmp_path: Path) -> None:
+    home = write(tmp_path)
+    for route, suite, targets, n in (
+        ("general", "sums", {"cheap": "local/qwen", "dear": "openai/mini"}, 120),
+        ("contract-summary", "few", {"cheap": "local/qwen", "dear": "local/qwen+contracts"}, 24),
+    ):
+        found = [
+            result(at // 2, targets[each.target], each.right > 0, input=f"{route} {each.text}")
+            for at, each in enumerate(answers(n, told=True))
+        ]
+        run = msgspec.structs.replace(a_run(), id="1", suite=suite, route=route)
+        runs.write(home / runs.HOME, run, found)
+    alone = switchboard("train", "--route", "contract-summary", home=home)
+    assert alone.code == TOO_LITTLE
+    ran = switchboard("train", "--over-all", "--json", home=home)
+    assert ran.code == 0, ran.err
+    made = {each["route"]: each for each in json.loads(ran.out)}
+    few, own = made["contract-summary"], made["general"]
+    assert set(few["over"]) == {"general", "contract-summary"}
+    assert (few["over_own"], few["report"]["prompts"]) == (None, 24)
+    assert set(few["runs"]) == {"sums/1", "few/1"}
+    assert own["over_own"]["prompts"] == 120
+    assert bool(own["over"]) == (own["over_own"]["gain_low"] > 0.0)
+    with closing(Store.open(f"sqlite:///{home}/switchboard.db")) as store:
+        model = versions.read(LearnedBook(store), "contract-summary", few["version"])
+    place = few["report"]["targets"].index("local/qwen")
+    said = [model.score(*WORDS.of(f"contract-summary {text} number 77"))[place]
+            for text in ("add up these figures", "prove this theorem")]  # fmt: skip
+    assert said[0] > said[1] + 0.3
+    listed = switchboard("train", "--route", "contract-summary", "--history", home=home).out
+    assert "2 routes" in listed
+    only = switchboard("train", "--over-all", "--route", "general", "--dry-run", home=home)
+    assert "over all routes, over its own" in only.out
+    assert "contract-summary:" not in only.out
+
+
 def test_a_version_that_is_surely_worse_than_the_one_before_is_kept_and_not_used(
     tmp_path: Path,
 ) -> None:

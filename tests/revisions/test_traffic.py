@@ -5,7 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.revisions.traffic import Asked, Move, retold
+from gateway.learn.kinds import WORDS
+from gateway.learn.rows import Answer, rows_of
+from gateway.learn.scorer import Scorer, scorer
+from gateway.learn.training import train
+from gateway.revisions.traffic import LEARNED, Asked, Move, retold
 from gateway.types.backends import Price
 from gateway.types.requests import Needs
 from gateway.types.snapshot import Snapshot
@@ -72,3 +76,32 @@ def test_an_alias_and_a_target_lead_where_they_lead_then() -> None:
     assert retold([row], old, new, None, requests=1).moves == (
         Move("general", "openai/big", "openai/small", 1),
     )
+
+
+def knows() -> Scorer:
+    """The small one is right on sums, and the big one on proofs."""
+    names, tried = ("openai/big", "openai/small"), []
+    for n in range(60):
+        for small, text in ((1.0, f"add up these figures {n}"), (0.0, f"prove this theorem {n}")):
+            tried.append(Answer(text, "openai/big", 1.0 - small, 0.0))
+            tried.append(Answer(text, "openai/small", small, 0.0))
+    return scorer("v1", WORDS.name, train(rows_of(tried, names, WORDS), 0.01).model, names, names)
+
+
+def test_a_policy_that_goes_by_learned_quality_decides_by_what_was_kept_of_the_prompt() -> None:
+    old = world(big=1e-6, small=1e-6)
+    policy = msgspec.structs.replace(old.policies["quality"], learned=True)
+    new = msgspec.structs.replace(old, policies={"quality": policy})
+    rows = [
+        asked(read=WORDS.of("add up these figures 7")),
+        asked(read=WORDS.of("prove this theorem 7")),
+        asked(),
+    ]
+    found = retold(rows, old, new, None, requests=3, learned={"general": knows()})
+    assert (found.again, found.by_prompt, found.elsewhere) == (2, 2, 1)
+    assert found.moves == (Move("general", "openai/big", "openai/small", 1),)
+    assert dict(found.left_out) == {LEARNED: 1}
+    back = retold(rows, new, old, None, requests=3, learned={"general": knows()})
+    assert back.moves == (Move("general", "openai/small", "openai/big", 1),)
+    without = retold(rows, old, new, None, requests=3)
+    assert (without.again, without.by_prompt, without.elsewhere) == (3, 0, 0)

@@ -126,6 +126,12 @@ class TrainPart(Part):
         " `switchboard train` would.",
         examples=["1 d"],
     )
+    over: Literal["route", "all"] = Field(
+        default="route",
+        description="What is learned over: its own answers, or those of all routes, as by"
+        " `switchboard train --over-all`.",
+        examples=["all"],
+    )
 
 
 class RouteFile(Part):
