@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import servers
 
@@ -11,8 +12,11 @@ from tests import servers
 def pytest_configure() -> None:
     """Lets processes that tests start be interrupted, even where the shell has turned that off.
 
-    What is started in the background inherits an ignored SIGINT, and so do its children.
+    What is started in the background inherits an ignored SIGINT, and so do its children. And no
+    example of a property fails for its time: on a busy machine any may take long.
     """
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
