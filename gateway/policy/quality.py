@@ -6,7 +6,8 @@ takes in what was seen: with `n` observations of which `right` were right,
     a = declared x declared_n + sum of right,   b = (1 - declared) x declared_n + sum of the others
 
 Observations lose half their weight in each half-life. The interval has 95 % of the distribution,
-2.5 % on either side.
+2.5 % on either side; of a target of which nothing was declared it is that of Jeffreys (a and b
+larger by 1/2), as a few answers that were all right do not make it sure that all are.
 
 A change: outcomes of one target, in order, are split where that explains them best. With k of the n
 before the split and p the share that is right (before, after, in all),
@@ -67,7 +68,9 @@ def posterior(
     if a + b <= 0.0:
         return Quality(declared, 0.0, 0.0, 0.0, 1.0)
     tail = (1.0 - WITHIN) / 2
-    low, high = beta_quantile(tail, a, b), beta_quantile(1.0 - tail, a, b)
+    more = 0.0 if declared_n else 0.5
+    low = beta_quantile(tail, a + more, b + more) if a else 0.0
+    high = beta_quantile(1.0 - tail, a + more, b + more) if b else 1.0
     return Quality(a / (a + b), a + b, observed, low, high)
 
 

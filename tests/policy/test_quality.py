@@ -59,6 +59,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 930 <= within <= 968  # 95 %, and 2.7 standard errors of 1,000 runs
 
 
+def test_where_nothing_was_declared_a_few_right_answers_do_not_make_it_sure() -> None:
+    found = posterior(0.5, 0.0, [Tally(10, 10)], DAY_S)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.7828, abs=1e-3)  # Jeffreys' of 10 of 10
+    none = posterior(0.5, 0.0, [Tally(10, 0)], DAY_S)
+    assert (none.mean, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(1 - 0.7828, abs=1e-3)
+
+
 def test_a_change_is_seen_and_where_it_was() -> None:
     random = np.random.default_rng(3)
     outcomes = [*(random.random(400) < 0.95), *(random.random(120) < 0.75)]
