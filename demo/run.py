@@ -274,7 +274,8 @@ def how_to_try(url: str, folder: Path) -> str:
         '"content": "My phone fell apart."}]).choices[0].message.content)\n\n'
         f"{Path(sys.executable).parent / 'switchboard'} log --store {store_of(folder)}\n\n"
         "With that --store go `explain`, `usage`, `quality`, `experiment show`, `shadow report`, "
-        f"`export` and `apply`, too; with --gateway {url} what acts at once, as `drain`."
+        f"`export`, `apply` and `keys create`, too; with --gateway {url}, and a key of the role "
+        "operate, what acts at once: `drain`, `experiment stop`."
     )
 
 

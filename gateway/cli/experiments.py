@@ -251,7 +251,9 @@ def _print_plan(experiment: "Experiment", plan: "Plan") -> None:
         out.print("[yellow]how many days that is cannot be told[/yellow]")
     else:
         days = f"{plan.days:,.1f} days" if plan.days >= 0.1 else "less than a tenth of a day"
-        out.print(f"[bold green]{days}[/bold green], at {plan.a_day:,.1f} outcomes a day")
+        out.print(
+            f"[bold green]{days}[/bold green], at {plan.a_day:,.{0 if plan.a_day >= 100 else 1}f} outcomes a day"
+        )
     for each in plan.notes:
         out.print(f"[yellow]{escape(each)}[/yellow]")
 
@@ -282,13 +284,10 @@ def _print(seen: "Findings") -> None:
     colour = {True: "bold green", False: "bold red", None: "bold"}[seen.answer]
     out.print(f"[{colour}]{escape(seen.said)}[/{colour}]\n")
     Lines(out, ARMS_HEAD).print([_arm(each) for each in seen.arms])
-    if seen.course and not seen.versus:
+    if seen.course and seen.answer is not None and not seen.versus:
         now = seen.course[-1]
         points, low, high = (100 * value for value in (now.estimate, now.low, now.high))
-        out.print(
-            f"difference so far: {points:+.1f} points, between {low:+.1f} and {high:+.1f},"
-            " whenever you look"
-        )
+        out.print(f"the difference is {points:+.1f} points, between {low:+.1f} and {high:+.1f}")
     for each in seen.versus:
         points, low, high = (100 * value for value in (each.estimate, each.low, each.high))
         out.print(

@@ -207,15 +207,16 @@ async def test_the_better_arm_is_found_and_promoted_as_a_revision_that_can_be_ta
         written = await command(
             served, tmp_path, "experiment", "report", "old-vs-new", "--html", str(page)
         )
+        late = await command(served, tmp_path, "experiment", "show", "old-vs-new")
         audited = AuditBook(served.gateway.store).list()
         await served.gateway.running.roll_back(None, "somebody")
         back = [await served.chat(user=f"v{n}", model="general") for n in range(12)]
 
-    assert "not sure yet" in early.out
-    assert re.search(r"difference so far: [+-]\d+\.\d points, between [+-]\d", early.out)
     assert "guard errors of new: 0 %, limit 2 %: kept" in early.out
     # Plain answers have no first token that could be timed.
     assert "guard first_token_p95 of new: –, limit 30 s: nothing seen yet" in early.out
+    assert "not sure yet: the difference is" in early.out
+    assert re.search(r"\nthe difference is [+]\d+\.\d points, between [+]\d", late.out)
     assert revision is not None
     assert (revision.seq, revision.kind, revision.author) == (
         before + 1,
