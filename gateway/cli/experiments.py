@@ -251,9 +251,8 @@ def _print_plan(experiment: "Experiment", plan: "Plan") -> None:
         out.print("[yellow]how many days that is cannot be told[/yellow]")
     else:
         days = f"{plan.days:,.1f} days" if plan.days >= 0.1 else "less than a tenth of a day"
-        out.print(
-            f"[bold green]{days}[/bold green], at {plan.a_day:,.{0 if plan.a_day >= 100 else 1}f} outcomes a day"
-        )
+        a_day = format(plan.a_day or 0.0, ",.0f" if plan.days < 1.0 else ",.1f")
+        out.print(f"[bold green]{days}[/bold green], at {a_day} outcomes a day")
     for each in plan.notes:
         out.print(f"[yellow]{escape(each)}[/yellow]")
 
