@@ -133,8 +133,8 @@ async def test_vectors_decide_and_versions_of_another_kind_are_left_alone(
         again = await told(folder, "replay", "--policy", policy, "--since", "1d", "--json")
         found = json.loads(again.out)
         # What was recognised by the other classifier cannot be; the one that was named can.
-        why = {each["why"]: each["requests"] for each in found["left_out"]}
-        assert (why, found["requests"]) == ({TEXTS: 3, OTHER_KIND: 1}, 1)
+        left_out = {each["why"]: each["requests"] for each in found["left_out"]}
+        assert (left_out, found["requests"]) == ({TEXTS: 3, OTHER_KIND: 1}, 1)
 
 
 def topics(seen: list[str]) -> Callable[[dict[str, Any]], tuple[int, bytes]]:
