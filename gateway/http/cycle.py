@@ -120,7 +120,9 @@ class Cycle:
         """The ASGI `send`; returns once the client's side has room for more."""
         await self.drain()
         if message["type"] == "http.response.start":
-            self.start(message["status"], message["headers"])
+            headers = [*message["headers"]]
+            length = dict(headers).get(b"content-length")
+            self.start(message["status"], headers, None if length is None else int(length))
         else:
             self.write(message["body"], more=message.get("more_body", False))
 
@@ -130,10 +132,15 @@ class Cycle:
         if flow.write_paused and not self.disconnected:
             await flow.drain()
 
-    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """The answer's head."""
+    def start(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None
+    ) -> None:
+        """The answer's head; `length` is the body's as the head says it, None where it does not."""
         if self.response_started:
             raise RuntimeError("the answer has begun already")
+        if length is not None:
+            self._chunked = False
+            self._left = length
         self._head = self._render_head(status, headers)
         self.response_started = True
 
@@ -151,10 +158,6 @@ class Cycle:
 
     def _render_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         every = [*self._protocol.server_state.default_headers, *headers]
-        for name, value in every:
-            if name == b"content-length":
-                self._chunked = False
-                self._left = int(value)
         lines = list(map(b": ".join, every))
         if self._chunked:
             lines.append(b"transfer-encoding: chunked")

@@ -5,7 +5,8 @@ bare line feeds. What it lets pass that another server on the way may read diffe
 here, so that no two of them can disagree where a request ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain
 
 from gateway.errors import ApiError, BadRequest, TooLarge
 from gateway.types.snapshot import Server
@@ -15,14 +16,13 @@ _LOOKED_AT = frozenset({b"content-length", b"host", b"transfer-encoding", b"cont
 
 
 def judge(
-    url: bytes, headers: Iterable[tuple[bytes, bytes]], version: str, limits: Server
+    url: bytes, headers: Sequence[tuple[bytes, bytes]], version: str, limits: Server
 ) -> ApiError | None:
     """What is wrong with a head that has been read, if anything."""
     if version not in _VERSIONS:
         return BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="invalid_http")
-    hosts, size = 0, len(url)
+    hosts = 0
     for name, value in headers:
-        size += len(name) + len(value) + 4
         if name in _LOOKED_AT:
             if name == b"host":
                 hosts += 1
@@ -37,7 +37,7 @@ def judge(
                     )
             elif value.lower() != b"identity":
                 return _compressed(value)
-    if size > limits.max_head:
+    if len(url) + size_of(headers) > limits.max_head:
         return head_too_large(limits)
     if hosts > 1 or (not hosts and version == "1.1"):
         return BadRequest(
@@ -45,6 +45,11 @@ def judge(
             code="invalid_host" if hosts else "missing_host",
         )
     return None
+
+
+def size_of(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Bytes of headers as they are sent, each with a colon, a space and the line's end."""
+    return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
 
 
 def head_too_large(limits: Server) -> ApiError:

@@ -110,13 +110,13 @@ class HttpOutlet:
     def plain(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
         headers.append((b"content-length", b"%d" % len(body)))
-        self._begin(status, headers)
+        self._begin(status, headers, len(body))
         self._cycle.write(body, more=False)
 
     def open(self, status: int, headers: Headers) -> None:
         """The head of a stream."""
         headers += _STREAM_HEADERS
-        self._begin(status, headers)
+        self._begin(status, headers, None)
 
     def write(self, body: bytes) -> bool:
         """Bytes of the stream, passed on at once; false when the client's side is full."""
@@ -138,10 +138,10 @@ class HttpOutlet:
         """An error instead of an answer."""
         self.plain(error.status, error_headers(error, request_id), _encode(error.body()))
 
-    def _begin(self, status: int, headers: Headers) -> None:
+    def _begin(self, status: int, headers: Headers, length: int | None) -> None:
         self.opened = True
         if not self._cycle.disconnected:
-            self._cycle.start(status, headers)
+            self._cycle.start(status, headers, length)
 
 
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))

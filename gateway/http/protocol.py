@@ -206,13 +206,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disarm()
         self._in_head = False
         self._head_bytes = 0
-        error = self._judge_head()
+        version = self.parser.get_http_version()
+        error = self._judge_head(version)
         if error is not None:
             self._refuse(error)
             return
         if self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        version = self.parser.get_http_version()
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._reading = Cycle(self, self._scope(version), keep_alive)
         self._had = 0
@@ -357,9 +357,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # -------------------------------------------------------- refusing
 
-    def _judge_head(self) -> ApiError | None:
+    def _judge_head(self, version: str) -> ApiError | None:
         limits = self.limits
-        error = judge(self.url, self.headers, self.parser.get_http_version(), limits)
+        error = judge(self.url, self.headers, version, limits)
         if error is None and len(self.tasks) >= limits.max_open:
             error = Overloaded(
                 f"{limits.max_open} requests are open already; try again shortly.",

@@ -10,6 +10,7 @@ import select
 import ssl
 from collections import deque
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any
 
 import httptools
@@ -38,6 +39,7 @@ HEADS = 64
 
 NEVER = float("inf")
 NO_BODY = frozenset({204, 304})
+_FRAMED = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class LeanReply:
@@ -307,7 +309,7 @@ class Connection(asyncio.Protocol):
         if status < 200 or self._head is None:
             return
         headers = self._headers
-        size = sum(len(name) + len(value) + 4 for name, value in headers)
+        size = sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
         if size > MAX_HEAD:
             self._fail(MalformedAnswer(f"{self._where}: the head is over {MAX_HEAD} bytes"))
             return
@@ -558,4 +560,4 @@ def _rendered(authority: bytes, method: bytes, path: bytes, headers: Headers) ->
 
 def _unframed(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether the body ends only with the connection."""
-    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    return _FRAMED.isdisjoint(dict(headers))
