@@ -312,7 +312,7 @@ def _features(journey: Journey) -> bytes | None:
 def record(journey: Journey, total_s: float) -> Record:
     """The journey as its row, after `total_s` seconds."""
     request = journey.request
-    turns = request.turns
+    turns, keeps = request.turns, keeps_text(journey)
     trial = journey.decision.trial if journey.decision is not None else None
     return Record(
         id=request.id,
@@ -335,11 +335,11 @@ def record(journey: Journey, total_s: float) -> Record:
         total_s=total_s,
         overhead_s=journey.overhead_s,
         completion_id=journey.completion_id,
-        text=turns[0] if turns and keeps_text(journey) else None,
+        text=turns[0] if turns and keeps else None,
         answer=journey.answer,
         ref=request.ref,
         episode=request.episode,
-        messages=_messages(request) if keeps_text(journey) else None,
+        messages=_messages(request) if keeps else None,
         features=_features(journey),
         experiment=trial.experiment if trial is not None else None,
         arm=trial.arm if trial is not None else None,

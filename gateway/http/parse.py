@@ -194,7 +194,7 @@ def parse(
         route=headers.get("x-switchboard-route"),
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
-        choices=min(max(head.n or 1, 1), MAX_CHOICES),
+        choices=min(max(head.n, 1), MAX_CHOICES) if head.n else 1,
         within_s=_within(headers),
         size=len(body),
         ref=_own_name(headers, "x-switchboard-ref"),

@@ -283,6 +283,9 @@ def _score(
         output = history.mean
         if output > max_output:
             output = max_output
+        longest = history.p95
+        if longest > max_output:
+            longest = max_output
         cost = tokens * row.input_price + output * row.output_price
         if row.cached_saving and row.target in shares:
             cost -= tokens * row.cached_saving * shares[row.target].mean
@@ -331,7 +334,7 @@ def _score(
                     whole_s = queued + slower + output * estimate.token_s
                     whole_p95 = max(whole_s, 0.0) * _whole_tail(row, live) + wait
                 else:
-                    whole_p95 = first_p95 + min(history.p95, max_output) * estimate.token_s
+                    whole_p95 = first_p95 + longest * estimate.token_s
             if affordable and first_p95 <= max_first and whole_p95 <= max_whole:
                 if why:
                     shut.append((scored, why))

@@ -142,9 +142,11 @@ class Live:
         between first token and generation as expected before."""
         flight.replica.ended()
         estimate = flight.estimate
-        # An adapter that was loaded meanwhile says nothing about the next request's first token.
-        ready_at = max(estimate.loaded_at, flight.replica.ready_at)
-        total = now - max(flight.started, min(ready_at, now))
+        started, loaded_at, woke_at = flight.started, estimate.loaded_at, flight.replica.ready_at
+        if loaded_at > started or woke_at > started:
+            # What was loaded meanwhile says nothing about the next request's first token.
+            started = max(started, min(max(loaded_at, woke_at), now))
+        total = now - started
         first = flight.first_s
         if first is None:
             expected = estimate.first_s + estimate.queue_s * flight.queue
