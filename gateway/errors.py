@@ -28,6 +28,8 @@ SwitchboardError
     └── AttemptFailed        one attempt, such that another may do better; its `kind` says which
 """
 
+import os
+import socket
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -58,6 +60,13 @@ def said(error: BaseException) -> str:
         return str(error)
     kind, text = type(error).__name__, str(error)
     return f"{kind}: {text}" if text else kind
+
+
+def unconnected(error: OSError) -> str:
+    """Why no connection was made, without the address that asyncio tells with it."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or "no connection could be made"
+    return os.strerror(error.errno)
 
 
 def unread(error: OSError | UnicodeDecodeError) -> str:
@@ -232,7 +241,19 @@ class CoordinatorAway(SwitchboardError):
 
 
 class UpstreamError(SwitchboardError):
-    """The leg to a backend failed."""
+    """The leg to a backend failed.
+
+    `at` is the address that was asked, where that is known. It is in the error's text, for the
+    team's own log; clients are told `message` alone: where a backend stands is not their affair.
+    """
+
+    def __init__(self, message: str, *, at: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.at = at
+
+    def __str__(self) -> str:
+        return f"{self.at}: {self.message}" if self.at else self.message
 
 
 class ConnectFailed(UpstreamError):
@@ -246,8 +267,8 @@ class TlsFailed(ConnectFailed):
 class UpstreamTimeout(UpstreamError):
     """One of the four timeouts ran out."""
 
-    def __init__(self, kind: TimeoutKind, seconds: float, where: str) -> None:
-        super().__init__(f"{where}: {kind.replace('_', ' ')} timeout after {seconds:g} s")
+    def __init__(self, kind: TimeoutKind, seconds: float, *, at: str = "") -> None:
+        super().__init__(f"{kind.replace('_', ' ')} timeout after {seconds:g} s", at=at)
         self.kind: TimeoutKind = kind
         self.seconds = seconds
 
@@ -260,8 +281,8 @@ class UpstreamClosed(UpstreamError):
     of an answer to it.
     """
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, at: str = "", sent: bool = True) -> None:
+        super().__init__(message, at=at)
         self.sent = sent
 
 
@@ -285,8 +306,8 @@ class ModelAway(UpstreamError):
     `retry_after` is in seconds.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after: float | None = None, *, at: str = "") -> None:
+        super().__init__(message, at=at)
         self.retry_after = retry_after
 
 

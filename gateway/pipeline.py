@@ -423,7 +423,7 @@ class Pipeline:
         decision, ask, now = journey.decision, journey.ask, self._clock()
         if journey.shadow_of is not None:
             assert ask is not None
-            full = QueueFull(f"{choice.target}: a copy does not wait in line", 0.0)
+            full = QueueFull("a copy does not wait in line", 0.0)
             raise ask.failed(choice, failure_of(choice.target, full))
         assert decision is not None
         assert ask is not None
@@ -452,11 +452,10 @@ class Pipeline:
                 await self._open(journey, opened, call)
         except TimeoutError:
             opened.reply.abort()
-            where = opened.target.name
             if hurried:
                 assert patience is not None
-                raise UpstreamTimeout("first_token", patience, where) from None
-            raise UpstreamTimeout("total", ask.within_s or 0.0, where) from None
+                raise UpstreamTimeout("first_token", patience) from None
+            raise UpstreamTimeout("total", ask.within_s or 0.0) from None
 
     async def _first_piece(self, journey: Journey, opened: Opened) -> None:
         """Reads what must be known before anything is sent on; raises for a failed attempt."""
@@ -520,7 +519,7 @@ class Pipeline:
             if not piece:
                 out = watch.close()
                 if watch.truncated:
-                    raise UpstreamClosed(f"{opened.target.name}: the stream ended at once")
+                    raise UpstreamClosed("the stream ended at once")
                 return out
             out = watch.feed(piece)
         return out

@@ -88,7 +88,7 @@ def failure_of(target: str, error: UpstreamError) -> AttemptFailed:
     """What a leg that failed is to the ways of dealing with failures."""
     if isinstance(error, AttemptFailed):
         return error
-    why = str(error).removeprefix(f"{target}: ")  # whoever tells of it names the target
+    why = error.message.removeprefix(f"{target}: ")  # whoever tells of it names the target
     if isinstance(error, QueueFull):
         wait_s = error.retry_after
         return AttemptFailed(target, 429, why, "busy", retry_after=wait_s, again=False, asked=False)
@@ -190,7 +190,7 @@ def told_as_text(watch: StreamWatch) -> ApiError:
 def broke_off(error: UpstreamError) -> ApiError:
     """What ends a stream whose upstream broke off in its middle."""
     return ApiError(
-        f"The answer broke off: {error}",
+        f"The answer broke off: {error.message}",
         status=502,
         type="upstream_error",
         code="stream_truncated",

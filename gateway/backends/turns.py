@@ -156,8 +156,9 @@ class Gpu:
             return
         if self.waiting >= self._turns.queue:
             raise ModelAway(
-                f"{server} sleeps, and {self._turns.queue} requests wait at its GPU already",
+                f"sleeps, and {self._turns.queue} requests wait at its GPU already",
                 self._wake_s(server),
+                at=server,
             )
         waiting = _Waiting(asyncio.get_running_loop().create_future(), self._clock())
         self._waiting[server].append(waiting)
@@ -173,8 +174,9 @@ class Gpu:
             self._tell()
             if isinstance(error, TimeoutError):
                 raise ModelAway(
-                    f"{server} sleeps, and its turn did not come within {self._turns.wait:g} s",
+                    f"sleeps, and its turn did not come within {self._turns.wait:g} s",
                     self._wake_s(server),
+                    at=server,
                 ) from None
             raise
 
@@ -262,8 +264,8 @@ class Gpu:
             try:
                 await self._swap(turn)
             except (httpx.HTTPError, Refused) as error:
-                why = f"{turn} could not be woken: {error or type(error).__name__}"
-                log.error("%s", why)
+                why = f"could not be woken: {error or type(error).__name__}"
+                log.error("%s %s", turn, why)
                 self._turn_away(turn, why)
                 await self._sleep(POLL_S)
 
@@ -321,7 +323,7 @@ class Gpu:
         while waiting:
             each = waiting.popleft()
             if not each.woken.done():
-                each.woken.set_exception(ModelAway(why))
+                each.woken.set_exception(ModelAway(why, at=server))
 
     def _idle_for(self, now: float) -> float | None:
         """Seconds for which the awake one has had nothing to do; None where it has something."""

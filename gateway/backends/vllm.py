@@ -65,7 +65,7 @@ class VllmBackend:
         try:
             await self._loader.ensure(replica, served)
         except LoadFailed as error:
-            raise AdapterAway(f"{replica} cannot load {served}: {error}") from error
+            raise AdapterAway(f"cannot load {served}: {error}", at=replica) from error
 
 
 class _Refusal(msgspec.Struct):

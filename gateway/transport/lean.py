@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamClosed,
     UpstreamError,
     UpstreamTimeout,
-    said,
+    unconnected,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types.backends import Timeouts
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Closes at once, so that the backend stops working on the request."""
-        self._fail(UpstreamClosed(f"{self._where}: the request was given up"))
+        self._fail(UpstreamClosed("the request was given up", at=self._where))
 
     def expire_at(self, when: float) -> None:
         """Idle from now on; closes at `when` unless it is used before."""
@@ -271,10 +271,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(MalformedAnswer(f"{self._where}: the answer is not HTTP/1.1: {error}"))
+            self._fail(MalformedAnswer(f"the answer is not HTTP/1.1: {error}", at=self._where))
             return
         if self._reply is None and self._head is not None and self._head_bytes > MAX_HEAD:
-            self._fail(MalformedAnswer(f"{self._where}: the head is over {MAX_HEAD} bytes"))
+            self._fail(MalformedAnswer(f"the head is over {MAX_HEAD} bytes", at=self._where))
 
     def eof_received(self) -> None:
         return None
@@ -291,7 +291,7 @@ class Connection(asyncio.Protocol):
             reply.finish()
             return
         part = "its answer was whole" if reply is not None else "an answer"
-        self._fail(UpstreamClosed(f"{self._where} closed the connection before {part}"))
+        self._fail(UpstreamClosed(f"the connection closed before {part}", at=self._where))
 
     # -------------------------------------------------------- httptools' callbacks
 
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         size = sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
         if size > MAX_HEAD:
-            self._fail(MalformedAnswer(f"{self._where}: the head is over {MAX_HEAD} bytes"))
+            self._fail(MalformedAnswer(f"the head is over {MAX_HEAD} bytes", at=self._where))
             return
         self._until_close = not self._head_only and status not in NO_BODY and _unframed(headers)
         self._reply = reply = LeanReply(self, status, headers)
@@ -380,7 +380,7 @@ class Connection(asyncio.Protocol):
             self.give_up()
         else:
             seconds: float = getattr(self._timeouts, self._kind)
-            self._fail(UpstreamTimeout(self._kind, seconds, self._where))
+            self._fail(UpstreamTimeout(self._kind, seconds, at=self._where))
 
 
 class Pool:
@@ -517,11 +517,11 @@ class LeanTransport:
             async with asyncio.timeout(seconds):
                 connection = await self._open(pool, loop)
         except TimeoutError:
-            raise UpstreamTimeout("connect", seconds, where) from None
+            raise UpstreamTimeout("connect", seconds, at=where) from None
         except ssl.SSLError as error:
-            raise TlsFailed(f"{where}: TLS failed: {error.reason or error}") from error
+            raise TlsFailed(f"TLS failed: {error.reason or error}", at=where) from error
         except OSError as error:
-            raise ConnectFailed(f"{where}: {error.strerror or said(error)}") from error
+            raise ConnectFailed(unconnected(error), at=where) from error
         pool.open.add(connection)
         return connection
 

@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
     said,
+    unconnected,
 )
 from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
 from gateway.types.backends import Timeouts
@@ -56,7 +57,7 @@ class _Clock:
     def ran_out(self) -> UpstreamTimeout:
         """The error for the phase whose time is over."""
         seconds: float = getattr(self._timeouts, self._kind)
-        return UpstreamTimeout(self._kind, seconds, self._where)
+        return UpstreamTimeout(self._kind, seconds, at=self._where)
 
     def _phase(self, kind: TimeoutKind, seconds: float) -> float:
         at = self._loop.time() + seconds
@@ -87,7 +88,7 @@ class AiohttpReply:
         except aiohttp.ClientError as error:
             self.abort()
             raise UpstreamClosed(
-                f"{self._where} closed the connection before its answer was whole: {said(error)}"
+                f"the connection closed before its answer was whole: {said(error)}", at=self._where
             ) from error
 
     async def pump(self, sink: Sink) -> None:
@@ -202,10 +203,19 @@ def _text(value: bytes) -> str:
 
 def _meant(error: aiohttp.ClientError, where: str) -> UpstreamError:
     """The seam's error for one of aiohttp's that came before any head."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return TlsFailed(f"TLS failed: {_unsecured(error.certificate_error)}", at=where)
     if isinstance(error, aiohttp.ClientSSLError):
-        return TlsFailed(f"{where}: TLS failed: {said(error)}")
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError):
-        return ConnectFailed(f"{where}: {said(error)}")
+        return TlsFailed(f"TLS failed: {_unsecured(error.os_error)}", at=where)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ConnectFailed(f"the proxy answered {error.status} {error.message}", at=where)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectFailed(unconnected(error.os_error), at=where)
     if isinstance(error, aiohttp.ClientResponseError):
-        return MalformedAnswer(f"{where}: the answer is not HTTP/1.1: {error.message}")
-    return UpstreamClosed(f"{where} closed the connection before an answer: {said(error)}")
+        return MalformedAnswer(f"the answer is not HTTP/1.1: {error.message}", at=where)
+    return UpstreamClosed(f"the connection closed before an answer: {said(error)}", at=where)
+
+
+def _unsecured(error: Exception) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    return reason or type(error).__name__

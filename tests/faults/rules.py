@@ -7,6 +7,9 @@ from tests.faults.cases import HEALTHY, Fate, Rule
 from tests.faults.client import Answer
 from tests.faults.matrix import INPUT_PRICE, OUTPUT_PRICE, Observed
 
+HOSTS = ("127.0.0.1", "localhost")
+"""Where the backends of the trials stand."""
+
 
 def wrongs(seen: Observed) -> list[str]:
     """Nothing where all is as it must be."""
@@ -125,6 +128,8 @@ def _openai_error(answer: Answer, code: str | None) -> Iterator[str]:
         yield f"no error in OpenAI's shape: {error}"
     elif code is not None and error["code"] != code:
         yield f"code {error['code']}, not {code}"
+    elif any(host in error["message"] for host in HOSTS):
+        yield f"it tells where a backend stands: {error['message']}"
 
 
 def _money(seen: Observed) -> Iterator[str]:
