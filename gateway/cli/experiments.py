@@ -17,6 +17,7 @@ from gateway.cli.opening import (
     instant,
     local,
     opened,
+    share_of,
     snapshot_of,
 )
 from gateway.cli.records import ASIDE, Cell, Lines
@@ -72,9 +73,9 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(metavar="TIME", help="The log that traffic and rates are read from.")
         ] = "14d",
         rate: Annotated[
-            float | None,
+            str | None,
             typer.Option(
-                min=0, max=1, metavar="SHARE", help="The metric's rate, such as 0.9, if not logged."
+                metavar="SHARE", help="The metric's rate, as 90% or 0.9, if it is not logged."
             ),
         ] = None,
         effect: Annotated[
@@ -93,7 +94,10 @@ def register(app: typer.Typer) -> None:
         snapshot = snapshot_of(config)
         route, experiment = _declared(snapshot, name)
         with opened(store, config) as found:
-            made = _plan(found, route, experiment, instant(since, time.time()), rate, effect)
+            begin, expected = instant(since, time.time()), None
+            if rate is not None:
+                expected = share_of(rate, none=True)
+            made = _plan(found, route, experiment, begin, expected, effect)
         if as_json:
             print(msgspec.json.encode(made).decode())
         else:

@@ -1,6 +1,7 @@
 """Whether the compositions of `gateway.yaml` can be performed, and what each check needs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 
 import msgspec
 
@@ -20,6 +21,7 @@ from gateway.config.files.compositions import (
     StepPart,
 )
 from gateway.config.files.gateway import GatewayFile
+from gateway.config.json_schemas import checked
 from gateway.config.sheets import Sheet
 from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
@@ -231,10 +233,7 @@ def _schemas(
         where: Path = (*path, *place, "schema")
         if isinstance(written, str) and written not in texts:
             continue
-        try:
-            from jsonschema.exceptions import SchemaError
-            from jsonschema.validators import validator_for
-        except ImportError:
+        if find_spec("jsonschema") is None:
             yield sheet.problem(
                 where,
                 "checks by JSON Schema need the library jsonschema, which is not installed",
@@ -242,8 +241,7 @@ def _schemas(
             )
             return
         try:
-            schema = msgspec.json.decode(texts[written]) if isinstance(written, str) else written
-            validator_for(schema).check_schema(schema)
-        except (msgspec.DecodeError, SchemaError) as error:
+            checked(msgspec.json.decode(texts[written]) if isinstance(written, str) else written)
+        except (msgspec.DecodeError, ValueError) as error:
             said = str(error).partition("\n")[0]
             yield sheet.problem(where, f"is no JSON Schema: {said}", "mend the schema")

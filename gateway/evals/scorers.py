@@ -20,6 +20,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.config.json_schemas import checked
+
 Score = Callable[[str, str], float]
 """(what was said, what was expected) -> 0 to 1."""
 
@@ -86,25 +88,17 @@ def fits(schema: dict[str, Any]) -> Score:
     References lead within it; nothing is fetched. Raises ValueError for what is no schema, or
     refers to what is not there.
     """
-    from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
-    from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY
 
-    kind = validator_for(schema)
-    try:
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise ValueError(error.message) from error
-    validator = kind(schema, registry=EMPTY_REGISTRY)
+    checked(schema)
+    validator = validator_for(schema)(schema, registry=EMPTY_REGISTRY)
 
     def score(said: str, expected: str) -> float:
         try:
             return float(validator.is_valid(json_in(said)))
         except (msgspec.DecodeError, RecursionError):
             return 0.0
-        except Unresolvable as error:
-            raise ValueError(f"it refers to {error.ref}, which is not in it") from error
 
     return score
 

@@ -17,6 +17,10 @@ POWER = 0.8
 BETTER_BY = 5.0
 """Points that an arm is expected to be better by, beyond the margin, where nothing else is said."""
 RUNS = 200
+FEWEST_RUNS = 40
+DRAWN = 16_000_000
+"""Units that are simulated in all, about: where each run is long there are fewer, FEWEST_RUNS at
+least, and the share that is answered by then is 6 points unsure, not 3."""
 LONGER = 5.0
 """How many times a fixed horizon's number of units is looked at, at most."""
 MOST_UNITS = 400_000
@@ -148,9 +152,10 @@ def sizes(
     n = min(math.ceil(LONGER * fixed), MOST_UNITS)
     rng = np.random.default_rng(seed)
     found: list[int] = []
-    batch = max(1, min(RUNS, AT_ONCE // n))
-    for start in range(0, RUNS, batch):
-        seen = simulated(rng, treated, control, share, (min(batch, RUNS - start), n))
+    runs = max(FEWEST_RUNS, min(RUNS, DRAWN // n))
+    batch = max(1, min(runs, AT_ONCE // n))
+    for start in range(0, runs, batch):
+        seen = simulated(rng, treated, control, share, (min(batch, runs - start), n))
         found += answered_after(seen, -margin, alpha)
     ended = np.array(found)
     within = float(np.quantile(ended, POWER, method="higher"))

@@ -76,6 +76,12 @@ CASES = [
     ('"[a-z]+"', '"[a-z"', "checks[0].pattern", ""),
     ("prompts/own.md", "prompts/none.md", "steps[1].system", "there is no file"),
     ('regex, pattern: "[a-z]+"', "schema, schema: {type: 7}", "checks[0].schema", "JSON Schema"),
+    (
+        'regex, pattern: "[a-z]+"',
+        "schema, schema: {$ref: http://127.0.0.1:9/x.json}",
+        "checks[0].schema",
+        "refers to http://127.0.0.1:9/x.json",
+    ),
     ('regex, pattern: "[a-z]+"', "schema, schema: none.json", "checks[0].schema", "no file"),
     ("- openai/mini\n    checks", "- {target: openai/mini, checks: [{kind: contains, text: a}]}"
      "\n    checks", "steps[2].checks", "no step after the last"),

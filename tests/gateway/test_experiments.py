@@ -323,8 +323,17 @@ async def test_how_long_it_would_take_is_told_before_it_is_begun(
             served, tmp_path, "experiment", "plan", "old-vs-new", "--json", "--effect", "20"
         )
         told = await command(served, tmp_path, "experiment", "plan", "old-vs-new", "--effect", "20")
+        rates = [
+            await command(
+                served, tmp_path, "experiment", "plan", "old-vs-new", "--json", "--rate", rate
+            )
+            for rate in ("70 %", "0.7", "70")
+        ]
         log = await command(served, tmp_path, "log", "--limit", "20")
 
+    assert [each.code for each in rates] == [0, 0, 2]
+    assert [json.loads(each.out)["control"] for each in rates[:2]] == [0.7, 0.7]
+    assert "at most 100 %" in rates[2].err
     assert nothing.code == 1
     assert "--rate" in nothing.err
     made = json.loads(plan.out)
