@@ -337,6 +337,37 @@ async def test_a_canary_is_sticky_and_gets_about_its_share(tmp_path: Path) -> No
     assert 0.1 < share < 0.55
 
 
+async def test_a_canary_goes_on_while_a_replica_or_its_target_drains(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as (served, admin, replicas):
+        first, second = replicas
+        assert (await admin.do("canary", version="v8", share=0.5)).status_code == 200
+
+        async def give(subject: str, share: float) -> int:
+            asked = {"subject": subject, "share": share, "why": "work on it", "force": True}
+            answer = await served.client.post("/admin/weights", json=asked, headers=admin.headers)
+            return answer.status_code
+
+        async def versions() -> list[str]:
+            before = len(asked_of(first)), len(asked_of(second))
+            for user in range(30):
+                assert (await served.chat(user=f"user-{user}")).status_code == 200
+            names = asked_of(first)[before[0] :] + asked_of(second)[before[1] :]
+            return sorted(version_of(name) for name in names)
+
+        usual = await versions()
+        assert set(usual) == {"v7", "v8"}
+        assert await give(first.origin, 0.0) == 200
+        asked = len(asked_of(first))
+        assert await versions() == usual, "the same users get it, at the other replica"
+        assert len(asked_of(first)) == asked
+        assert await give(SUPPORT, 0.0) == 200
+        assert (await served.chat(user="user-1")).status_code == 503
+        assert (await admin.show())["canary"]["version"] == "v8"
+        assert await give(SUPPORT, 1.0) == 200
+        assert await give(first.origin, 1.0) == 200
+        assert await versions() == usual
+
+
 async def test_a_canary_that_fails_goes_back_and_says_why(tmp_path: Path) -> None:
     async with fleet(tmp_path) as (served, admin, replicas):
         await admin.do("canary", version="v8", share=0.5)
