@@ -19,7 +19,7 @@ cross-validation within 1,500 rows of MMLU, drawn by other seeds than those that
 
 import re
 from collections.abc import Sequence
-from math import log1p
+from math import log1p, sqrt
 from typing import TypeAlias
 
 import msgspec
@@ -36,6 +36,7 @@ FOLDS = 5
 WEAK = 2.0
 SHRINK = (1.0, 3.0, 6.0, 10.0, 20.0, 50.0, 200.0)
 _TEXT_SCALE, _FIGURES_SCALE, _FAR = 2.0, 0.35, 3.0
+_FURTHEST = _FAR * _FIGURES_SCALE
 _ROUNDS, _SEED, _TINY = 8, 20_260_101, 1e-9
 
 
@@ -107,16 +108,18 @@ class Model(msgspec.Struct, frozen=True):
     def judged(self, vector: Floats, figures: Floats) -> tuple[Floats, float]:
         """The same, and the kernel at the nearest landmark: 1 is there, 0 far from all."""
         centred = vector - self.mean
-        centred *= _TEXT_SCALE / max(float(np.sqrt(centred @ centred)), _TINY)
-        plain = (figures - self.centre) * self.scale
-        np.clip(plain, -_FAR * _FIGURES_SCALE, _FAR * _FIGURES_SCALE, out=plain)
-        half = 0.5 * (_TEXT_SCALE**2 + float(plain @ plain))
+        centred *= _TEXT_SCALE / max(sqrt(centred @ centred), _TINY)
+        plain = figures - self.centre
+        plain *= self.scale
+        np.maximum(np.minimum(plain, _FURTHEST, out=plain), -_FURTHEST, out=plain)
         near = self.landmarks @ np.concatenate((centred, plain))
         near -= self.halves
-        near -= half
+        near -= 0.5 * (_TEXT_SCALE**2 + float(plain @ plain))
         np.exp(near, out=near)
-        found: Floats = np.clip(near @ self.weights + self.shares, 0.0, 1.0)
-        return found, float(near.max())
+        found: Floats = near @ self.weights
+        found += self.shares
+        np.maximum(np.minimum(found, 1.0, out=found), 0.0, out=found)
+        return found, float(np.maximum.reduce(near))
 
     def scores(self, vectors: Floats, figures: Floats) -> Matrix:
         """The same for many prompts, [prompts, targets]."""
