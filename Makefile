@@ -59,6 +59,7 @@ bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/re
 quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md
 	@$(BIN)/python -m benchmarks.experiments --write
 	@$(BIN)/python -m benchmarks.routing --write
+	@$(BIN)/python -m benchmarks.pooled --write
 	@$(BIN)/python -m benchmarks.replay --write
 	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.suites --write

@@ -1,11 +1,17 @@
 """Whether a JSON Schema that a team wrote is one, and keeps to itself. Needs `jsonschema`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from referencing import Resolver, Resource
+    from referencing import Resource
 
 REFERENCES = ("$ref", "$dynamicRef")
+
+
+class _Resolver(Protocol):
+    def lookup(self, ref: str) -> object: ...
+
+    def in_subresource(self, subresource: "Resource[Any]") -> "_Resolver": ...
 
 
 def checked(schema: Any) -> None:
@@ -33,7 +39,7 @@ def checked(schema: Any) -> None:
         raise ValueError(f"it refers to {error.ref}, which is not in it") from error
 
 
-def _followed(part: "Resource[Any]", resolver: "Resolver[Any]") -> None:
+def _followed(part: "Resource[Any]", resolver: _Resolver) -> None:
     """Looks every reference of it up."""
     if isinstance(part.contents, dict):
         for keyword in REFERENCES:
