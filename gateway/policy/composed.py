@@ -22,7 +22,6 @@ from functools import reduce
 
 import msgspec
 
-from gateway.policy.lasting import lasts
 from gateway.types.backends import Capabilities, Price, Shaping, Target
 from gateway.types.compositions import BACKEND, Call, Composition
 from gateway.types.snapshot import Snapshot
@@ -46,6 +45,9 @@ def with_compositions(snapshot: Snapshot) -> Snapshot:
 
 def composed(composition: Composition, targets: Mapping[str, Target]) -> Target:
     """The target of a composition whose steps' targets are declared."""
+    # It brings numpy, which a command that meets no composition need not wait for.
+    from gateway.policy.lasting import lasts
+
     calls = [(call, targets[call.target]) for call in composition.calls()]
     used = [each for _, each in calls]
     last = targets[composition.steps[-1].target]
