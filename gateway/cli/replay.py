@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gateway.classify.encoder import EncoderError
 from gateway.cli.opening import (
     ConfigOption,
     EnvironmentOption,
@@ -67,6 +66,8 @@ def register(app: typer.Typer) -> None:
         Each is decided again from the estimates that were logged with it. The change in cost, time
         and share right, with 95 % intervals, comes from what was explored: `explore` in a policy.
         """
+        from gateway.classify.encoder import EncoderError
+
         if (policy is None) == (files is None):
             raise typer.BadParameter("name one of --policy FILE and --files DIR")
         now = time.time()
