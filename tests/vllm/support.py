@@ -1,12 +1,14 @@
 """A gateway before real vLLM replicas with room for few adapters."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from demo import tasks, vllm_server
@@ -14,7 +16,9 @@ from demo.tasks import Example
 from gateway.store.keys import Keys
 from gateway.types.backends import Adapter, Version
 from gateway.types.snapshot import Snapshot
+from tests.cli.running import switchboard
 from tests.gateway.support import Served, route, serving, snapshot, target
+from tests.vllm.conftest import Replica
 
 SEED = 43
 ROUTE_FILES = {
@@ -128,3 +132,39 @@ async def until(holds: Any, deadline_s: float = 90) -> None:
     async with asyncio.timeout(deadline_s):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+def home_of(vllm: Replica, home: Path, *adapters: str, files: Mapping[str, str]) -> None:
+    """A directory to be served: `local/tiny` at the replica with these of the trained adapters,
+    and `files`; what `gateway.yaml` there says more stands behind that, its `backends` last."""
+    shutil.copytree(PARTS, home / "adapters")
+    named = ", ".join(f"{name}: {{source: {name}}}" for name in adapters)
+    own, _, backends = files["gateway.yaml"].partition("backends:\n")
+    gateway_file = f"""{own}store: sqlite:///switchboard.db
+backends:
+  local:
+    kind: vllm
+    replicas: [{vllm.url}]
+    replica_hour: 0.40 usd
+    peak_tokens_per_second: 2000
+    adapter_store: {home}/adapters
+    models:
+      tiny: {{id: base, config: {vllm_server.BASE / "config.json"}, adapters: {{{named}}}}}
+{backends}"""
+    for name, text in {**files, "gateway.yaml": gateway_file}.items():
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text(text)
+
+
+async def printed(served: Served, home: Path, *words: str, asks: bool = False) -> Any:
+    """What a command prints as JSON; one that asks does so through the gateway."""
+    at = ("--gateway", f"http://127.0.0.1:{served.port}") if asks else ()
+    ran = await asyncio.to_thread(switchboard, *words, "--json", *at, home=home)
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def hard_pressed(answer: httpx.Response) -> bool:
+    """Whether the gateway itself got no time: a vLLM beside it that starts, or works, has both of a
+    small machine's cores. Whoever asks has to wait as told; no other refusal is one of these."""
+    return answer.status_code == 429 and "more to do than it has time for" in answer.text

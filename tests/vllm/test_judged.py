@@ -8,7 +8,6 @@ convention, as the base does.
 import asyncio
 import json
 import re
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -20,39 +19,27 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from demo import tasks, vllm_server
+from demo import tasks
 from demo.tasks import Example
 from gateway.evals import runs
 from gateway.standin.behaviour import Asked, Behaviour
 from gateway.standin.standin import StandIn
 from gateway.store import schema
-from tests.cli.running import switchboard
 from tests.gateway.composed import written
 from tests.gateway.support import Served, serving_home
 from tests.vllm.conftest import Replica
-from tests.vllm.support import SEED
+from tests.vllm.support import SEED, home_of, printed
 
 BASE, ADAPTED = "local/tiny", "local/tiny+support"
 GENERIC, JUDGE = "outside/generic", "outside/judge"
 INPUT_USD, OUTPUT_USD = 1e-6, 5e-6
-GATEWAY = """
-default_route: general
-store: sqlite:///switchboard.db
+PRICE = "{input: 1 usd/Mtok, output: 5 usd/Mtok}"
+OUTSIDE = """default_route: general
 backends:
-  local:
-    kind: vllm
-    replicas: [{vllm}]
-    replica_hour: 0.40 usd
-    peak_tokens_per_second: 2000
-    adapter_store: {home}/adapters
-    models:
-      tiny: {{id: base, config: {config}, adapters: {{support: {{source: support}}}}}}
   outside:
     kind: openai
-    url: {outside}
-    models:
-      generic: {{id: generic, price: {price}}}
-      judge: {{id: judge, price: {price}}}
+    url: {url}
+    models: {{generic: {{id: generic, price: {price}}}, judge: {{id: judge, price: {price}}}}}
 """
 FILES = {
     "routes/general.yaml": "name: general\nvalue: 0.01 usd\npolicy: plain\n"
@@ -99,30 +86,18 @@ async def gateway(
     vllm: Replica, examples: Mapping[str, Example], home: Path
 ) -> AsyncIterator[Served]:
     """The gateway of files in `home`, its adapter loaded."""
-    shutil.copytree(vllm_server.ADAPTERS, home / "adapters")
     rows = [{"input": each.prompt, "expected": each.house} for each in examples.values()]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    for name, text in {**FILES, "evals/support.jsonl": lines}.items():
-        (home / name).parent.mkdir(exist_ok=True)
-        (home / name).write_text(text)
     async with StandIn(outside(examples)) as provider:
-        price = "{input: 1 usd/Mtok, output: 5 usd/Mtok}"
-        config = vllm_server.BASE / "config.json"
-        text = GATEWAY.format(
-            vllm=vllm.url, outside=provider.url, home=home, config=config, price=price
-        )
-        (home / "gateway.yaml").write_text(text)
+        written_there = {
+            **FILES,
+            "evals/support.jsonl": lines,
+            "gateway.yaml": OUTSIDE.format(url=provider.url, price=PRICE),
+        }
+        home_of(vllm, home, "support", files=written_there)
         async with serving_home(home) as served:
             await served.gateway.adapters_present()
             yield served
-
-
-async def command(served: Served, home: Path, *words: str, asks: bool = False) -> Any:
-    """What a command prints as JSON; one that asks does so through the gateway."""
-    at = ("--gateway", f"http://127.0.0.1:{served.port}") if asks else ()
-    ran = await asyncio.to_thread(switchboard, *words, "--json", *at, home=home)
-    assert ran.code == 0, ran.err
-    return json.loads(ran.out)
 
 
 @asynccontextmanager
@@ -158,7 +133,7 @@ async def test_a_person_who_labels_blindly_prefers_the_adapter(
     vllm: Replica, examples: Mapping[str, Example], tmp_path: Path
 ) -> None:
     async with gateway(vllm, examples, tmp_path) as served:
-        ran = await command(served, tmp_path, "eval", "run", "evals/support.yaml", asks=True)
+        ran = await printed(served, tmp_path, "eval", "run", "evals/support.yaml", asks=True)
         async with labelling(tmp_path) as (client, url):
             count = (await client.get(f"{url}state")).json()["count"]
             for n in range(count):
@@ -167,7 +142,7 @@ async def test_a_person_who_labels_blindly_prefers_the_adapter(
                 shown = answer.json()
                 body = says(shown, examples[shown["input"]].house)
                 (await client.post(f"{url}pairs/{n}", json=body)).raise_for_status()
-        report = await command(served, tmp_path, "eval", "report", "support")
+        report = await printed(served, tmp_path, "eval", "report", "support")
     assert {row["answers"] for row in ran["rows"]} == {2 * COUNT}
     _, results = runs.read(runs.found(tmp_path / runs.HOME, "support"))
     truth = {
@@ -208,12 +183,12 @@ async def test_a_shadow_s_answers_are_judged_beside_those_that_were_given(
         assert {each.headers["x-switchboard-target"] for each in answers} == {BASE}
         await served.gateway.shadows.settled()
         await written(served)
-        found = await command(served, tmp_path, "shadow", "report", "support")
+        found = await printed(served, tmp_path, "shadow", "report", "support")
         words = ("shadow", "judge", "support", "--judge", JUDGE, "--rubric", "The right queue.")
-        told = await command(served, tmp_path, *words, asks=True)
-        again = await command(served, tmp_path, *words, asks=True)
+        told = await printed(served, tmp_path, *words, asks=True)
+        again = await printed(served, tmp_path, *words, asks=True)
         await written(served)
-        report = await command(served, tmp_path, "eval", "report", "shadow-support")
+        report = await printed(served, tmp_path, "eval", "report", "shadow-support")
         with served.gateway.store.engine.connect() as connection:
             kept = connection.execute(select(schema.requests)).all()
             ids = {each.id for each in kept if each.shadow_of is None}

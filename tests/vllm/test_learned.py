@@ -7,39 +7,21 @@ run nor the adapters' training had.
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from demo import tasks, vllm_server
+from demo import tasks
 from demo.tasks import Example
-from tests.cli.running import switchboard
 from tests.gateway.support import Served, serving_home
 from tests.vllm.conftest import Replica
-from tests.vllm.support import SEED
+from tests.vllm.support import SEED, hard_pressed, home_of, printed
 
 SUPPORT, DISPATCH = "local/tiny+support", "local/tiny+dispatch"
 LEARNED_FROM, JUDGED_BY = 60, 30
 """Prompts of each kind."""
-GATEWAY = """
-default_route: desk
-store: sqlite:///switchboard.db
-backends:
-  local:
-    kind: vllm
-    replicas: [{vllm}]
-    replica_hour: 0.40 usd
-    peak_tokens_per_second: 2000
-    adapter_store: {home}/adapters
-    models:
-      tiny:
-        id: base
-        config: {config}
-        adapters: {{support: {{source: support}}, dispatch: {{source: dispatch}}}}
-"""
 FILES = {
+    "gateway.yaml": "default_route: desk\n",
     "routes/desk.yaml": "name: desk\nvalue: 0.01 usd\npolicy: learned\nmatch: named\n"
     f"candidates: [{{target: {SUPPORT}, quality: 0.5}}, {{target: {DISPATCH}, quality: 0.5}}]\n",
     "policies/learned.yaml": "name: learned\nquality: learned\n",
@@ -63,25 +45,12 @@ def prompts() -> tuple[list[Example], list[Example]]:
 @asynccontextmanager
 async def gateway(vllm: Replica, home: Path, known: Sequence[Example]) -> AsyncIterator[Served]:
     """The gateway of files in `home`, both adapters loaded."""
-    shutil.copytree(vllm_server.ADAPTERS, home / "adapters")
     rows = [{"input": each.prompt, "expected": each.house} for each in known]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    config = vllm_server.BASE / "config.json"
-    text = GATEWAY.format(vllm=vllm.url, home=home, config=config)
-    for name, content in {**FILES, "gateway.yaml": text, "evals/desk.jsonl": lines}.items():
-        (home / name).parent.mkdir(exist_ok=True)
-        (home / name).write_text(content)
+    home_of(vllm, home, "support", "dispatch", files={**FILES, "evals/desk.jsonl": lines})
     async with serving_home(home) as served:
         await served.gateway.adapters_present()
         yield served
-
-
-async def command(served: Served, home: Path, *words: str, asks: bool = False) -> Any:
-    """What a command prints as JSON; one that asks does so through the gateway."""
-    at = ("--gateway", f"http://127.0.0.1:{served.port}") if asks else ()
-    ran = await asyncio.to_thread(switchboard, *words, "--json", *at, home=home)
-    assert ran.code == 0, ran.err
-    return json.loads(ran.out)
 
 
 async def right(served: Served, model: str, asked: Sequence[Example]) -> float:
@@ -92,7 +61,7 @@ async def right(served: Served, model: str, asked: Sequence[Example]) -> float:
         async with limit:
             for _ in range(20):
                 answer = await served.chat(example.prompt, model=model, max_tokens=8, temperature=0)
-                if answer.status_code != 429:  # as it may say on a machine that is busy besides
+                if not hard_pressed(answer):
                     break
                 await asyncio.sleep(float(answer.headers["retry-after"]))
         assert answer.status_code == 200, answer.text
@@ -109,8 +78,8 @@ async def test_a_prompt_goes_to_the_adapter_that_will_be_right(
     async with gateway(vllm, tmp_path, known) as served:
         alone = [await right(served, name, new) for name in (SUPPORT, DISPATCH)]
         before = await right(served, "desk", new)
-        await command(served, tmp_path, "eval", "run", "evals/desk.yaml", asks=True)
-        (made,) = await command(served, tmp_path, "train", "--route", "desk")
+        await printed(served, tmp_path, "eval", "run", "evals/desk.yaml", asks=True)
+        (made,) = await printed(served, tmp_path, "train", "--route", "desk")
         async with asyncio.timeout(20):
             while "desk" not in served.gateway.learned.known:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
