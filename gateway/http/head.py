@@ -6,9 +6,9 @@ here, so that no two of them can disagree where a request ends.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 
 from gateway.errors import ApiError, BadRequest, TooLarge
+from gateway.transport.base import size_of
 from gateway.types.snapshot import Server
 
 _VERSIONS = frozenset({"1.1", "1.0"})
@@ -45,11 +45,6 @@ def judge(
             code="invalid_host" if hosts else "missing_host",
         )
     return None
-
-
-def size_of(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """Bytes of headers as they are sent, each with a colon, a space and the line's end."""
-    return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
 
 
 def head_too_large(limits: Server) -> ApiError:

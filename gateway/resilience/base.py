@@ -73,7 +73,6 @@ class AttemptFailed(UpstreamError):
         super().__init__(message)
         self.target = target
         self.status = status
-        self.message = message
         self.kind: Kind = kind
         self.retry_after = retry_after
         self.late = late

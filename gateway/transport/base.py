@@ -1,6 +1,7 @@
 """The seam between the gateway and its backends: send a request, get a head, read pieces, abort."""
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -13,6 +14,11 @@ MAX_HEAD = 65_536
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """A request's headers, names in lower case; a tuple, so that what is made of it can be kept."""
+
+
+def size_of(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Bytes of a head's lines as they are sent, each with a colon, a space and the line's end."""
+    return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
 
 
 class Origin(msgspec.Struct, frozen=True):

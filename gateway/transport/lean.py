@@ -10,7 +10,6 @@ import select
 import ssl
 from collections import deque
 from collections.abc import Collection, Sequence
-from itertools import chain
 from typing import Any
 
 import httptools
@@ -25,7 +24,7 @@ from gateway.errors import (
     UpstreamTimeout,
     unconnected,
 )
-from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink
+from gateway.transport.base import MAX_HEAD, Headers, Origin, Sink, size_of
 from gateway.types.backends import Timeouts
 
 HIGH_WATER, LOW_WATER = 131_072, 32_768
@@ -309,7 +308,7 @@ class Connection(asyncio.Protocol):
         if status < 200 or self._head is None:
             return
         headers = self._headers
-        size = sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
+        size = size_of(headers)
         if size > MAX_HEAD:
             self._fail(MalformedAnswer(f"the head is over {MAX_HEAD} bytes", at=self._where))
             return
