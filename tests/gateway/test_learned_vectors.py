@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.classify.bert import BertEncoder
+from gateway.config.load import load
 from gateway.learn.features import VectorKind
 from gateway.learn.kinds import WORDS
 from gateway.revisions.logged import OTHER_KIND, TEXTS
@@ -135,6 +136,24 @@ async def test_vectors_decide_and_versions_of_another_kind_are_left_alone(
         # What was recognised by the other classifier cannot be; the one that was named can.
         left_out = {each["why"]: each["requests"] for each in found["left_out"]}
         assert (left_out, found["requests"]) == ({TEXTS: 3, OTHER_KIND: 1}, 1)
+
+
+async def test_a_version_is_not_gone_by_once_texts_are_read_in_another_way(tmp_path: Path) -> None:
+    local = f"\nclassifier: {{kind: embedding, directory: {ENCODER}}}\n"
+    async with StandIn(MODELS) as provider:
+        folder = with_encoder(tmp_path / "home", provider.url, local)
+        async with serving_home(folder) as served:
+            ran = await told(folder, "train", "--json")
+            (made,) = json.loads(ran.out)
+            await goes_by(served, made["version"])
+            assert (await asked(served, EASY.format(502)))[0] == "openai/small"
+            lexical = (folder / "gateway.yaml").read_text().replace(local, "")
+            (folder / "gateway.yaml").write_text(lexical)
+            # Whether the store has been looked at since or not.
+            await served.gateway.swap(load(folder, {}).snapshot)
+            assert await asked(served, EASY.format(503)) == ("openai/big", 0.9)
+            await served.gateway.learned.look()
+            assert await asked(served, EASY.format(504)) == ("openai/big", 0.9)
 
 
 def topics(seen: list[str]) -> Callable[[dict[str, Any]], tuple[int, bytes]]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.http.head import judge
 from gateway.types.snapshot import Server
 from tests.http.test_protocol import echo, error_of, parsed, served, talk
 
@@ -223,3 +224,12 @@ async def test_over_the_limit_of_connections_is_503() -> None:
 def resident() -> int:
     """The most memory that this process has had so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_head_may_be_as_large_as_its_limit_and_no_larger() -> None:
+    lines = [(b"host", b"here"), (b"x-note", b"n" * 90), (b"x-none", b"")]
+    size = len(b"/" + b"".join(b"%s: %s\r\n" % line for line in lines))
+    assert judge(b"/", lines, "1.1", Server(max_head=size)) is None
+    refused = judge(b"/", lines, "1.1", Server(max_head=size - 1))
+    assert refused is not None
+    assert refused.status == 431
