@@ -5,6 +5,9 @@ turn, before anybody can look at it; what then helps is to answer some at once, 
 ready, and to spend the time on the others. How many is found by feedback: a timer that goes off
 late says how late the loop is, and the share that is turned away grows until that is near its
 target, and shrinks after it (an integral controller, bounded on both sides).
+
+A loop may also be late because other programs have the cores. With few requests open there is no
+queue that turning one away would shorten, so none is.
 """
 
 import asyncio
@@ -20,6 +23,9 @@ GAIN = 0.1
 RELEASE = 0.02
 """Its decline in a tick at most."""
 MOST = 0.95
+FEW = 100
+"""Fewer open requests than this cannot be what makes the loop late: one takes less than a
+millisecond of it, so that all of them are done within `LATE_S`."""
 TICKS = 5
 """The least of so many ticks counts: a queue makes each of them late, while a long step or a core
 that others took for a moment makes one late and not the next (as CoDel tells a standing queue from
@@ -30,7 +36,7 @@ class Pressure:
     """How late the loop is, and what share of requests is turned away for it.
 
     late_s  seconds, the least of the last ticks
-    share   0 while the loop keeps up
+    share   of those that come while many are open; 0 while the loop keeps up
     shed    requests turned away so far
     """
 
@@ -52,9 +58,9 @@ class Pressure:
         self.share += min(GAIN, GAIN * over) if over > 0.0 else -RELEASE
         self.share = min(max(self.share, 0.0), MOST)
 
-    def sheds(self) -> bool:
-        """Whether this one is turned away."""
-        if self._draw() >= self.share:
+    def sheds(self, already: int) -> bool:
+        """Whether one that comes while `already` requests are open is turned away."""
+        if already < FEW or self._draw() >= self.share:
             return False
         self.shed += 1
         return True

@@ -264,7 +264,12 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle, self._reading = self._reading, None
         assert cycle is not None
         if self._running is None:
-            if self.pressure.share and self.url.startswith(b"/v1/") and self.pressure.sheds():
+            pressure = self.pressure
+            if (
+                pressure.share
+                and self.url.startswith(b"/v1/")
+                and pressure.sheds(already=len(self.tasks))
+            ):
                 self._turn_away(cycle)
             else:
                 self._start(cycle)

@@ -194,7 +194,7 @@ def _rows(seen: Seen, by_tag: Mapping[str, Sequence[Row]]) -> Iterator[Wrong]:
     """One row for each request that was sent; those that left at once may not have come so far."""
     for told in seen.told:
         count = len(by_tag.get(told.plan.tag, ()))
-        unseen = told.unread or (told.left and told.answer is None)
+        unseen = told.left and told.answer is None
         if count != 1 and not (unseen and count == 0):
             yield Wrong(f"{_named(told)}: {count} rows", told.since, told.until)
     sent = {told.plan.tag for told in seen.told}

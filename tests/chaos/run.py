@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from gateway.app import Gateway
-from gateway.http.pressure import Pressure
 from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.store.keys import Keys
@@ -156,7 +155,6 @@ async def _serving(home: Home, folder: Path) -> AsyncIterator[Served]:
     """The gateway of files that are watched, and an administrator's client of it."""
     store, opening = open_home(home, f"sqlite:///{folder}/switchboard.db")
     gateway = Gateway(opening.snapshot, store, home=home, opening=opening)
-    gateway.pressure = Pressure(draw=lambda: 1.0)  # the clients make its loop late
     key = Keys(store).create("test", role="admin").secret
     await gateway.start()
     async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:

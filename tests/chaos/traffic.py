@@ -58,7 +58,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shed(self) -> bool:
-        """Whether it was told to come back: there was more to do than there was room or time."""
+        """Whether it was told to come back: there was more to do than there was room."""
         answer = self.answer
         return (
             answer is not None
@@ -66,11 +66,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
             and "retry-after" in answer.headers
             and (answer.error or {}).get("code") == "overloaded"
         )
-
-    @property
-    def unread(self) -> bool:
-        """Whether it was turned away before it was read: then there is no row of it."""
-        return self.shed and self.answer is not None and "x-request-id" not in self.answer.headers
 
     plan: Plan
     since: float

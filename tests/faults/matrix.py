@@ -92,7 +92,7 @@ async def run(cases: Sequence[Case], folder: Path) -> Matrix:
     async with AsyncExitStack() as stack:
         origins = Origins(stack, models, folder)
         await origins.start()
-        async with serving(configuration(asked, origins), folder, patient=True) as served:
+        async with serving(configuration(asked, origins), folder) as served:
             before = _tasks()
             answers = await _asked(served, asked)
             await asyncio.wait_for(origins.plain.until(lambda: not origins.plain.running), 10)

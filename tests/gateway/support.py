@@ -11,7 +11,6 @@ import httpx
 import msgspec
 
 from gateway.app import Gateway
-from gateway.http.pressure import Pressure
 from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.store.keys import Keys
@@ -196,18 +195,12 @@ async def serving(
     folder: Path,
     *,
     key: bool = False,
-    patient: bool = False,
     **key_options: Any,
 ) -> AsyncIterator[Served]:
-    """The gateway of a snapshot with a store in `folder`; with `key` it wants one.
-
-    A `patient` one turns nobody away for being late: clients that share its loop make it so.
-    """
+    """The gateway of a snapshot with a store in `folder`; with `key` it wants one."""
     store = Store.open(f"sqlite:///{folder}/switchboard.db")
     token: str | None = None
     gateway = Gateway(configuration, store)
-    if patient:
-        gateway.pressure = Pressure(draw=lambda: 1.0)
     if key:
         token = Keys(store).create("test", **key_options).secret
     await gateway.start()

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 from typing import Any
 
-from gateway.http.pressure import LATE_S, MOST, Pressure
+from gateway.http.pressure import FEW, LATE_S, MOST, Pressure
 from gateway.types.snapshot import Server
 from tests.http.test_protocol import echo, error_of, parsed, served
 
@@ -14,7 +14,7 @@ def test_nobody_is_turned_away_while_the_loop_keeps_up() -> None:
     pressure = Pressure()
     for _ in range(100):
         pressure.saw(0.5 * LATE_S)
-    assert (pressure.share, pressure.sheds(), pressure.shed) == (0.0, False, 0)
+    assert (pressure.share, pressure.sheds(already=FEW), pressure.shed) == (0.0, False, 0)
 
 
 def test_long_steps_now_and_then_are_no_pressure() -> None:
@@ -70,10 +70,16 @@ async def test_who_is_turned_away_keeps_the_connection_and_others_pass() -> None
     pressure = Pressure(draw=lambda: 0.5)
     asked = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok"
     health = b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok"
+    slow = b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok"
     reached: list[str] = []
+    all_open, ended = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope["path"])
+        if reached.count("/slow") == FEW:
+            all_open.set()
+        if scope["path"] == "/slow":
+            await ended.wait()
         await echo(scope, receive, send)
 
     async with served(app, Server(), pressure=pressure) as port:
@@ -85,15 +91,22 @@ async def test_who_is_turned_away_keeps_the_connection_and_others_pass() -> None
             status, headers, _ = parsed(head)
             return status, headers, await reader.readexactly(int(headers["content-length"]))
 
-        assert (await talk(asked))[0] == 200
         pressure.share = 0.9
+        assert (await talk(asked))[0] == 200  # no queue is shorter without it
+        others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(FEW)]
+        for _, other in others:
+            other.write(slow)
+        await asyncio.wait_for(all_open.wait(), 10)
         status, headers, body = await talk(asked)
         assert (await talk(health))[0] == 200
         pressure.share = 0.4
         assert (await talk(asked))[0] == 200
-        writer.close()
+        ended.set()
+        for _, other in [*others, (reader, writer)]:
+            other.close()
     assert (status, headers["retry-after"]) == (429, "1")
     assert "connection" not in headers
     assert error_of(body)["code"] == "overloaded"
     assert pressure.shed == 1
-    assert reached == ["/v1/chat/completions", "/health", "/v1/chat/completions"]
+    passed = [path for path in reached if path != "/slow"]
+    assert passed == ["/v1/chat/completions", "/health", "/v1/chat/completions"]

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
 from demo import tasks, vllm_server
@@ -162,9 +161,3 @@ async def printed(served: Served, home: Path, *words: str, asks: bool = False) -
     ran = await asyncio.to_thread(switchboard, *words, "--json", *at, home=home)
     assert ran.code == 0, ran.err
     return json.loads(ran.out)
-
-
-def hard_pressed(answer: httpx.Response) -> bool:
-    """Whether the gateway itself got no time: a vLLM beside it that starts, or works, has both of a
-    small machine's cores. Whoever asks has to wait as told; no other refusal is one of these."""
-    return answer.status_code == 429 and "more to do than it has time for" in answer.text

@@ -23,7 +23,6 @@ from tests.vllm.support import (
     command,
     configuration,
     gateway,
-    hard_pressed,
     right,
     sources,
     telling,
@@ -101,9 +100,6 @@ async def test_a_replica_killed_and_started_again_under_load(
                 answer = await served.chat(
                     examples[n % 4].prompt, f"local/tiny+{name}", temperature=0, max_tokens=8
                 )
-                if hard_pressed(answer):
-                    await asyncio.sleep(float(answer.headers["retry-after"]))
-                    continue
                 answers.append((answer.status_code, answer.text[:300]))
 
         asking = [asyncio.create_task(asks(n)) for n in range(6)]
@@ -215,15 +211,17 @@ async def test_twenty_adapters_where_four_fit(replicas: list[Replica], tmp_path:
     async with gateway(configuration(urls(replicas), tmp_path, written), tmp_path) as served:
         limit = asyncio.Semaphore(8)
 
-        async def one(at: int, n: int) -> tuple[int, bool]:
+        async def one(at: int, n: int) -> tuple[str, bool]:
+            """What went wrong, and whether the answer was right."""
             example = examples[names[n % len(names)]][at % 4]
             async with limit:
                 answer = await served.chat(
                     example.prompt, f"local/tiny+a{n}", temperature=0, max_tokens=12
                 )
-            said = answer.json()["choices"][0]["message"]["content"] if answer.is_success else ""
-            return answer.status_code, said == example.house
+            if not answer.is_success:
+                return answer.text, False
+            return "", answer.json()["choices"][0]["message"]["content"] == example.house
 
         done = await asyncio.gather(*(one(at, n) for at, n in enumerate(wanted)))
-    assert [status for status, _ in done] == [200] * 1000
+    assert [wrong for wrong, _ in done if wrong] == []
     assert sum(good for _, good in done) >= 990
