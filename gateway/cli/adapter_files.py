@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.opening import ConfigOption, console, fail, snapshot_of
+from gateway.cli.opening import ConfigOption, JsonOption, console, fail, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gateway.cli.mixing import Tried
     from gateway.types.backends import Adapter
     from gateway.types.snapshot import Snapshot
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def register(group: typer.Typer) -> None:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli import adapter_files
-from gateway.cli.adapter_files import JsonOption
 from gateway.cli.admin import GatewayOption, KeyOption, ask
-from gateway.cli.opening import ConfigOption, console, local, share_of
+from gateway.cli.opening import ConfigOption, JsonOption, console, local, share_of
 from gateway.cli.records import ASIDE, Cell, Lines
 
 NameArgument = Annotated[

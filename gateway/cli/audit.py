@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from gateway.cli.opening import ConfigOption, StoreOption, console, instant, local, opened
+from gateway.cli.opening import (
+    ConfigOption,
+    SinceOption,
+    StoreOption,
+    console,
+    instant,
+    local,
+    opened,
+)
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.errors import SwitchboardError
 
@@ -30,10 +38,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def audit(
-        since: Annotated[
-            str,
-            typer.Option(metavar="TIME", help="From then on: 15m, 1h, 7d ago, or a local time."),
-        ] = "7d",
+        since: SinceOption = "7d",
         limit: Annotated[
             int, typer.Option(min=1, metavar="N", help="Only the newest so many.")
         ] = 100,

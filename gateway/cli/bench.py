@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli import routing
+from gateway.cli.opening import JsonOption
 from gateway.cli.routing import ENCODER, encoder_here
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
                 f"if left out, {ENCODER} where it is there.",
             ),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Measure the classifiers: accuracy, calibration error and microseconds a text."""
         from gateway.classify.bench import run

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.opening import EnvironmentOption, print_problems, tell
+from gateway.cli.opening import EnvironmentOption, JsonOption, print_problems, tell
 from gateway.config.load import Loaded, load
 from gateway.errors import ConfigError, Problem
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
             Path,
             typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/."),
         ] = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         environment: EnvironmentOption = None,
     ) -> None:
         """Say everything that is wrong with a configuration, with file, line, key and mend.

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.cli.explain import render, to_json
-from gateway.cli.opening import StoreOption, fail, missing, opened, snapshot_of, store_of
+from gateway.cli.opening import (
+    JsonOption,
+    StoreOption,
+    fail,
+    missing,
+    opened,
+    snapshot_of,
+    store_of,
+)
 from gateway.errors import SwitchboardError
 from gateway.types.decisions import Decision
 from gateway.types.requests import Caller, Endpoint, Recognition
@@ -21,7 +29,6 @@ from gateway.types.snapshot import Snapshot
 Config = Annotated[
     Path, typer.Option(metavar="DIR", help="Directory of gateway.yaml, routes/ and policies/.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 if TYPE_CHECKING:
     from gateway.learn.features import FeatureKind
@@ -44,7 +51,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(metavar="NAME", help="As if the request named this route.")
         ] = "auto",
         store: StoreOption = None,
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Show every candidate with quality, cost, seconds, net value and verdict.
 
@@ -81,7 +88,7 @@ def register(app: typer.Typer) -> None:
         route: Annotated[
             str | None, typer.Option(metavar="NAME", help="Say it for this route's value.")
         ] = None,
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Say a policy's trade-off in words and figures."""
         from gateway.policy.words import describe

@@ -13,8 +13,12 @@ from rich.console import Console
 
 from gateway.cli.eval_gateway import chats
 from gateway.cli.opening import (
+    AllTenantsOption,
     ConfigOption,
+    JsonOption,
+    SinceOption,
     StoreOption,
+    TenantOption,
     fail,
     instant,
     missing,
@@ -47,15 +51,9 @@ def register(evals: typer.Typer) -> None:
         ] = None,
         cases: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 200,
         seed: Annotated[int, typer.Option(metavar="N", help="Of the choice among more.")] = 0,
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="From then on: 7d ago, or a local time.")
-        ] = "7d",
-        tenant: Annotated[
-            str | None, typer.Option(metavar="NAME", help="This tenant's; else those of none.")
-        ] = None,
-        all_tenants: Annotated[
-            bool, typer.Option("--all-tenants", help="Of all tenants together.")
-        ] = False,
+        since: SinceOption = "7d",
+        tenant: TenantOption = None,
+        all_tenants: AllTenantsOption = False,
         judge: Annotated[
             str | None,
             typer.Option(
@@ -68,7 +66,7 @@ def register(evals: typer.Typer) -> None:
         ] = RUBRIC,
         store: StoreOption = None,
         config: ConfigOption = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Make a suite of chats that a route kept, and whose right answer somebody has told.
 

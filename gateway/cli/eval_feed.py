@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 
 from gateway.cli.eval_labels import marked
-from gateway.cli.eval_reports import AsJson, RunArgument, read_run
-from gateway.cli.opening import ConfigOption, StoreOption, fail, opened, snapshot_of
+from gateway.cli.eval_reports import RunArgument, read_run
+from gateway.cli.opening import ConfigOption, JsonOption, StoreOption, fail, opened, snapshot_of
 from gateway.cli.records import ASIDE
 from gateway.types.snapshot import Snapshot
 
@@ -31,7 +31,7 @@ def register(evals: typer.Typer) -> None:
         ] = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Let a run's results bear on the decisions of its route."""
         folder, done, results = read_run(run, config)

@@ -12,8 +12,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from gateway.cli.eval_reports import AsJson, RunArgument, read_run
-from gateway.cli.opening import ConfigOption, fail
+from gateway.cli.eval_reports import RunArgument, read_run
+from gateway.cli.opening import ConfigOption, JsonOption, fail
 from gateway.cli.records import ASIDE
 from gateway.errors import SwitchboardError
 
@@ -54,7 +54,7 @@ def register(evals: typer.Typer) -> None:
             bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
         ] = True,
         config: ConfigOption = Path(),
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Label a run's answers blindly, side by side, on a page of this machine.
 

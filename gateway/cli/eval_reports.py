@@ -7,7 +7,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from gateway.cli.opening import ConfigOption, fail
+from gateway.cli.opening import ConfigOption, JsonOption, fail
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.errors import SwitchboardError
 
@@ -27,7 +27,6 @@ SHOWN = 5
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="SUITE for its latest, SUITE/RUN, or a directory.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def register(evals: typer.Typer) -> None:
@@ -40,7 +39,7 @@ def register(evals: typer.Typer) -> None:
             Path | None, typer.Option(metavar="FILE", help="Write a page of it, by itself.")
         ] = None,
         config: ConfigOption = Path(),
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Show each target's quality, cost and speed, and which is surely better.
 
@@ -83,7 +82,7 @@ def register(evals: typer.Typer) -> None:
         markdown: Annotated[
             bool, typer.Option("--markdown", help="Print Markdown, for a review.")
         ] = False,
-        as_json: AsJson = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Show what has become worse or better between two runs of a suite.
 

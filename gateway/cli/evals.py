@@ -17,6 +17,7 @@ from gateway.cli.eval_feed import fed, feedable, learned_from, scored, summed
 from gateway.cli.eval_gateway import TargetsKeyOption, answering, chats, encoder_for, progress_bars
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
     StoreOption,
     fail,
     snapshot_of,
@@ -74,7 +75,7 @@ def _register_run(evals: typer.Typer) -> None:
         key: TargetsKeyOption = None,
         store: StoreOption = None,
         config: ConfigOption = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Ask a suite of its targets and score the answers.
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from gateway.cli.admin import GatewayOption, KeyOption, ask
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
     StoreOption,
     console,
     fail,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from gateway.types.snapshot import Snapshot
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The experiment's name.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 STATES = {"running": "green", "promoted": "bold green", "answered": "cyan", "stopped": "yellow"}
 LIST_HEAD = ("experiment", "route", "state", "units", "outcomes", "cost", "said")

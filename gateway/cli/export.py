@@ -9,8 +9,11 @@ import typer
 from rich.console import Console
 
 from gateway.cli.opening import (
+    AllTenantsOption,
     ConfigOption,
+    SinceOption,
     StoreOption,
+    TenantOption,
     fail,
     instant,
     missing,
@@ -34,15 +37,9 @@ def register(app: typer.Typer) -> None:
             Literal["openai-jsonl"],
             typer.Option(metavar="FORMAT", help="OpenAI's chat format, a line each: openai-jsonl."),
         ] = "openai-jsonl",
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="From then on: 7d, 30d ago, or a local time.")
-        ] = "30d",
-        tenant: Annotated[
-            str | None, typer.Option(metavar="NAME", help="This tenant's; else those of none.")
-        ] = None,
-        all_tenants: Annotated[
-            bool, typer.Option("--all-tenants", help="Of all tenants together.")
-        ] = False,
+        since: SinceOption = "30d",
+        tenant: TenantOption = None,
+        all_tenants: AllTenantsOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from gateway.cli.audit import written_down
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
     StoreOption,
     console,
     instant,
@@ -89,7 +90,7 @@ def register(app: typer.Typer) -> None:
         concurrent: ConcurrentOption = None,
         per_day: PerDayOption = None,
         per_month: PerMonthOption = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:
@@ -168,7 +169,7 @@ def register(app: typer.Typer) -> None:
 
     @keys.command("list")
     def list_keys(
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

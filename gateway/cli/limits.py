@@ -1,13 +1,13 @@
 """`switchboard limits`: who is at what share of what."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import typer
 
 from gateway.cli.admin import GatewayOption, KeyOption, ask
-from gateway.cli.opening import ConfigOption, console
+from gateway.cli.opening import ConfigOption, JsonOption, console
 from gateway.cli.records import Cell, Lines
 
 HEAD = ("who", "limit", "of", "used", "share")
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def limits(
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         gateway: GatewayOption = None,
         key: KeyOption = None,
         config: ConfigOption = Path(),

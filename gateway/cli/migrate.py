@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from gateway.cli.opening import ConfigOption, StoreOption, console, fail, store_of
+from gateway.cli.opening import ConfigOption, JsonOption, StoreOption, console, fail, store_of
 from gateway.errors import SwitchboardError
 
 
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
                 "--check", help="Change nothing; exit code 2 where something is to be done."
             ),
         ] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Make the store's tables, or bring them to what this version needs.
 

@@ -43,6 +43,14 @@ EnvironmentOption = Annotated[
 ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="DIR", help="Directory of gateway.yaml.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SinceOption = Annotated[
+    str, typer.Option(metavar="TIME", help="From then on: 15m, 1h, 7d ago, or a local time.")
+]
+TenantOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="This tenant's; else those of none.")
+]
+AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="Of all tenants together.")]
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

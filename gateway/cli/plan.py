@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.cli.opening import console
+from gateway.cli.opening import JsonOption, console
 from gateway.cli.records import ASIDE, Cell, Lines
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def register(app: typer.Typer) -> None:
         hour: Annotated[
             float | None, typer.Option(metavar="USD", help="What the cards cost an hour.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Show what the weights, the adapters and the KV cache take of a card, and what is left.
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from gateway.cli.opening import ConfigOption, StoreOption, missing, opened, snapshot_of
+from gateway.cli.opening import ConfigOption, JsonOption, StoreOption, missing, opened, snapshot_of
 from gateway.cli.records import ASIDE, Cell, Lines
 from gateway.types.routes import Route
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         route: Annotated[
             str | None, typer.Option(metavar="NAME", help="Only of this route.")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

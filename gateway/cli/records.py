@@ -12,6 +12,8 @@ from rich.text import Text
 
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
+    SinceOption,
     StoreOption,
     console,
     instant,
@@ -115,11 +117,8 @@ def register(app: typer.Typer) -> None:
                 help="Summed by: route, target, key, adapter, policy, tenant or composition.",
             ),
         ] = "route",
-        since: Annotated[
-            str,
-            typer.Option(metavar="TIME", help="From then on: 15m, 1h, 7d ago, or a local time."),
-        ] = "7d",
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        since: SinceOption = "7d",
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

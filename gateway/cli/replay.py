@@ -16,6 +16,8 @@ from rich.table import Table
 from gateway.cli.opening import (
     ConfigOption,
     EnvironmentOption,
+    JsonOption,
+    SinceOption,
     StoreOption,
     console,
     fail,
@@ -51,12 +53,9 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(metavar="DIR", help="A whole configuration's directory instead."),
         ] = None,
-        since: Annotated[
-            str,
-            typer.Option(metavar="TIME", help="From then on: 15m, 1h, 7d ago, or a local time."),
-        ] = "7d",
+        since: SinceOption = "7d",
         route: Annotated[str | None, typer.Option(metavar="NAME", help="Only this route.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         environment: EnvironmentOption = None,
         store: StoreOption = None,
         config: ConfigOption = Path(),

@@ -18,6 +18,7 @@ from gateway.cli.admin import GatewayOption, KeyOption, ask, base_of, readiness
 from gateway.cli.opening import (
     ConfigOption,
     EnvironmentOption,
+    JsonOption,
     StoreOption,
     console,
     fail,
@@ -43,7 +44,6 @@ GUARD_EVERY_S = 0.5
 LATE_S = 60.0
 """How long after its time a guard's end is waited for."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 NoteOption = Annotated[
     str, typer.Option("--note", "-m", metavar="TEXT", help="Why, for whoever reads the history.")
 ]

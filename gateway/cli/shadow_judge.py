@@ -17,6 +17,8 @@ from gateway.cli.eval_gateway import TargetsKeyOption, answering, progress_bars
 from gateway.cli.evals import suite_of
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
+    SinceOption,
     StoreOption,
     console,
     fail,
@@ -66,9 +68,7 @@ def register(group: typer.Typer) -> None:
             int, typer.Option(min=1, metavar="N", help="At most so many requests.")
         ] = 500,
         seed: Annotated[int, typer.Option(metavar="N", help="Of the choice among more.")] = 0,
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="From then on: 1h, 7d ago, or a local time.")
-        ] = "7d",
+        since: SinceOption = "7d",
         limit_usd: Annotated[
             float | None,
             typer.Option(min=0, metavar="USD", help="Stop before more than that is spent."),
@@ -80,7 +80,7 @@ def register(group: typer.Typer) -> None:
         key: TargetsKeyOption = None,
         store: StoreOption = None,
         config: ConfigOption = Path(),
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
     ) -> None:
         """Judge what a shadow said beside what was answered: wins, ties and losses.
 

@@ -11,6 +11,8 @@ import typer
 from gateway.cli import shadow_judge
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
+    SinceOption,
     StoreOption,
     console,
     instant,
@@ -63,9 +65,7 @@ def register(app: typer.Typer) -> None:
     @group.command()
     def report(
         route: Annotated[str, typer.Argument(metavar="ROUTE", help="The route's name.")],
-        since: Annotated[
-            str, typer.Option(metavar="TIME", help="From then on: 1h, 7d ago, or a local time.")
-        ] = "7d",
+        since: SinceOption = "7d",
         pairs: Annotated[
             Path | None,
             typer.Option(
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
                 " where the route keeps text.",
             ),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:

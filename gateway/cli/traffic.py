@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from gateway.cli.admin import GatewayOption, KeyOption, ask
-from gateway.cli.opening import ConfigOption, console, local, share_of
+from gateway.cli.opening import ConfigOption, JsonOption, console, local, share_of
 from gateway.cli.records import ASIDE, Cell, Lines
 
 NAMED = typer.Argument(
@@ -19,7 +19,6 @@ WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Shown bes
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Even where it leaves a route without a candidate.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 HEAD = ("subject", "share", "by", "since", "under way", "why")
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from gateway.cli.audit import user, written_down
 from gateway.cli.opening import (
     ConfigOption,
+    JsonOption,
     StoreOption,
     console,
     fail,
@@ -62,7 +63,7 @@ def register(app: typer.Typer) -> None:
         history: Annotated[
             bool, typer.Option("--history", help="List the route's versions; learn nothing.")
         ] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:
