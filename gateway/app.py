@@ -53,6 +53,7 @@ from gateway.qualities import QualityWatch, Shift
 from gateway.remembered import Remembered
 from gateway.resilience.breaker import Turned
 from gateway.resilience.ways import Resilience
+from gateway.retention import Retaining
 from gateway.retraining import Retraining, Told, trained_beside
 from gateway.revisions.guarding import Guarding
 from gateway.revisions.known import KnownFile, LearnedFile
@@ -70,6 +71,7 @@ from gateway.store.hosting import HostingBook
 from gateway.store.keys import Keyring, Keys
 from gateway.store.learned import LearnedBook
 from gateway.store.reader import Reader
+from gateway.store.retention import RetentionBook
 from gateway.store.revisions import Revision, Revisions
 from gateway.store.shadows import ShadowBook
 from gateway.store.spending import SpendingBook
@@ -207,6 +209,12 @@ class Gateway:
             LearnedBook(store),
             lambda: self._snapshot,
             partial(_trained, home, store),
+            leads=self.leads,
+            now=time.time,
+        )
+        self.retaining = Retaining(
+            RetentionBook(store),
+            lambda: self._snapshot.retention,
             leads=self.leads,
             now=time.time,
         )
@@ -374,6 +382,7 @@ class Gateway:
             self._follow_keys(),
             self._follow_notices(),
             self.hours.run(),
+            self.retaining.run(),
             self.pressure.watch(time.perf_counter),
         )
         if self._follows:

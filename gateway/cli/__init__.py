@@ -20,6 +20,7 @@ from gateway.cli import (
     limits,
     migrate,
     plan,
+    prune,
     quality,
     records,
     replay,
@@ -73,7 +74,7 @@ def build() -> typer.Typer:
         experiments,
         shadows,
     )
-    for group in (*running, export, evals, train, agent, plan, keys, audit, migrate, bench):
+    for group in (*running, export, evals, train, agent, plan, keys, audit, migrate, prune, bench):
         group.register(app)
     return app
 

@@ -22,7 +22,7 @@ from gateway.types.experiments import Asked, Experiment
 from gateway.types.limits import Alerts, Quota, Quotas
 from gateway.types.policies import Breaking, Limits, Policy
 from gateway.types.routes import Candidate, Comparison, Match, Metric, Route, Shadow
-from gateway.types.snapshot import Server, Snapshot
+from gateway.types.snapshot import Retention, Server, Snapshot
 
 SECONDS_PER_DAY = 86400
 
@@ -249,6 +249,7 @@ def snapshot(
             for each in (composition(name, part, texts) for name, part in file.compositions.items())
         },
         quotas=quotas(file.limits),
+        retention=Retention(file.retention.text, file.retention.requests),
     )
     whole = with_compositions(whole)
     return msgspec.structs.replace(whole, hash=hashlib.sha256(canonical(whole)).hexdigest())

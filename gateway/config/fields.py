@@ -17,6 +17,7 @@ from gateway.config import units
 from gateway.config.units import Dimension, UnitError
 from gateway.types.limits import Rate
 from gateway.types.routes import Comparison
+from gateway.types.snapshot import LEAST_REQUESTS_S, LEAST_TEXT_S
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TENANT = "{key.tenant}"
@@ -92,6 +93,23 @@ def _text_or(kind: str | None, pattern: str | None) -> JsonSchemaValue:
     parts = [part for part in (pattern, _REFERENCE) if part is not None]
     text: JsonSchemaValue = {"type": "string", "pattern": "|".join(parts)}
     return text if kind is None else {"anyOf": [{"type": kind}, text]}
+
+
+def _age(least: float, why: str) -> Read:
+    """A time of at least that many seconds; `why` says what a shorter one would spoil."""
+
+    def read(value: Any) -> float:
+        seconds = _measured(value, units.DURATION)
+        if seconds < least:
+            mend = f"write `{units.format(least, units.DURATION)}` or more"
+            raise Wrong(f"`{value}` is too short: {why}", mend)
+        return seconds
+
+    return Read(
+        read,
+        _text_or(None, units.DURATION.pattern),
+        lambda value: units.format(float(value), units.DURATION),
+    )
 
 
 def _rate(value: Any) -> Rate:
@@ -379,6 +397,8 @@ Usd = Annotated[float, _quantity(units.MONEY)]
 TokenPrice = Annotated[float, _quantity(units.TOKEN_PRICE)]
 Waiting = Annotated[float, _quantity(units.WAITING)]
 Seconds = Annotated[float, _quantity(units.DURATION)]
+TextAge = Annotated[float, _age(LEAST_TEXT_S, "answers are spoken of after they were given")]
+RequestAge = Annotated[float, _age(LEAST_REQUESTS_S, "a month's budgets are known by its requests")]
 Share = Annotated[
     float,
     Read(

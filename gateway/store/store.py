@@ -255,6 +255,7 @@ def _sqlite(url: URL, busy_s: float) -> Engine:
         cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         _into_wal(cursor, busy_s)
         cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA secure_delete = ON")  # a text that is erased is nowhere in the file
         cursor.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         cursor.close()
 

@@ -40,6 +40,19 @@ class Server(msgspec.Struct, frozen=True):
     coordinator_name: str = "switchboard"
 
 
+LEAST_TEXT_S = 3600.0
+"""Texts are kept for so long at least: answers are spoken of after they were given."""
+LEAST_REQUESTS_S = 32 * 86_400.0
+"""And requests for so long: a month's budgets are known by them."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How long the store keeps texts, and whole requests, in seconds; None for ever."""
+
+    text_s: float | None = None
+    requests_s: float | None = None
+
+
 class Weight(msgspec.Struct, frozen=True):
     """What share of its traffic a target, backend or replica gets, by command of `author` at the
     instant `since`: 0 is drained, 1 as if nothing was said. `why` may be empty."""
@@ -76,5 +89,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     adapters: tuple[Adapter, ...] = ()
     compositions: Mapping[str, Composition] = {}
     quotas: Quotas = Quotas()
+    retention: Retention = Retention()
     weights: Mapping[str, Weight] = {}
     qualities: Mapping[tuple[str, str], Quality] = {}

@@ -27,6 +27,23 @@ class Case(NamedTuple):
 METRICS = "policy: balanced\nmetrics: "
 
 CASES = [
+    # retention
+    Case(
+        "gateway.yaml",
+        "default_route: general\n",
+        "retention: {requests: 30 d}\ndefault_route: general\n",
+        "gateway.yaml:1 retention.requests",
+        "`30 d` is too short: a month's budgets are known by its requests",
+        "write `32 d` or more",
+    ),
+    Case(
+        "gateway.yaml",
+        "default_route: general\n",
+        "retention: {text: 5 m}\ndefault_route: general\n",
+        "gateway.yaml:1 retention.text",
+        "`5 m` is too short: answers are spoken of after they were given",
+        "write `1 h` or more",
+    ),
     # metrics
     Case(
         ROUTE,

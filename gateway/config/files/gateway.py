@@ -7,7 +7,7 @@ from gateway.config.files.backends import AnyBackend
 from gateway.config.files.compositions import AnyComposition
 from gateway.config.files.limits import QuotasPart
 from gateway.config.files.part import Part
-from gateway.config.files.server import ClassifierPart, CoordinatorPart, ServerPart
+from gateway.config.files.server import ClassifierPart, CoordinatorPart, RetentionPart, ServerPart
 from gateway.types.snapshot import Server
 
 _SERVER = Server()
@@ -25,6 +25,11 @@ class GatewayFile(Part):
         default=_SERVER.store,
         description="Where requests, keys and revisions are kept.",
         examples=["postgresql://user@host/switchboard"],
+    )
+    retention: RetentionPart = Field(
+        default=RetentionPart(),
+        description="How long that is kept.",
+        examples=[{"text": "30 d", "requests": "400 d"}],
     )
     coordinator: CoordinatorPart | CoordinatorUrl | None = Field(
         default=None,

@@ -8,11 +8,13 @@ from gateway.config.fields import (
     CoordinatorUrl,
     Listen,
     Name,
+    RequestAge,
     Seconds,
     Size,
     Switch,
     TargetName,
     Text,
+    TextAge,
     Whole,
 )
 from gateway.config.files.part import Part
@@ -77,6 +79,23 @@ class ServerPart(Part):
         description="How much of the log may wait on disk, in `.switchboard/spool`, while the store"
         " is away or slow; 0 keeps it in memory only.",
         examples=["1 GiB"],
+    )
+
+
+class RetentionPart(Part):
+    """How long the store keeps what was asked and answered."""
+
+    text: TextAge | None = Field(
+        default=None,
+        description="Prompts, answers, comments and corrections, where a route keeps text; for ever"
+        " if left out.",
+        examples=["30 d"],
+    )
+    requests: RequestAge | None = Field(
+        default=None,
+        description="Requests with their attempts and what was said of them, and eval runs; for"
+        " ever if left out. At least `32 d`: a month's budgets are known by them.",
+        examples=["400 d"],
     )
 
 
