@@ -61,8 +61,8 @@ class Retaining:
     async def look(self) -> Gone:
         """Lets everything go that is too old by now. Raises StoreError."""
         horizon = horizon_of(self._declared(), self._now(), self._looked)
-        gone = Gone()
-        while batch := await asyncio.to_thread(self._book.let_go, horizon):
+        gone, batches = Gone(), self._book.batches(horizon)
+        while batch := await asyncio.to_thread(next, batches, None):
             gone += batch
             await asyncio.sleep(PAUSE_S)
         self._looked = max(self._looked, horizon.texts - LATE_S)

@@ -120,7 +120,7 @@ def _let_go(book: "RetentionBook", horizon: "Horizon", due: "Gone") -> "Gone":
     told = Console(stderr=True)
     with Progress(console=told, transient=True, disable=not told.is_terminal) as progress:
         bar = progress.add_task("letting go", total=sum(msgspec.structs.astuple(due)))
-        while batch := book.let_go(horizon):
+        for batch in book.batches(horizon):
             gone += batch
             progress.update(bar, completed=sum(msgspec.structs.astuple(gone)))
     return gone

@@ -3,8 +3,11 @@
 It is done in small transactions, so that nobody who writes rows waits for long.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import msgspec
-from sqlalchemy import Column, Table, delete, func, or_, select, update
+from sqlalchemy import Column, Select, Table, delete, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from gateway.store.schema import attempts, eval_prompts, eval_runs, feedback, requests
@@ -65,61 +68,69 @@ class RetentionBook:
                 )
             )
 
-    def let_go(self, horizon: Horizon) -> Gone:
-        """Lets a batch of each go. Nothing is left once nothing goes."""
-        return Gone(
-            self._requests(horizon),
-            self._run(horizon),
-            self._erase(requests, horizon, requests.c.started, _TEXTS),
-            self._erase(feedback, horizon, feedback.c.at, _REMARKS),
-            self._run_prompts(horizon),
-        )
+    def batches(self, horizon: Horizon) -> Iterator[Gone]:
+        """Lets everything go that is to, a batch with each step."""
+        yield from self._requests(horizon)
+        yield from self._runs(horizon)
+        for texts in self._erased(requests, horizon, requests.c.started, _TEXTS):
+            yield Gone(texts=texts)
+        for remarks in self._erased(feedback, horizon, feedback.c.at, _REMARKS):
+            yield Gone(remarks=remarks)
+        yield from self._run_prompts(horizon)
 
-    def _requests(self, horizon: Horizon) -> int:
+    def _requests(self, horizon: Horizon) -> Iterator[Gone]:
         c = requests.c
         old = select(c.id).where(c.started < horizon.requests).order_by(c.started).limit(BATCH)
-        with self._store.change() as connection:
-            ids = connection.scalars(old).all()
-            if ids:
+        while ids := self._found(old):
+            with self._store.change() as connection:
                 connection.execute(delete(attempts).where(attempts.c.request_id.in_(ids)))
                 connection.execute(delete(feedback).where(feedback.c.request_id.in_(ids)))
                 connection.execute(delete(requests).where(c.id.in_(ids)))
-        return len(ids)
+            yield Gone(requests=len(ids))
 
-    def _erase(
+    def _runs(self, horizon: Horizon) -> Iterator[Gone]:
+        """One run at a time: it may have many prompts."""
+        c = eval_runs.c
+        for run in self._found(select(c.run).where(c.at < horizon.requests)):
+            with self._store.change() as connection:
+                connection.execute(delete(eval_prompts).where(eval_prompts.c.run == run))
+                connection.execute(delete(eval_runs).where(c.run == run))
+            yield Gone(runs=1)
+
+    def _erased(
         self,
         table: Table,
         horizon: Horizon,
         at: Column[float],
         columns: tuple[Column[str | None], ...],
-    ) -> int:
-        seq = table.c.seq
-        old = select(seq).where(_told(horizon, at, columns)).order_by(at).limit(BATCH)
-        nothing = dict.fromkeys((column.name for column in columns), None)
-        with self._store.change() as connection:
-            seqs = connection.scalars(old).all()
-            if seqs:
-                connection.execute(update(table).values(nothing).where(seq.in_(seqs)))
-        return len(seqs)
+    ) -> Iterator[int]:
+        """Each batch goes on from where the one before ended: rows without text are read once."""
+        seq, nothing = table.c.seq, dict.fromkeys((column.name for column in columns), None)
+        old = select(seq, at).where(_told(horizon, at, columns)).order_by(at).limit(BATCH)
+        since = horizon.looked
+        while True:
+            with self._store.read() as connection:
+                found = connection.execute(old.where(at >= since)).all()
+            if not found:
+                return
+            since = found[-1][1]
+            with self._store.change() as connection:
+                these = seq.in_([row[0] for row in found])
+                connection.execute(update(table).values(nothing).where(these))
+            yield len(found)
 
-    def _run(self, horizon: Horizon) -> int:
-        """One eval run: it may have many prompts."""
-        c = eval_runs.c
-        with self._store.change() as connection:
-            run = connection.scalar(select(c.run).where(c.at < horizon.requests).limit(1))
-            if run is None:
-                return 0
-            connection.execute(delete(eval_prompts).where(eval_prompts.c.run == run))
-            connection.execute(delete(eval_runs).where(c.run == run))
-        return 1
-
-    def _run_prompts(self, horizon: Horizon) -> int:
-        """The texts of one eval run's prompts."""
+    def _run_prompts(self, horizon: Horizon) -> Iterator[Gone]:
+        """The texts of one eval run's prompts at a time."""
         c = eval_prompts.c
-        with self._store.change() as connection:
-            run = connection.scalar(select(c.run).where(_prompts(horizon)).limit(1))
+        for run in self._found(select(c.run).where(_prompts(horizon)).distinct()):
             told = (c.run == run) & c.text.is_not(None)
-            return connection.execute(update(eval_prompts).values(text=None).where(told)).rowcount
+            with self._store.change() as connection:
+                erased = connection.execute(update(eval_prompts).values(text=None).where(told))
+            yield Gone(prompts=erased.rowcount)
+
+    def _found(self, query: Select[Any]) -> Sequence[str]:
+        with self._store.read() as connection:
+            return connection.scalars(query).all()
 
 
 _TEXTS = (requests.c.text, requests.c.messages, requests.c.answer)

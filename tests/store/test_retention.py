@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,10 +34,7 @@ def kept(store: Store) -> None:
 
 
 def all_of(book: RetentionBook, horizon: Horizon) -> Gone:
-    gone = Gone()
-    while batch := book.let_go(horizon):
-        gone += batch
-    return gone
+    return sum(book.batches(horizon), Gone())
 
 
 def count(store: Store, table: str) -> int:
@@ -84,11 +82,9 @@ def test_old_requests_go_with_all_that_hangs_on_them(store: Store) -> None:
 def test_it_goes_in_small_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
     kept(store)
-    steps, book = [], RetentionBook(store)
-    while step := book.let_go(Horizon(texts=AT + 9.0, requests=AT + 3.0)):
-        steps.append((step.requests, step.texts))
-    assert [requests for requests, _ in steps] == [2, 1, 0][: len(steps)]
-    assert max(texts for _, texts in steps) == 2
+    steps = list(RetentionBook(store).batches(Horizon(texts=AT + 9.0, requests=AT + 3.0)))
+    assert [step.requests for step in steps if step.requests] == [2, 1]
+    assert [step.texts for step in steps if step.texts] == [2, 1]
     assert count(store, "requests") == 3
 
 
@@ -113,9 +109,9 @@ async def test_one_of_all_lets_go_of_what_is_declared(
     looked: list[Horizon] = []
 
     class Looks(RetentionBook):
-        def let_go(self, horizon: Horizon) -> Gone:
+        def batches(self, horizon: Horizon) -> Iterator[Gone]:
             looked.append(horizon)
-            return super().let_go(horizon)
+            return super().batches(horizon)
 
     retaining = Retaining(
         Looks(sqlite), lambda: declared, leads=lambda: leads[0], now=lambda: AT + 100.0
@@ -136,7 +132,7 @@ async def test_a_store_that_is_away_is_complained_of_once(
     sqlite: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Away(RetentionBook):
-        def let_go(self, horizon: Horizon) -> Gone:
+        def batches(self, horizon: Horizon) -> Iterator[Gone]:
             raise StoreAway("the store is away")
 
     monkeypatch.setattr("gateway.retention.EVERY_S", 0.01)
