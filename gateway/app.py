@@ -81,7 +81,7 @@ from gateway.store.weights import WeightBook
 from gateway.store.writer import Writer
 from gateway.traffic import Traffic
 from gateway.types.experiments import Experiment
-from gateway.types.records import Record
+from gateway.types.records import Made, Record
 from gateway.types.requests import Caller
 from gateway.types.routes import Route
 from gateway.types.snapshot import Server, Snapshot, Weight
@@ -607,6 +607,7 @@ class Gateway:
     def _keep(self, record: Record) -> None:
         if record.shadow_of is None:
             self.metrics.saw(record)
+        self._answers.ended(record)
         if not self.writer.put(record):
             self.metrics.lost += 1
 
@@ -619,9 +620,8 @@ class Gateway:
         elsewhere = self.coordinator is not None
         return await self._answers.answered(by, name, caller, elsewhere=elsewhere)
 
-    async def _maker(self, completion: str) -> str | None:
-        row = await self._find(completion)
-        return row["target"] if row is not None else None
+    async def _maker(self, completion: str) -> Made | None:
+        return await self._answers.made(completion, elsewhere=self.coordinator is not None)
 
 
 async def _trained(home: Home | None, store: Store, route: Route) -> Told:

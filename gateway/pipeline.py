@@ -82,7 +82,7 @@ from gateway.resilience.hedge import SOONER
 from gateway.transport.bodies import decoded, read_all
 from gateway.types.compositions import BACKEND
 from gateway.types.decisions import Choice, Decision, Question
-from gateway.types.records import Attempt, Outcome, Record, Usage
+from gateway.types.records import Attempt, Made, Outcome, Record, Usage
 from gateway.types.requests import Caller, Endpoint, Recognition, Request
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot
@@ -110,7 +110,7 @@ class Pipeline:
         clock: Callable[[], float],
         now: Callable[[], float],
         draw: Callable[[], float],
-        maker: Callable[[str], Awaitable[str | None]],
+        maker: Callable[[str], Awaitable[Made | None]],
         limiter: Limiter,
         breakers: Breakers,
         ended: Callable[[Journey], None],
@@ -127,7 +127,7 @@ class Pipeline:
         self._clock = clock
         self._now = now
         self._draw = draw
-        self._maker = maker
+        self.maker = maker
         self._at_end = ended
         self._composer = Composer(
             live, clock, self._open_any, self._relay, self._headers, self._give_back
@@ -254,7 +254,7 @@ class Pipeline:
         recognised = await plane.recogniser.recognise(request)
         only = recognised.only
         if request.previous is not None:
-            only = await self._made_by(request.previous)
+            only = await self._made_by(request.previous, request.caller)
         qualities = prompt = None
         kind = plane.kind()
         if kind is not None and request.turns:
@@ -276,16 +276,20 @@ class Pipeline:
         )
         return recognised.recognition, question, prompt
 
-    async def _made_by(self, response: str) -> str | None:
-        """A response is kept where it was made, so what continues it must go there."""
-        target = await self._maker(response)
-        if target is not None and target not in self.plane.snapshot.targets:
-            raise BadRequest(
-                f"The response '{response}' was made by {target}, which is no longer declared.",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        return target
+    async def _made_by(self, response: str, caller: Caller) -> str | None:
+        """A response is kept where it was made, so what continues it must go there; by whom it was
+        made for, or for whose tenant: to others it is as if not there."""
+        made = await self.maker(response)
+        if made is None:
+            return None
+        why = None
+        if not caller.owns(made.key, made.tenant):
+            why = f"There is no response '{response}'."
+        elif made.target is not None and made.target not in self.plane.snapshot.targets:
+            why = f"'{response}' was made by {made.target}, which is no longer declared."
+        if why is not None:
+            raise BadRequest(why, param="previous_response_id", code="previous_response_not_found")
+        return made.target
 
     def _let_in(self, journey: Journey) -> None:
         """Reserves what the request may use of its limits; raises LimitReached."""

@@ -100,7 +100,7 @@ def control_plane(
             raise NotFound(f"There is no decision '{id}'.", code="decision_not_found")
         return _json({"object": "decision", **row})
 
-    objects = StoredObjects(pipeline, find)
+    objects = StoredObjects(pipeline)
 
     @app.api_route("/v1/responses/{rest:path}", methods=KEPT, include_in_schema=False)
     async def responses(request: Request) -> Response:

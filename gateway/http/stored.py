@@ -1,13 +1,12 @@
 """Objects that a backend keeps: responses and stored completions, asked for by their id later.
 
 They live where they were made. A known id goes back to the backend that made it, for the key that
-it was made for; an id that we have not seen goes to the one backend that keeps such objects, if
-there is only one.
+it was made for and those of its tenant; an id that we have not seen goes to the one backend that
+keeps such objects, if there is only one.
 """
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -36,9 +35,8 @@ _PARTS = {
 class StoredObjects:
     """Relays calls on stored objects."""
 
-    def __init__(self, pipeline: Pipeline, find: Any) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._find = find
 
     async def relay(self, request: Request, caller: Caller, endpoint: Endpoint) -> Response:
         """The owner's answer, as it is."""
@@ -60,10 +58,10 @@ class StoredObjects:
             raise backend_failure(name, error) from error
 
     async def _owner(self, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, id: str) -> str:
-        row = await self._find(id) if id else None
-        if row is not None:
-            target = snapshot.targets.get(row["target"])
-            if target is not None and (caller.key is None or row["key"] == caller.key):
+        made = await self._pipeline.maker(id) if id else None
+        if made is not None:
+            target = snapshot.targets.get(made.target or "")
+            if target is not None and caller.owns(made.key, made.tenant):
                 return target.backend
         elif caller.direct:
             keepers = {

@@ -16,7 +16,8 @@ from gateway.store.feedback import Answered, FeedbackBook, Said
 from gateway.store.reader import Reader
 from gateway.store.store import StoreError
 from gateway.store.writer import Writer
-from gateway.types.requests import Caller
+from gateway.types.records import Made, Record
+from gateway.types.requests import Caller, Endpoint
 
 log = logging.getLogger("switchboard")
 
@@ -27,6 +28,10 @@ ANSWER_S = 3.0
 
 FLUSH_S = 2.0
 """How long it waits for a row that is being written."""
+
+MADE = 10_000
+"""Responses whose makers are remembered: what continues one of them waits for no store, and goes on
+while it is away."""
 
 LATER, LATER_S = 3, 0.3
 """How often, and how many seconds apart, a row is looked for that another worker may be writing."""
@@ -50,10 +55,32 @@ class Answers:
         self._writer = writer
         self._now = now
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="store-reader")
+        self._made: dict[str, Made] = {}
 
     def stop(self) -> None:
         """Nobody waits any more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def ended(self, record: Record) -> None:
+        """A request has ended here: who made its response is known from now on."""
+        id, caller = record.completion_id, record.caller
+        if (
+            id is None
+            or record.endpoint != Endpoint.RESPONSES.value
+            or record.shadow_of is not None
+        ):
+            return
+        if len(self._made) >= MADE:
+            del self._made[next(iter(self._made))]
+        self._made[id] = Made(record.target, caller.key, caller.tenant)
+
+    async def made(self, completion: str, *, elsewhere: bool) -> Made | None:
+        """Who made a completion, looked for as by `find` where it is not remembered."""
+        known = self._made.get(completion)
+        if known is not None:
+            return known
+        row = await self.find(completion, elsewhere=elsewhere)
+        return None if row is None else Made(row["target"], row["key"], row["tenant"])
 
     async def find(self, id: str, *, elsewhere: bool) -> dict[str, Any] | None:
         """The row of a request, decision or completion.

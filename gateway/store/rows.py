@@ -95,7 +95,7 @@ def request_row(record: Record) -> Row:
         None if recognition is None else recognition.detail,
         None if decision is None else decision.policy,
         None if decision is None else decision.snapshot,
-        record.composed or (None if last is None else last.target),
+        record.target,
         None if last is None else last.replica,
         None if decision is None else encoded(decision),
         _json(record.needs).decode(),

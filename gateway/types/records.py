@@ -72,3 +72,16 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     arm: str | None = None
     shadow_of: str | None = None
     composed: str = ""
+
+    @property
+    def target(self) -> str | None:
+        """What answered, or was asked last; None where nothing was."""
+        return self.composed or (self.attempts[-1].target if self.attempts else None)
+
+
+class Made(msgspec.Struct, frozen=True, gc=False):
+    """Which target made a completion, for which key and tenant."""
+
+    target: str | None
+    key: str | None
+    tenant: str | None

@@ -45,6 +45,12 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
         """Whether its role is `needed`, or one above."""
         return self.role is not None and ROLES.index(self.role) >= ROLES.index(needed)
 
+    def owns(self, key: str | None, tenant: str | None) -> bool:
+        """Whether what a key of a tenant made is its own, or its tenant's. Without keys all is."""
+        if self.key is None or self.key == key:
+            return True
+        return self.tenant is not None and self.tenant == tenant
+
 
 class Needs(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of a target; tokens are estimates made before any tokenizer.

@@ -178,7 +178,7 @@ class Size(msgspec.Struct):
 class Report(msgspec.Struct):
     """What came of it. `wrong` should be empty; `sizes` are after each quarter of the swaps.
 
-    `turned_away` had to ask again, since the event loop had no time for them.
+    `turned_away` had to ask again, since nobody had time to read the log for them.
     """
 
     swaps: int
@@ -207,6 +207,7 @@ class Client:
     """Asks the gateway and checks each answer; what it saw is written to a file, not kept."""
 
     def __init__(self, served: Served, told: TextIO, wrong: list[str]) -> None:
+        self._forget = served.gateway._answers._made.clear
         self._origin = Origin.parse(f"http://127.0.0.1:{served.port}")
         self._transport = LeanTransport()
         self._told = told
@@ -235,8 +236,8 @@ class Client:
         return str(json.loads(whole)["id"]) if whole.startswith(b"{") else None
 
     async def _answered(self, body: bytes, path: bytes) -> tuple[Reply, bytes]:
-        """The answer, asked for again, as SDKs do, where the event loop had no time for it: that is
-        the machine's want of time, who has to run the clients and the providers too."""
+        """The answer, asked for again, as SDKs do, where the log was not read in time: that is the
+        machine's want of time, who has to run the clients and the providers too."""
         head = ((b"content-type", b"application/json"),)
         while True:
             reply = await self._transport.send(self._origin, b"POST", path, head, body, PATIENT)
@@ -244,7 +245,7 @@ class Client:
             while piece := await reply.read():
                 pieces.append(piece)
             whole = b"".join(pieces)
-            if reply.status != 429 or b'"code":"overloaded"' not in whole:
+            if reply.status != 503 or b'"code":"store_away"' not in whole:
                 return reply, whole
             self.turned_away += 1
             await asyncio.sleep(PAUSE_S)
@@ -261,6 +262,7 @@ class Client:
         asked where that was made, and many a swap falls in between."""
         path = b"/v1/responses"
         first = await self.ask(json.dumps({"model": "stays/mini", "input": "hello"}).encode(), path)
+        self._forget()  # as of another worker's: it stands in the log alone
         # What is stored is the stand-in's, in this process: nothing goes on with these.
         more = {"model": "auto", "input": "hello", "previous_response_id": first, "store": False}
         while not stop.is_set():

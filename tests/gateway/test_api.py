@@ -151,6 +151,41 @@ async def test_a_response_goes_on_where_it_was_made(provider: StandIn, tmp_path:
 # ------------------------------------------------------------------ keys
 
 
+async def test_a_response_is_gone_on_with_by_its_key_and_tenant_alone(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    from gateway.store.keys import Keys
+
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True, tenant="acme") as served:
+        keys = Keys(served.gateway.store)
+        others = {
+            "colleague": keys.create("colleague", tenant="acme").secret,
+            "stranger": keys.create("stranger", tenant="else").secret,
+            "nobody's": keys.create("nobody's").secret,
+        }
+        served.gateway.keyring.refresh()
+        post = served.client.post
+        first = (await post("/v1/responses", json={"model": "auto", "input": "hello"})).json()
+        said = {}
+        for remembered in (True, False):  # here, and by the log
+            if not remembered:
+                served.gateway._answers._made.clear()
+            for name, key in others.items():
+                head = {"authorization": f"Bearer {key}"}
+                more = {"model": "auto", "input": "on", "previous_response_id": first["id"]}
+                answer = await post("/v1/responses", json=more, headers=head)
+                read = await served.client.get(f"/v1/responses/{first['id']}", headers=head)
+                said[name, remembered] = answer.status_code, read.status_code
+        error = answer.json()["error"]
+    assert {name: codes for (name, _), codes in said.items()} == {
+        "colleague": (200, 200), "stranger": (400, 404), "nobody's": (400, 404)
+    }  # fmt: skip
+    assert all(said[name, True] == said[name, False] for name in others)
+    assert error["code"] == "previous_response_not_found"
+    assert error["message"] == f"There is no response '{first['id']}'."
+
+
 async def test_with_a_key_in_the_store_every_call_needs_one(
     provider: StandIn, tmp_path: Path
 ) -> None:

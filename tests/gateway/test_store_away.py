@@ -59,9 +59,13 @@ async def test_requests_and_keys_go_on_while_the_database_is_away(tmp_path: Path
             async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
                 async with serving_client(gateway, port, token) as served:
                     answers = [await served.chat() for _ in range(5)]
+                    body = {"model": "auto", "input": "hello"}
+                    first = await served.client.post("/v1/responses", json=body)
                     assert (await served.decision(answers[0]))["outcome"] == "ok"
                     await asyncio.to_thread(database.kill)
                     answers += [await served.chat() for _ in range(20)]
+                    more = {**body, "previous_response_id": first.json()["id"]}
+                    answers += [first, await served.client.post("/v1/responses", json=more)]
                     writer = gateway.writer
                     await asyncio.to_thread(until, lambda: writer.away and not writer.waiting)
                     id = answers[0].headers["x-switchboard-decision"]

@@ -3,13 +3,37 @@
 import asyncio
 import time
 
+import pytest
+
 from gateway.store.adapters import AdapterBook
 from gateway.store.answers import Answers
 from gateway.store.feedback import FeedbackBook
 from gateway.store.reader import Reader
 from gateway.store.store import Store
 from gateway.store.writer import Writer
+from gateway.types.records import Made
 from tests.store.world import keep, record
+
+
+async def test_of_very_many_responses_the_last_are_remembered(
+    sqlite: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.answers.MADE", 3)
+    keep(sqlite, record(0, endpoint="responses"))
+    answers = Answers(
+        Reader(sqlite), AdapterBook(sqlite), FeedbackBook(sqlite), Writer(sqlite), time.time
+    )
+    for n in range(1, 5):
+        answers.ended(record(n, endpoint="responses"))
+    answers.ended(record(5))  # a chat's answer is nowhere gone on from
+    answers.ended(record(6, endpoint="responses", shadow_of="req_1"))
+    found = {
+        n: await answers.made(f"chatcmpl-{n}", elsewhere=False)  # none was written but the first
+        for n in range(7)
+    }
+    answers.stop()
+    made = Made("local/qwen+contracts", "key_1", "acme")
+    assert found == {0: made, 1: None, 2: made, 3: made, 4: made, 5: None, 6: None}
 
 
 async def test_many_who_wait_for_what_is_being_written_are_all_answered(store: Store) -> None:
