@@ -21,7 +21,7 @@ from gateway.cli.opening import (
     opened,
     snapshot_of,
 )
-from gateway.config.units import DURATION, format
+from gateway.config import units
 from gateway.types.snapshot import LEAST_REQUESTS_S
 
 if TYPE_CHECKING:
@@ -100,9 +100,10 @@ def _horizon(texts: str | None, requests: str | None, config: Path) -> "Horizon"
         0.0 if requests is None else instant(requests, now),
     )
     if horizon.requests > now - LEAST_REQUESTS_S:
+        month = units.format(LEAST_REQUESTS_S, units.DURATION)
         fail(
-            "a month's budgets are known by the requests of the last"
-            f" {format(LEAST_REQUESTS_S, DURATION)}: these stay. Their texts can go: --texts"
+            f"a month's budgets are known by the requests of the last {month}: these stay. Their"
+            " texts can go: --texts"
         )
     return horizon
 

@@ -24,8 +24,8 @@ RELEASE = 0.02
 """Its decline in a tick at most."""
 MOST = 0.95
 FEW = 100
-"""Fewer open requests than this cannot be what makes the loop late: one takes less than a
-millisecond of it, so that all of them are done within `LATE_S`."""
+"""Fewer open requests than this are no queue that makes the loop late: one takes less than a
+millisecond of it, unless it is very large, so that all of them are done within `LATE_S`."""
 TICKS = 5
 """The least of so many ticks counts: a queue makes each of them late, while a long step or a core
 that others took for a moment makes one late and not the next (as CoDel tells a standing queue from

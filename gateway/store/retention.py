@@ -142,7 +142,7 @@ def _told(
 ) -> ColumnElement[bool]:
     """Where one of the columns has text that is to go."""
     told = or_(*(column.is_not(None) for column in columns))
-    return (at >= horizon.looked) & (at < horizon.texts) & told
+    return (at < horizon.texts) & told
 
 
 def _prompts(horizon: Horizon) -> ColumnElement[bool]:
