@@ -208,7 +208,7 @@ class Composer:
             await self._relay(journey, opened, kept)
         finally:
             self._give_back(opened)
-            journey.ask = None  # it holds the journey, too
+            journey.asked_enough()
         if journey.outcome != "ok":
             return self._no_answer(run, ask, journey.status, journey.error, "client")
         run.usage = both(run.usage, journey.usage)
@@ -276,7 +276,7 @@ class Composer:
                 raise AttemptFailed(ask.target, 502, why, "setup", asked=False)
             return await self._open_any(journey)
         except AttemptFailed as failure:
-            journey.ask = None  # it holds the journey, too
+            journey.asked_enough()
             self._note(run, ask, f"failed: {failure.message}")
             run.failure = AttemptFailed(
                 run.choice.target,

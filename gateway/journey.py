@@ -179,6 +179,14 @@ class Journey:
         """What all attempts have cost so far, in dollars."""
         return sum(attempt.cost for attempt in self.attempts)
 
+    def asked_enough(self) -> None:
+        """Nothing more is asked. What was asked holds this, and its failures the frames that they
+        were raised in: cut here, nothing of it waits for the collector of cycles."""
+        if self.ask is not None:
+            for _, failure in self.ask.failures:
+                failure.__traceback__ = failure.__context__ = failure.__cause__ = None
+            self.ask = None
+
 
 class Run(msgspec.Struct):
     """A composition under way for the request of `journey`, chosen by `choice`; `request` is what

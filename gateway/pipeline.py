@@ -173,8 +173,7 @@ class Pipeline:
                 self._keep(record(journey, total_s))
                 if journey.reading is not None:
                     journey.reading.cancel()
-            # It holds the journey, too: cut here, neither waits for the collector of cycles.
-            journey.ask = None
+            journey.asked_enough()
             if journey.plane.shadows:
                 self._at_end(journey)
 
@@ -208,7 +207,7 @@ class Pipeline:
             journey.status, journey.error, journey.outcome = error.status, error.message, "error"
         finally:
             self._keep(record(journey, self._clock() - journey.began))
-            journey.ask = None
+            journey.asked_enough()
         return journey.cost
 
     async def consider(self, request: Request) -> tuple[Recognition, Decision]:

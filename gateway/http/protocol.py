@@ -140,6 +140,7 @@ class LimitedProtocol(HttpToolsProtocol):
         for cycle in (self._reading, self._running, *self._waiting):
             self._let_go(cycle)
         self._waiting.clear()
+        self._reading = self._running = None
         self.flow.resume_writing()
         self.parser = None  # type: ignore[assignment]
 

@@ -108,6 +108,7 @@ class LeanReply:
         connection, self._connection = self._connection, None
         if connection is not None and not self.done:
             connection.give_up()
+        self._error = None  # where it was raised, its traceback holds this
 
     def feed(self, piece: bytes) -> bool:
         """Takes a piece of the body; false when too much waits unread."""
@@ -355,6 +356,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: UpstreamError) -> None:
         head, self._head = self._head, None
         reply, self._reply = self._reply, None
+        self._asked = None
         if head is not None and not head.done():
             head.set_exception(error)
         if reply is not None:
