@@ -215,7 +215,7 @@ async def test_a_streams_usage_is_what_vllm_counted(
 
 
 async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, served: Served) -> None:
-    generated = await told_by(vllm.url, "generation_tokens_total")
+    before = await told_by(vllm.url, "generation_tokens_total")
     body = {
         "model": "local/tiny",
         "messages": [{"role": "user", "content": "Repeat forty."}],
@@ -231,6 +231,8 @@ async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, serv
             received += piece
             if received.count(b"data: ") > 3:
                 break
+    # On a machine that is busy elsewhere it may have got far by now; what counts is from here on.
+    left = await told_by(vllm.url, "generation_tokens_total")
     seen = [-1.0]
 
     async def stands_still() -> bool:
@@ -240,10 +242,11 @@ async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, serv
         return seen[-1] == seen[-2] and await told_by(vllm.url, "num_requests_running") == 0
 
     await until(stands_still)
-    assert await told_by(vllm.url, "generation_tokens_total") - generated < LONG / 2
+    assert seen[-1] - before < LONG
+    assert seen[-1] - left < LONG / 2
     row = (await served.client.get(f"/v1/decisions/{decision}")).json()
     assert row["outcome"] == "abandoned"
-    assert 0 < row["output_tokens"] < LONG / 2
+    assert 0 < row["output_tokens"] < LONG
 
 
 # ---------------------------------------------------------------- what a replica has
