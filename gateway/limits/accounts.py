@@ -1,5 +1,8 @@
 """What a key, a tenant or a route has used of its limits. Pure: instants are arguments.
 
+What is left of each limit is counted down, in one object for all limits of an account: each request
+asks every account that it is subject to, and most have room.
+
 Rates. Time is cut into slices of a `SLICES`-th of the rate's period. What is taken is counted in
 the slice that it is taken in, and counts until `SLICES` further slices have begun and ended. So in
 no period, wherever it begins, is more taken than the limit; a place comes free at most one slice
@@ -20,8 +23,9 @@ requests at once, and of a budget that share of what was left when they last cou
 concurrency lets each have one at a time at least.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 import msgspec
@@ -42,6 +46,9 @@ ROLL_S = 60.0
 WAIT_S = 1.0
 """What is advised where nobody knows how long requests under way will take."""
 
+PLENTY = 1 << 62
+"""What is left where nothing is limited: more than is ever taken."""
+
 What = Literal["requests", "tokens", "concurrent", "day", "month"]
 """The kinds of limit."""
 
@@ -59,65 +66,91 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Window:
-    """What was taken of one rate, by slices; `total` is what counts now.
+    """What was taken of one rate by slices, before the current one.
 
-    `taken` is by place, a slice modulo one more than `SLICES`; `place` is the one of now. `written`
-    is how many whole seconds it was to be free again last, and how that is told.
+    What is left of the rate now is the account's to count; it was `start` when the current slice
+    began. `taken` is by place, a slice modulo one more than `SLICES`. `began` is when counting did:
+    what was reserved before is not in it. The pairs are how it is told to clients, the one of when
+    it is free again until `reset_until`.
     """
 
-    __slots__ = ("at", "limit", "per_s", "place", "step", "taken", "total", "written")
+    __slots__ = (
+        "at",
+        "began",
+        "limit",
+        "limit_pair",
+        "per_s",
+        "reset_pair",
+        "reset_until",
+        "start",
+        "step",
+        "taken",
+    )
 
     def __init__(self, rate: Rate) -> None:
-        self.limit = rate.amount
+        self.limit = self.start = rate.amount
         self.per_s = rate.per_s
         self.step = rate.per_s / SLICES
-        self.total = 0
         self.at = 0
-        self.place = 0
+        self.began = inf
         self.taken = [0] * (SLICES + 1)
-        self.written = (-1, b"")
+        self.reset_until = 0.0
+        self.limit_pair = self.reset_pair = (b"", b"")
 
-    def roll(self, now: float) -> None:
-        """Forgets the slices that count no longer."""
+    @property
+    def since(self) -> float:
+        """From when on what was taken is in the current slice."""
+        return max(self.began, self.at * self.step)
+
+    def roll(self, now: float, left: int) -> int:
+        """Forgets the slices that count no longer; what is left then."""
         at = int(now / self.step)
+        self.began = min(self.began, now)
         gone = at - self.at
         if gone <= 0:
-            return
+            return left
         if gone > SLICES:
             self.taken = [0] * (SLICES + 1)
-            self.total = 0
+            left = self.limit
         else:
+            self.taken[self.at % (SLICES + 1)] = self.start - left
             for slice in range(self.at + 1, at + 1):
                 place = slice % (SLICES + 1)
-                self.total -= self.taken[place]
+                left += self.taken[place]
                 self.taken[place] = 0
         self.at = at
-        self.place = at % (SLICES + 1)
+        self.start = left
+        self.reset_until = 0.0
+        return left
 
-    def take(self, count: int) -> int:
-        """Counts that many now, after `roll`; the slice that they are counted in."""
-        self.taken[self.place] += count
-        self.total += count
-        return self.at
+    def give_back(self, at: float, count: int) -> int:
+        """How much of what was reserved at that instant, in an earlier slice, counts yet."""
+        slice = int(at / self.step)
+        if at < self.began or slice < self.at - SLICES:
+            return 0
+        if slice < self.at:
+            self.taken[slice % (SLICES + 1)] -= count
+            self.start += count
+        return count
 
-    def settle(self, slice: int, reserved: int, used: int) -> None:
-        """The reservation of that slice has come to `used`; after `roll`."""
-        back = reserved - used
-        if back < 0:
-            self.take(-back)
-        elif slice >= self.at - SLICES:
-            self.taken[slice % (SLICES + 1)] -= back
-            self.total -= back
+    def redeclared(self, limit: int, left: int) -> int:
+        """Takes another limit; what is left then."""
+        more = limit - self.limit
+        self.limit = limit
+        self.start += more
+        self.reset_until = 0.0
+        self.limit_pair = (b"", b"")
+        return left + more
 
-    def wait_s(self, count: int, now: float, limit: int) -> float | None:
+    def wait_s(self, count: int, now: float, limit: int, left: int) -> float | None:
         """Seconds until so many fit; None if they never do."""
         if count > limit:
             return None
-        over = self.total + count - limit
+        over = self.limit - left + count - limit
         for slice in range(self.at - SLICES, self.at + 1):
             if over <= 0:
                 break
-            over -= self.taken[slice % (SLICES + 1)]
+            over -= self.taken[slice % (SLICES + 1)] if slice < self.at else self.start - left
         else:
             slice = self.at + 1
         return max(0.0, (slice + SLICES) * self.step - now)
@@ -155,19 +188,32 @@ class Budget:
 
 
 class Account:
-    """One key's, tenant's or route's use of its limits; `id` is the same in every worker."""
+    """One key's, tenant's or route's use of its limits; `id` is the same in every worker.
+
+    `requests_left`, `tokens_left`, `places_left` and `nano_left` are what may be taken now. Of
+    money, `unbooked` was spent and is not in the budgets yet; at `alert_from` of it somebody may
+    have to be told. `places` and `free` are the places, and the nanodollars when what was spent was
+    booked last, that are left where nothing is under way. Tokens that were reserved from `since` on
+    are in the current slice. Nothing is to be rolled before `due`.
+    """
 
     __slots__ = (
-        "day",
+        "_day",
+        "_month",
+        "alert_from",
         "due",
+        "free",
         "id",
-        "month",
-        "most",
+        "nano_left",
+        "places",
+        "places_left",
         "quota",
         "requests",
-        "reserved",
-        "running",
+        "requests_left",
+        "since",
         "tokens",
+        "tokens_left",
+        "unbooked",
         "until",
         "who",
     )
@@ -176,166 +222,152 @@ class Account:
         """`who` is for people: `key 'app'`."""
         self.id = id
         self.who = who
-        self.running = 0
-        self.reserved = 0
-        self.due = self.until = 0.0
+        self.requests_left = self.tokens_left = PLENTY
+        self.places = self.places_left = PLENTY
+        self.free = self.nano_left = self.alert_from = PLENTY
+        self.unbooked = 0
+        self.due = self.until = self.since = 0.0
         self.requests: Window | None = None
         self.tokens: Window | None = None
-        self.day: Budget | None = None
-        self.month: Budget | None = None
+        self._day: Budget | None = None
+        self._month: Budget | None = None
         self.declare(quota)
 
     def declare(self, quota: Quota) -> None:
         """Takes other limits; what was used stays, unless a rate's period is another."""
+        self.book()
+        running = self.running
         self.quota = quota
-        self.most = inf if quota.concurrent is None else quota.concurrent
-        self.requests = _window(self.requests, quota.requests)
-        self.tokens = _window(self.tokens, quota.tokens)
-        self.day = _budget(self.day, quota.day)
-        self.month = _budget(self.month, quota.month)
-        self.due = self.until = 0.0
+        self.places = PLENTY if quota.concurrent is None else quota.concurrent
+        self.places_left = self.places - running
+        self.requests, self.requests_left = _window(
+            self.requests, self.requests_left, quota.requests
+        )
+        self.tokens, self.tokens_left = _window(self.tokens, self.tokens_left, quota.tokens)
+        self._day = _budget(self._day, quota.day)
+        self._month = _budget(self._month, quota.month)
+        self.due = self.until = self.since = 0.0
+        self.book()
+
+    # ------------------------------------------------------------ to be looked at
+
+    @property
+    def running(self) -> int:
+        """Requests that are under way."""
+        return self.places - self.places_left
+
+    @property
+    def reserved(self) -> int:
+        """Nanodollars that those under way may cost."""
+        return self.free - self.nano_left - self.unbooked
+
+    @property
+    def requests_used(self) -> int:
+        """Requests that count now; 0 where they are not limited."""
+        return 0 if self.requests is None else self.requests.limit - self.requests_left
+
+    @property
+    def tokens_used(self) -> int:
+        """Tokens that count now; 0 where they are not limited."""
+        return 0 if self.tokens is None else self.tokens.limit - self.tokens_left
+
+    @property
+    def day(self) -> "Budget | None":
+        """The day's budget as it is now; `book` what is changed of it."""
+        if self.unbooked:
+            self.book()
+        return self._day
+
+    @property
+    def month(self) -> "Budget | None":
+        """The month's."""
+        if self.unbooked:
+            self.book()
+        return self._month
 
     @property
     def has_money(self) -> bool:
         """Whether it has a budget."""
-        return self.day is not None or self.month is not None
+        return self._day is not None or self._month is not None
+
+    # ------------------------------------------------------------ time and money
 
     def roll(self, now: float, wall: float) -> None:
         """Up to that instant; `now` is of a steady clock, `wall` in Unix seconds.
 
         Nothing is to be done about it before `due`, an instant of the steady clock.
         """
-        self.due = now + ROLL_S
-        for window in (self.requests, self.tokens):
-            if window is not None:
-                window.roll(now)
-                self.due = min(self.due, (window.at + 1) * window.step)
+        due = now + ROLL_S
+        window = self.requests
+        if window is not None:
+            self.requests_left = window.roll(now, self.requests_left)
+            due = min(due, (window.at + 1) * window.step)
+        window = self.tokens
+        if window is not None:
+            self.tokens_left = window.roll(now, self.tokens_left)
+            self.since = window.since
+            due = min(due, (window.at + 1) * window.step)
         if wall >= self.until:
             self._new_periods(wall)
-        self.due = min(self.due, now + self.until - wall)
+        self.due = min(due, now + self.until - wall)
+
+    def book(self) -> None:
+        """Puts what was spent into the budgets, and counts anew what is left of them."""
+        reserved, spent = self.reserved, self.unbooked
+        self.unbooked = 0
+        self.free = self.alert_from = PLENTY
+        for budget in (self._day, self._month):
+            if budget is not None:
+                budget.own += spent
+                self.free = min(self.free, budget.limit - budget.spent)
+                if budget.alert_at < inf:
+                    quiet = ceil(budget.alert_at) - budget.spent
+                    self.alert_from = min(self.alert_from, quiet)
+        self.nano_left = self.free - reserved
+
+    # ------------------------------------------------------------ one request
 
     def refusal(self, tokens: int, nano: int, workers: int) -> str:
         """Which limit would be passed by one more request of that many tokens and nanodollars at
         the most, after `roll`; "" if none."""
         if workers != 1:
             return self._refusal_of_share(tokens, nano, workers)
-        window = self.requests
-        if window is not None and window.total >= window.limit:
+        if self.requests_left < 1:
             return "requests"
-        window = self.tokens
-        if window is not None and window.total + tokens > window.limit:
+        if self.tokens_left < tokens:
             return "tokens"
-        most = self.quota.concurrent
-        if most is not None and self.running >= most:
+        if self.places_left < 1:
             return "concurrent"
-        budget = self.day
-        if budget is not None and self.reserved + nano + budget.base + budget.own > budget.limit:
-            return "day"
-        budget = self.month
-        if budget is not None and self.reserved + nano + budget.base + budget.own > budget.limit:
-            return "month"
+        if self.nano_left < nano:
+            budget, held = self.day, self.reserved + nano
+            return "day" if budget is not None and held > budget.room(1) else "month"
         return ""
 
     def _refusal_of_share(self, tokens: int, nano: int, workers: int) -> str:
         window = self.requests
-        if window is not None and window.total >= _part(window.limit, workers):
+        if window is not None and self.requests_used >= _part(window.limit, workers):
             return "requests"
-        window = self.tokens
-        if window is not None and window.total + tokens > _part(window.limit, workers):
+        window, used = self.tokens, self.tokens_used
+        if window is not None and used + tokens > _part(window.limit, workers):
             # A share that is less than one request still lets one through at a time.
-            alone = window.total == 0 and tokens <= window.limit
+            alone = used == 0 and tokens <= window.limit
             if not alone:
                 return "tokens"
         most = self.quota.concurrent
         if most is not None and self.running >= _part(most, workers):
             return "concurrent"
         held = self.reserved + nano
-        if self.day is not None and held > self.day.room(workers):
-            return "day"
-        if self.month is not None and held > self.month.room(workers):
-            return "month"
+        for what, budget in (("day", self.day), ("month", self.month)):
+            if budget is not None and held > budget.room(workers):
+                return what
         return ""
 
-    def take(self, tokens: int, nano: int) -> int:
-        """Lets one request in; the slice that its tokens are reserved in."""
-        self.running += 1
-        self.reserved += nano
-        window = self.requests
-        if window is not None:
-            window.taken[window.place] += 1
-            window.total += 1
-        window = self.tokens
-        if window is None:
-            return 0
-        window.taken[window.place] += tokens
-        window.total += tokens
-        return window.at
-
-    def enter(self, tokens: int, nano: int) -> int:
-        """`take` where `refusal` says nothing, in one step; -1 where it does."""
-        requests, window = self.requests, self.tokens
-        if requests is not None and requests.total >= requests.limit:
-            return -1
-        if window is not None and window.total + tokens > window.limit:
-            return -1
-        running = self.running
-        if running >= self.most:
-            return -1
-        reserved = self.reserved + nano
-        budget = self.day
-        if budget is not None and reserved + budget.base + budget.own > budget.limit:
-            return -1
-        budget = self.month
-        if budget is not None and reserved + budget.base + budget.own > budget.limit:
-            return -1
-        self.running = running + 1
-        self.reserved = reserved
-        if requests is not None:
-            requests.taken[requests.place] += 1
-            requests.total += 1
-        if window is None:
-            return 0
-        window.taken[window.place] += tokens
-        window.total += tokens
-        return window.at
-
-    def leave(self, slice: int, tokens: int, nano: int) -> None:
-        """One that `enter` let in just now is not let in after all."""
-        self.running -= 1
-        self.reserved -= nano
-        if self.requests is not None:
-            self.requests.taken[self.requests.place] -= 1
-            self.requests.total -= 1
-        if self.tokens is not None:
-            self.tokens.settle(slice, tokens, 0)
-
-    def settle(self, slice: int, tokens: int, used: int, nano: int, spent: int) -> bool:
-        """A request that had reserved `tokens` and `nano` used and spent these; after `roll`.
-
-        Whether a budget has come to its `alert_at`.
-        """
-        self.running -= 1
-        self.reserved -= nano
-        window = self.tokens
-        if window is not None:
-            back = tokens - used
-            if back < 0:
-                window.taken[window.place] -= back
-                window.total -= back
-            elif slice >= window.at - SLICES:
-                window.taken[slice % (SLICES + 1)] -= back
-                window.total -= back
-        alert = False
-        if spent:
-            budget = self.day
-            if budget is not None:
-                budget.own += spent
-                alert = budget.base + budget.own >= budget.alert_at
-            budget = self.month
-            if budget is not None:
-                budget.own += spent
-                alert = alert or budget.base + budget.own >= budget.alert_at
-        return alert
+    def take(self, tokens: int, nano: int) -> None:
+        """Lets one request in, whatever `refusal` says."""
+        self.requests_left -= 1
+        self.tokens_left -= tokens
+        self.places_left -= 1
+        self.nano_left -= nano
 
     def explained(
         self, what: str, tokens: int, nano: int, now: float, wall: float, workers: int
@@ -346,9 +378,10 @@ class Account:
                 window = self.requests if what == "requests" else self.tokens
                 assert window is not None
                 asked = 1 if what == "requests" else tokens
+                left = self.requests_left if what == "requests" else self.tokens_left
                 limit = _part(window.limit, workers)
-                wait = window.wait_s(min(asked, limit) if workers > 1 else asked, now, limit)
-                return Refusal(self.who, what, window.limit, window.total, asked, wait)
+                wait = window.wait_s(min(asked, limit) if workers > 1 else asked, now, limit, left)
+                return Refusal(self.who, what, window.limit, window.limit - left, asked, wait)
             case "concurrent":
                 most = self.quota.concurrent or 0
                 return Refusal(self.who, "concurrent", most, self.running, 1, WAIT_S)
@@ -373,12 +406,70 @@ class Account:
         return budget
 
     def _new_periods(self, wall: float) -> None:
+        self.book()  # what was spent before belongs to those that are over
         day, month = day_of(wall), month_of(wall)
         self.until = day[1]
-        if self.day is not None and self.day.starts != day[0]:
-            self.day.roll(*day)
-        if self.month is not None and self.month.starts != month[0]:
-            self.month.roll(*month)
+        if self._day is not None and self._day.starts != day[0]:
+            self._day.roll(*day)
+        if self._month is not None and self._month.starts != month[0]:
+            self._month.roll(*month)
+        self.book()
+
+
+def enter(
+    accounts: Sequence[Account], tokens: int, nano: int, now: float, wall: Callable[[], float]
+) -> Account | None:
+    """Lets one request in at all of the accounts, or at none: then the first without room for it.
+
+    It may take that many tokens and nanodollars. `wall` is asked where an account is due.
+    """
+    for account in accounts:
+        if now >= account.due:
+            account.roll(now, wall())
+        if (
+            account.requests_left < 1
+            or account.tokens_left < tokens
+            or account.places_left < 1
+            or account.nano_left < nano
+        ):
+            return account
+    for account in accounts:
+        account.requests_left -= 1
+        account.tokens_left -= tokens
+        account.places_left -= 1
+        account.nano_left -= nano
+    return None
+
+
+def settle(
+    accounts: Sequence[Account],
+    at: float,
+    back: int,
+    nano: int,
+    spent: int,
+    now: float,
+    wall: Callable[[], float],
+) -> bool:
+    """A request that was let in `at` an instant has ended: of its tokens it gives so many `back`
+    (less than none if it used more), had reserved `nano`, and `spent` this many nanodollars.
+
+    Whether somebody may have to be told of a budget.
+    """
+    alert = False
+    freed = nano - spent
+    for account in accounts:
+        if now >= account.due:
+            account.roll(now, wall())
+        account.places_left += 1
+        account.nano_left += freed
+        account.unbooked += spent
+        if at >= account.since or back < 0:
+            account.tokens_left += back
+        elif account.tokens is not None:
+            account.tokens_left += account.tokens.give_back(at, back)
+        if account.unbooked >= account.alert_from:
+            alert = True
+    return alert
 
 
 def day_of(wall: float) -> tuple[float, float]:
@@ -400,13 +491,13 @@ def _part(limit: int, workers: int) -> int:
     return limit if workers == 1 else max(1, limit // workers)
 
 
-def _window(before: Window | None, rate: Rate | None) -> Window | None:
+def _window(before: Window | None, left: int, rate: Rate | None) -> tuple[Window | None, int]:
+    """The window of a rate that may be another, and what is left of it."""
     if rate is None:
-        return None
+        return None, PLENTY
     if before is None or before.per_s != rate.per_s:
-        return Window(rate)
-    before.limit = rate.amount
-    return before
+        return Window(rate), rate.amount
+    return before, before.redeclared(rate.amount, left)
 
 
 def _budget(before: Budget | None, limit: float | None) -> Budget | None:

@@ -17,7 +17,17 @@ from typing import Any
 import msgspec
 
 from gateway.errors import CoordinatorAway, LimitReached, SwitchboardError
-from gateway.limits.accounts import NANO, Account, Budget, Refusal, What, day_of, month_of
+from gateway.limits.accounts import (
+    NANO,
+    Account,
+    Budget,
+    Refusal,
+    What,
+    day_of,
+    enter,
+    month_of,
+    settle,
+)
 from gateway.limits.alerts import Alarm
 from gateway.limits.refusing import Headers, refused, room_headers
 from gateway.limits.reserve import Fares, fares_of, nano_of, tokens_of
@@ -58,14 +68,15 @@ class Subject(msgspec.Struct, frozen=True):
 class Hold(msgspec.Struct, gc=False):
     """What one request has reserved; settled once, however it ends.
 
-    `slices` are where each account's tokens were reserved; `remote` where in Redis.
+    That was `at` an instant of the limiter's clock; in Redis the tokens of each account are in the
+    slices `remote`.
     """
 
     limiter: "Limiter"
     accounts: tuple[Account, ...]
     tokens: int
     nano: int
-    slices: Sequence[int]
+    at: float
     remote: Sequence[int] | None
     headers: Headers
 
@@ -161,6 +172,7 @@ class Limiter:
             ):
                 if budget is not None and budget.starts == starts:
                     budget.base = max(budget.base, least)
+            account.book()
 
     def _subject(self, caller: Caller, route: str, snapshot: Snapshot) -> Subject:
         known = self._subjects.get((caller.key, route))
@@ -231,8 +243,12 @@ class Limiter:
         subject = self._subject(request.caller, decision.route, snapshot)
         if not subject.accounts:
             return None
+        accounts, now = subject.accounts, self._clock()
         tokens, nano = self._most(subject, request, decision, snapshot)
-        return self._admit_here(subject.accounts, tokens, nano)
+        full = enter(accounts, tokens, nano, now, self._now)
+        if full is not None:
+            raise self._over(full, accounts, tokens, nano, now, 1)
+        return Hold(self, accounts, tokens, nano, now, None, room_headers(accounts, now, None))
 
     async def admit_shared(
         self, request: Request, decision: Decision, snapshot: Snapshot
@@ -267,19 +283,6 @@ class Limiter:
             nano = nano_of(request, decision, snapshot, self._live, subject.fares)
         return tokens, nano
 
-    def _admit_here(self, accounts: tuple[Account, ...], tokens: int, nano: int) -> Hold:
-        now, slices = self._clock(), list[int]()
-        for account in accounts:
-            if now >= account.due:
-                account.roll(now, self._now())
-            slice = account.enter(tokens, nano)
-            if slice < 0:
-                for entered, earlier in zip(accounts, slices, strict=False):
-                    entered.leave(earlier, tokens, nano)
-                raise self._over(account, accounts, tokens, nano, now, 1)
-            slices.append(slice)
-        return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
-
     def _admit_share(
         self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
     ) -> Hold:
@@ -290,8 +293,9 @@ class Limiter:
                 account.roll(now, self._now())
             if account.refusal(tokens, nano, workers):
                 raise self._over(account, accounts, tokens, nano, now, workers)
-        slices = [account.take(tokens, nano) for account in accounts]
-        return Hold(self, accounts, tokens, nano, slices, None, room_headers(accounts, now, None))
+        for account in accounts:
+            account.take(tokens, nano)
+        return Hold(self, accounts, tokens, nano, now, None, room_headers(accounts, now, None))
 
     def _over(
         self,
@@ -346,15 +350,16 @@ class Limiter:
     ) -> Hold:
         now = self._clock()
         day, month = shared.periods
-        slices = []
         for n, account in enumerate(accounts):
             if now >= account.due:
                 account.roll(now, self._now())
-            slices.append(account.take(tokens, nano))
-            _tell(account.day, day, told[5 * n + 3])
-            _tell(account.month, month, told[5 * n + 4])
+            account.take(tokens, nano)
+            if account.has_money:
+                _tell(account.day, day, told[5 * n + 3])
+                _tell(account.month, month, told[5 * n + 4])
+                account.book()
         headers = room_headers(accounts, now, told)
-        return Hold(self, accounts, tokens, nano, slices, told[2::5], headers)
+        return Hold(self, accounts, tokens, nano, now, told[2::5], headers)
 
     def _refuse(
         self,
@@ -371,23 +376,22 @@ class Limiter:
 
     def settle(self, hold: Hold, used: int, spent: int) -> None:
         """What was reserved has come to `used` tokens and `spent` nanodollars."""
-        now, shared, slices = self._clock(), self._shared, hold.slices
-        tokens, nano = hold.tokens, hold.nano
-        for n, account in enumerate(hold.accounts):
-            if now >= account.due:
-                account.roll(now, self._now())
-            if account.settle(slices[n], tokens, used, nano, spent):
+        accounts, nano, back = hold.accounts, hold.nano, hold.tokens - used
+        if settle(accounts, hold.at, back, nano, spent, self._clock(), self._now):
+            for account in accounts:
                 self._alert(account)
+        shared = self._shared
         if shared is not None:
             wall, remote = self._now(), hold.remote
-            for n, account in enumerate(hold.accounts):
+            for n, account in enumerate(accounts):
                 slice = remote[n] if remote is not None else None
-                shared.ended(account, nano, slice, tokens - used, spent, wall)
+                shared.ended(account, nano, slice, back, spent, wall)
 
     def _alert(self, account: Account) -> None:
         for what, budget in (("day", account.day), ("month", account.month)):
             if budget is not None and budget.spent >= budget.alert_at:
                 budget.alert_at = self._alarm.passed(account, what, budget)
+        account.book()
 
     # ------------------------------------------------------------ to be looked at
 
@@ -445,6 +449,7 @@ def _learned(account: Account, since: float, in_day: int, in_month: int) -> None
         if budget is not None and not budget.known and budget.starts == starts:
             budget.base += spent
             budget.known = True
+    account.book()
 
 
 def _tell(budget: Budget | None, starts: float, spent: int) -> None:
@@ -475,6 +480,7 @@ def _explained(
             for budget, spent in ((account.day, reply[5]), (account.month, reply[6])):
                 if budget is not None:
                     budget.base = spent
+            account.book()
             return account.over_budget(what, used, nano, wall)
 
 
@@ -482,9 +488,7 @@ def _mirrored(accounts: Sequence[Account], place: int, refusal: Refusal) -> list
     """Totals as Redis would tell them, by what this worker has let in, but for the refusal's."""
     told: list[int] = []
     for account in accounts:
-        windows = (account.requests, account.tokens)
-        told += [window.total if window is not None else 0 for window in windows]
-        told += (0, 0, 0)
+        told += (account.requests_used, account.tokens_used, 0, 0, 0)
     if refusal.what in ("requests", "tokens"):
         told[5 * place + (refusal.what == "tokens")] = round(refusal.used)
     return told
@@ -493,12 +497,12 @@ def _mirrored(accounts: Sequence[Account], place: int, refusal: Refusal) -> list
 def _row(account: Account) -> dict[str, Any]:
     quota = account.quota
     limits: dict[str, dict[str, Any]] = {}
-    for what, rate, window in (
-        ("requests", quota.requests, account.requests),
-        ("tokens", quota.tokens, account.tokens),
+    for what, rate, used in (
+        ("requests", quota.requests, account.requests_used),
+        ("tokens", quota.tokens, account.tokens_used),
     ):
-        if rate is not None and window is not None:
-            limits[what] = {"limit": rate.amount, "per_s": rate.per_s, "used": window.total}
+        if rate is not None:
+            limits[what] = {"limit": rate.amount, "per_s": rate.per_s, "used": used}
     if quota.concurrent is not None:
         limits["concurrent"] = {"limit": quota.concurrent, "used": account.running}
     for what, budget in (("day", account.day), ("month", account.month)):

@@ -6,9 +6,10 @@ from functools import lru_cache
 from math import ceil
 
 from gateway.errors import LimitReached
-from gateway.limits.accounts import SLICES, Account, Refusal, Window
+from gateway.limits.accounts import PLENTY, SLICES, Account, Refusal, Window
 
-Headers = list[tuple[bytes, bytes]]
+Pair = tuple[bytes, bytes]
+Headers = list[Pair]
 
 _PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
 _AT_ONCE = {"requests": "requests", "tokens": "tokens"}
@@ -20,49 +21,46 @@ def room_headers(accounts: Sequence[Account], now: float, told: Sequence[int] | 
     `told` are Redis' totals where it was asked: five numbers for each account, requests and tokens
     first.
     """
-    requests: Window | None = None
-    tokens: Window | None = None
-    requests_left = tokens_left = 0
+    requests = tokens = None
+    requests_left = tokens_left = PLENTY
     for n, account in enumerate(accounts):
-        window = account.requests
-        if window is not None:
-            left = window.limit - (window.total if told is None else told[5 * n])
-            if requests is None or left < requests_left:
-                requests, requests_left = window, left
-        window = account.tokens
-        if window is not None:
-            left = window.limit - (window.total if told is None else told[5 * n + 1])
-            if tokens is None or left < tokens_left:
-                tokens, tokens_left = window, left
+        left, window = account.requests_left, account.requests
+        if told is not None and window is not None:
+            left = window.limit - told[5 * n]
+        if left < requests_left:
+            requests, requests_left = window, left
+        left, window = account.tokens_left, account.tokens
+        if told is not None and window is not None:
+            left = window.limit - told[5 * n + 1]
+        if left < tokens_left:
+            tokens, tokens_left = window, left
     headers: Headers = []
     if requests is not None:
-        headers += (
-            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
-            (
-                b"x-ratelimit-remaining-requests",
-                b"%d" % (requests_left if requests_left > 0 else 0),
-            ),
-            (b"x-ratelimit-reset-requests", _reset(requests, now)),
-        )
+        headers += _told(requests, requests_left, now, _REQUESTS)
     if tokens is not None:
-        headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % (tokens_left if tokens_left > 0 else 0)),
-            (b"x-ratelimit-reset-tokens", _reset(tokens, now)),
-        )
+        headers += _told(tokens, tokens_left, now, _TOKENS)
     return headers
 
 
-def _reset(window: Window, now: float) -> bytes:
-    """When it is free again if nothing else comes, written anew once a second."""
-    if not window.total:
-        return b"0s"
-    seconds = ceil((window.at + SLICES + 1) * window.step - now)
-    known, text = window.written
-    if known != seconds:
-        text = span(seconds)
-        window.written = (seconds, text)
-    return text
+_REQUESTS = tuple(b"x-ratelimit-%b-requests" % what for what in (b"limit", b"remaining", b"reset"))
+_TOKENS = tuple(b"x-ratelimit-%b-tokens" % what for what in (b"limit", b"remaining", b"reset"))
+
+
+def _told(window: Window, left: int, now: float, names: Sequence[bytes]) -> tuple[Pair, ...]:
+    """The limit, what remains, and when it is free again if nothing else comes; what stays the
+    same for a second is written once in it."""
+    if now >= window.reset_until:
+        _write(window, now, names)
+    reset = window.reset_pair if left < window.limit else (names[2], b"0s")
+    return window.limit_pair, (names[1], b"%d" % (left if left > 0 else 0)), reset
+
+
+def _write(window: Window, now: float, names: Sequence[bytes]) -> None:
+    free_at = (window.at + SLICES + 1) * window.step
+    seconds = ceil(free_at - now)
+    window.limit_pair = (names[0], b"%d" % window.limit)
+    window.reset_pair = (names[2], span(seconds))
+    window.reset_until = free_at - seconds + 1
 
 
 @lru_cache(256)

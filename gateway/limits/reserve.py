@@ -99,9 +99,7 @@ def nano_of(
     request: Request, decision: Decision, snapshot: Snapshot, live: Live, fares: Fares
 ) -> int:
     """What to reserve of a budget, in nanodollars, rounded up; `fares` are the route's."""
-    route, needs = decision.route, request.needs
-    unseen = needs.vision or needs.audio or request.previous is not None
-    size, bound, times = request.size, needs.max_output, request.choices
+    route, bound = decision.route, request.needs.max_output
     dearest = beside = 0.0
     choices = decision.ranked
     if decision.ruled_out:
@@ -109,7 +107,9 @@ def nano_of(
     policy = snapshot.policies[decision.policy]
     twice = policy.hedge or (policy.carry_on and request.stream)
     if bound is not None and not twice:
-        choices = _dearest(choices, fares)
+        fare = _dearest(choices, fares)
+        if fare is not None:
+            return ceil(_paid(request, fare, bound) * NANO)
     for choice in choices:
         place = choice.candidate
         fare = fares.by_place[place] if place >= 0 else None
@@ -117,12 +117,9 @@ def nano_of(
             told = _told(decision, place, snapshot)
             dollars = _most(request, choice.target, snapshot, live, route, told)
         else:
-            _, target, read, written, context, more = fare
-            tokens: float = size + more
-            if tokens > context or (unseen and context != inf):
-                tokens = context
-            output = usual_output(live, route, target) if bound is None else bound
-            dollars = tokens * read + output * times * written
+            dollars = _paid(
+                request, fare, usual_output(live, route, fare.target) if bound is None else bound
+            )
         if dollars > dearest:
             dearest, beside = dollars, dearest
         elif dollars > beside:
@@ -133,16 +130,27 @@ def nano_of(
     return ceil(dearest * NANO)
 
 
-def _dearest(choices: tuple[Choice, ...], fares: Fares) -> tuple[Choice, ...]:
-    """The one that no other can be dearer than alone, if it is there and all are candidates."""
-    found, place = choices, fares.dearest
+def _paid(request: Request, fare: Fare, output: int) -> float:
+    """The dollars of one call whose answers have `output` tokens each."""
+    _, _, read, written, context, more = fare
+    needs, tokens = request.needs, request.size + more
+    unseen = needs.vision or needs.audio or request.previous is not None
+    if tokens > context or (unseen and context != inf):
+        return context * read + output * request.choices * written
+    return tokens * read + output * request.choices * written
+
+
+def _dearest(choices: tuple[Choice, ...], fares: Fares) -> Fare | None:
+    """That of the one that no other can be dearer than, if it is there and all are candidates."""
+    found, dearest = None, fares.dearest
     for choice in choices:
-        if choice.candidate < 0:
-            return choices
-        if choice.candidate == place:
-            fare = fares.by_place[place]
-            if fare is not None and fare.name == choice.target:
-                found = (choice,)
+        place = choice.candidate
+        if place < 0:
+            return None
+        if place == dearest:
+            found = fares.by_place[place]
+            if found is None or found.name != choice.target:
+                return None
     return found
 
 

@@ -1,11 +1,13 @@
 """What a limit promises, for any course of events."""
 
+import math
 from datetime import UTC, datetime
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.accounts import NANO, SLICES, Account, Window, day_of, month_of
+from gateway.limits.accounts import NANO, SLICES, Account, day_of, enter, month_of, settle
 from gateway.types.limits import Quota, Rate
 
 MINUTE = 60.0
@@ -26,16 +28,16 @@ steps = st.lists(
 def test_in_no_minute_is_more_taken_than_the_limit(
     events: list[tuple[float, int, int, float]], limit: int
 ) -> None:
-    window, now = Window(Rate(limit, MINUTE)), 1000.0
+    account, now = Account("key:a", "key 'a'", Quota(tokens=Rate(limit, MINUTE))), 1000.0
+    window = account.tokens
+    assert window is not None
     taken: list[tuple[float, int]] = []
     for wait, count, _, _ in events:
         now += wait
-        window.roll(now)
-        if window.total + count <= limit:
-            window.take(count)
+        if enter([account], count, 0, now, lambda: AT) is None:
             taken.append((now, count))
         else:
-            free = window.wait_s(count, now, limit)
+            free = window.wait_s(count, now, limit, account.tokens_left)
             assert (free is None) is (count > limit)
             if free is not None:
                 # Just so long, and no longer than a slice more than the exact minute.
@@ -59,21 +61,94 @@ def test_what_was_reserved_is_given_back_exactly(
     for n, (wait, _, _, takes) in enumerate(events):
         at += wait
         order += [(at, "in", n), (at + takes, "out", n)]
-    slices: dict[int, int] = {}
+    begun: dict[int, float] = {}
     for at, what, n in sorted(order):
         _, reserved, used, _ = events[n]
-        account.roll(at, AT)
         if what == "in":
-            slices[n] = account.take(reserved, reserved)
+            assert enter([account], reserved, reserved, at, lambda: AT) is None
+            begun[n] = at
         else:
-            account.settle(slices[n], reserved, used, reserved, used)
+            settle([account], begun[n], reserved - used, reserved, used, at, lambda: AT)
             spent += used
     assert account.running == account.reserved == 0
     assert account.day.spent == spent
+    account.roll(at + MINUTE / SLICES, AT)
     assert min(account.tokens.taken) >= 0
-    assert account.tokens.total == sum(account.tokens.taken)
+    assert account.tokens_used == sum(account.tokens.taken)
     account.roll(at + MINUTE + MINUTE / SLICES + 0.1, AT)
-    assert account.tokens.total == 0
+    assert account.tokens_used == 0
+
+
+@given(steps, st.integers(0, 39), st.integers(1, 500))
+def test_what_counts_is_what_a_plain_list_of_slices_says(
+    events: list[tuple[float, int, int, float]], changed_at: int, limit: int
+) -> None:
+    """Another limit is declared in the middle, and more is used than was reserved by some."""
+    quota = Quota(requests=Rate(10**6, MINUTE), tokens=Rate(10**6, MINUTE), concurrent=100)
+    account = Account("key:a", "key 'a'", quota)
+    order: list[tuple[float, str, int]] = []
+    at = 1000.0
+    for n, (wait, _, _, takes) in enumerate(events):
+        at += wait
+        order += [(at, "in", n), (at + takes, "out", n)]
+    step = MINUTE / SLICES
+    tokens: list[tuple[int, int]] = []
+    requests: list[int] = []
+    begun: dict[int, float] = {}
+    running = 0
+    for place, (now, what, n) in enumerate(sorted(order)):
+        _, reserved, used, _ = events[n]
+        slice = int(now / step)
+        if place == changed_at:
+            account.declare(msgspec.structs.replace(quota, tokens=Rate(limit + 10**5, MINUTE)))
+        if what == "in":
+            assert enter([account], reserved, 0, now, lambda: AT) is None
+            begun[n] = now
+            tokens.append((slice, reserved))
+            requests.append(slice)
+            running += 1
+        else:
+            settle([account], begun[n], reserved - used, 0, 0, now, lambda: AT)
+            back = reserved - used
+            tokens.append((slice if back < 0 else int(begun[n] / step), -back))
+            running -= 1
+        account.roll(now, AT)
+        counted = slice - SLICES
+        assert account.tokens_used == sum(count for of, count in tokens if of >= counted)
+        assert account.requests_used == sum(of >= counted for of in requests)
+        assert account.running == running
+
+
+def test_what_was_reserved_before_a_rate_was_declared_is_not_given_back_to_it() -> None:
+    account = Account("key:a", "key 'a'", Quota(tokens=Rate(1000, MINUTE)))
+    assert enter([account], 100, 0, 1000.0, lambda: AT) is None
+    account.declare(Quota(tokens=Rate(1000, 3600.0)))
+    assert enter([account], 10, 0, 1000.5, lambda: AT) is None
+    settle([account], 1000.0, 100, 0, 0, 1001.0, lambda: AT)
+    assert account.tokens_used == 10
+
+
+def test_where_one_account_has_no_room_none_of_them_is_taken_from() -> None:
+    roomy = Account("key:a", "key 'a'", Quota(Rate(9, MINUTE), Rate(99, MINUTE), 9, 1.0, 1.0))
+    full = Account("route:r", "route 'r'", Quota(concurrent=0))
+    assert enter([roomy, full], 5, 7, 1000.0, lambda: AT) is full
+    assert (roomy.requests_used, roomy.tokens_used) == (0, 0)
+    assert (roomy.running, roomy.reserved) == (0, 0)
+
+
+def test_money_is_told_of_once_it_comes_to_what_is_to_be_told() -> None:
+    account = Account("key:a", "key 'a'", Quota(day=10.0, month=100.0))
+    account.roll(1000.0, AT)
+    assert account.day is not None
+    assert account.month is not None
+    account.day.alert_at, account.month.alert_at = 5.0 * NANO, math.inf
+    account.book()
+    alerts = []
+    for _ in range(6):
+        assert enter([account], 0, NANO, 1000.0, lambda: AT) is None
+        alerts.append(settle([account], 1000.0, 0, NANO, NANO, 1000.0, lambda: AT))
+    assert alerts == [False, False, False, False, True, True]
+    assert account.day.spent == account.month.spent == 6 * NANO
 
 
 @given(steps, st.integers(1, 300), st.integers(1, 4))
@@ -96,7 +171,7 @@ def test_no_budget_is_passed_by_what_stays_within_its_reservation(
                 account.take(0, reserved)
                 let_in.add(n)
         elif n in let_in:
-            account.settle(0, 0, 0, reserved, min(used, reserved))
+            settle([account], at, 0, reserved, min(used, reserved), 1000 + at, lambda: AT)
     assert sum(account.day.spent for account in accounts if account.day is not None) <= limit
 
 
@@ -106,7 +181,7 @@ def test_days_and_months_begin_anew_in_utc() -> None:
     account = Account("key:a", "key 'a'", Quota(day=1e-9, month=2e-9))
     account.roll(0, evening)
     account.take(0, 1)
-    account.settle(0, 0, 0, 1, 1)
+    settle([account], 0, 0, 1, 1, 0, lambda: evening)
     assert account.refusal(0, 1, 1) == "day"
     account.roll(1, evening + 1)
     assert account.refusal(0, 1, 1) == ""
@@ -120,7 +195,7 @@ def test_requests_at_once_are_counted_and_shares_let_one_through() -> None:
     account.take(10, 0)
     account.take(10, 0)
     assert account.refusal(10, 0, 1) == "concurrent"
-    account.settle(0, 10, 10, 0, 0)
+    settle([account], 0, 0, 0, 0, 0, lambda: AT)
     assert account.refusal(10, 0, 1) == ""
     assert account.refusal(81, 0, 1) == "tokens"
 
@@ -135,7 +210,7 @@ def test_other_limits_are_taken_and_what_was_used_stays() -> None:
     account = Account("key:a", "key 'a'", Quota(requests=Rate(2, MINUTE), day=1.0))
     account.roll(0, AT)
     account.take(0, 0)
-    account.settle(0, 0, 0, 0, NANO // 2)
+    settle([account], 0, 0, 0, NANO // 2, 0, lambda: AT)
     account.declare(Quota(requests=Rate(1, MINUTE), day=2.0, month=9.0))
     account.roll(0, AT)
     assert account.refusal(0, 0, 1) == "requests"
@@ -156,24 +231,17 @@ def test_other_limits_are_taken_and_what_was_used_stays() -> None:
         ]
     ),
 )
-def test_one_step_lets_in_what_two_would_and_can_be_undone(
-    asked: list[tuple[int, int]], quota: Quota
-) -> None:
+def test_one_step_lets_in_what_two_would(asked: list[tuple[int, int]], quota: Quota) -> None:
     one, two = Account("key:a", "key 'a'", quota), Account("key:a", "key 'a'", quota)
-    for account in (one, two):
-        account.roll(0, AT)
+    two.roll(0, AT)
     for tokens, nano in asked:
-        before = _state(one)
-        slice = one.enter(tokens, nano)
-        assert (slice < 0) == bool(two.refusal(tokens, nano, 1))
-        if slice >= 0:
-            one.leave(slice, tokens, nano)
-            assert _state(one) == before
-            assert one.enter(tokens, nano) == two.take(tokens, nano)
+        refusal = two.refusal(tokens, nano, 1)
+        assert (enter([one], tokens, nano, 0, lambda: AT) is one) == bool(refusal)
+        if not refusal:
+            two.take(tokens, nano)
         assert _state(one) == _state(two)
 
 
 def _state(account: Account) -> tuple[object, ...]:
-    windows = (account.requests, account.tokens)
-    counted = [(w.total, list(w.taken)) for w in windows if w is not None]
-    return account.running, account.reserved, counted
+    used = account.requests_used, account.tokens_used
+    return account.running, account.reserved, used

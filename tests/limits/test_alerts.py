@@ -68,6 +68,7 @@ def spent(account: Account, share: float) -> Budget:
     account.roll(0, AT)
     assert account.day is not None
     account.day.own = round(share * account.day.limit)
+    account.book()
     return account.day
 
 

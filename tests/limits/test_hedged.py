@@ -87,8 +87,7 @@ async def test_both_are_reserved_for_and_settled_by_what_they_cost(
         assert account.day is not None
         assert account.day.spent / NANO == pytest.approx(sum(costs), abs=1e-9)
         # A rate is of the answer's tokens: the one that was late has given none.
-        assert account.tokens is not None
-        assert account.tokens.total == answer.json()["usage"]["total_tokens"]
+        assert account.tokens_used == answer.json()["usage"]["total_tokens"]
 
 
 async def test_room_for_one_of_them_is_none(late: StandIn, sooner: StandIn, tmp_path: Path) -> None:
