@@ -2,7 +2,7 @@
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -22,10 +22,24 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leaves the tests themselves out of the search for garbage: they are so many objects that each
-    full search would hold up every server of this process for the better part of a second."""
+    """Leaves the tests themselves out of the search for garbage; see below."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """Leaves what a file of tests has left behind out of the search for garbage.
+
+    At the end there are so many objects that each full search would hold up every server of this
+    process by seconds, as no server that serves alone ever is.
+    """
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,6 @@ class Window:
         self.limit = limit
         self.start += more
         self.reset_until = 0.0
-        self.limit_pair = (b"", b"")
         return left + more
 
     def wait_s(self, count: int, now: float, limit: int, left: int) -> float | None:
