@@ -29,8 +29,8 @@ from gateway.errors import ApiError, Kind
 from gateway.journey import (
     NO_REPLY,
     NO_USAGE,
-    Headers,
     Journey,
+    Lines,
     Opened,
     Outlet,
     Run,
@@ -79,14 +79,14 @@ class Composer:
         clock: Callable[[], float],
         open_any: Callable[[Journey], Awaitable[Opened]],
         relay: Callable[[Journey, Opened, Outlet], Awaitable[None]],
-        headers: Callable[[Journey, Opened], Headers],
+        lines: Callable[[Journey, Opened], Lines],
         give_back: Callable[[Opened], None],
     ) -> None:
         self._live = live
         self._clock = clock
         self._open_any = open_any
         self._relay = relay
-        self._headers = headers
+        self._lines = lines
         self._give_back = give_back
 
     async def open(self, journey: Journey, choice: Choice, reason: Reason) -> Opened:
@@ -339,17 +339,17 @@ class Composer:
         last.upstream_s = opened.first_at - run.began
         seen = usage_of(body, request.endpoint)
         last.completion_id = seen.id if seen is not None else None
-        headers = self._headers(last, opened)
+        lines = self._lines(last, opened)
         if request.stream:
             # What is there at once is there with its first token.
             self._live.first_token(run.flight, opened.first_at)
             last.first_token_s = opened.first_at - run.began
-            outlet.open(200, headers)
+            outlet.open(200, lines)
             outlet.write(events(body, run.usage if request.asks_usage else None))
             outlet.close()
         else:
-            headers.append((b"x-switchboard-cost-usd", b"%.8f" % last.cost))
-            outlet.plain(200, headers, with_usage(body, run.usage))
+            lines.append(b"x-switchboard-cost-usd: %.8f" % last.cost)
+            outlet.plain(200, lines, with_usage(body, run.usage))
         if keeps_text(last):
             last.answer = text_of(body) if request.stream else body.decode(errors="replace")
 
@@ -418,11 +418,11 @@ class _Kept:
     def __init__(self) -> None:
         self.body = b""
 
-    def plain(self, status: int, headers: Headers, body: bytes) -> None:
+    def plain(self, status: int, lines: Lines, body: bytes) -> None:
         """Keeps it."""
         self.body = body
 
-    def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, lines: Lines) -> None:
         """No step before the last is asked for a stream."""
 
     def write(self, body: bytes) -> bool:
@@ -451,13 +451,13 @@ class _Retold:
         self.drain = outlet.drain
         self.fail = outlet.fail
 
-    def plain(self, status: int, headers: Headers, body: bytes) -> None:
+    def plain(self, status: int, lines: Lines, body: bytes) -> None:
         if status < 400:
             body = with_usage(body, both(self._run.usage, self._run.last.usage))
-        self._outlet.plain(status, headers, body)
+        self._outlet.plain(status, lines, body)
 
-    def open(self, status: int, headers: Headers) -> None:
-        self._outlet.open(status, headers)
+    def open(self, status: int, lines: Lines) -> None:
+        self._outlet.open(status, lines)
 
     def write(self, body: bytes) -> bool:
         """Passes it on, with the usage before the end."""

@@ -33,7 +33,8 @@ from gateway.types.requests import Recognition, Request
 from gateway.types.routes import Shadow
 from gateway.types.snapshot import Snapshot
 
-Headers = list[tuple[bytes, bytes]]
+Lines = list[bytes]
+"""Those of an answer's head, each `name: value`."""
 
 NO_USAGE = Usage()
 
@@ -64,9 +65,9 @@ class Outlet(Protocol):
 
     opened: bool
 
-    def plain(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def plain(self, status: int, lines: Lines, body: bytes) -> None: ...
 
-    def open(self, status: int, headers: Headers) -> None: ...
+    def open(self, status: int, lines: Lines) -> None: ...
 
     def write(self, body: bytes) -> bool:
         """Part of a stream; false when no more should come before `drain` returns."""
@@ -84,9 +85,9 @@ LONGEST_MESSAGES = 1 << 18
 
 
 class Hold(Protocol):
-    """What a request has reserved of its limits; `headers` tell the client what is left."""
+    """What a request has reserved of its limits; `lines` tell the client what is left."""
 
-    headers: Headers
+    lines: Lines
 
     def settle(self, tokens: int, dollars: float) -> None:
         """The request has ended; it took so many tokens, and cost so much in all."""
@@ -177,7 +178,8 @@ class Journey:
     @property
     def cost(self) -> float:
         """What all attempts have cost so far, in dollars."""
-        return sum(attempt.cost for attempt in self.attempts)
+        attempts = self.attempts
+        return attempts[0].cost if len(attempts) == 1 else sum(each.cost for each in attempts)
 
     def asked_enough(self) -> None:
         """Nothing more is asked. What was asked holds this, and its failures the frames that they

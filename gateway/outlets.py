@@ -1,7 +1,7 @@
 """Where a stream's pieces pass on their way to the client."""
 
 from gateway.errors import ApiError, MalformedEvent, UpstreamError
-from gateway.journey import Headers, Outlet
+from gateway.journey import Lines, Outlet
 from gateway.metering.usage import StreamWatch
 from gateway.resilience.carry import Disguise
 from gateway.transport.base import Reply
@@ -61,10 +61,10 @@ class Nobody:
 
     opened = False
 
-    def plain(self, status: int, headers: Headers, body: bytes) -> None:
+    def plain(self, status: int, lines: Lines, body: bytes) -> None:
         """Nobody gets it."""
 
-    def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, lines: Lines) -> None:
         """Nobody gets it."""
         self.opened = True
 

@@ -33,9 +33,9 @@ from gateway.experiments.ranking import with_arm_first
 from gateway.journey import (
     NO_REPLY,
     NO_USAGE,
-    Headers,
     Journey,
     Limiter,
+    Lines,
     Opened,
     Outlet,
     Plane,
@@ -130,7 +130,7 @@ class Pipeline:
         self.maker = maker
         self._at_end = ended
         self._composer = Composer(
-            live, clock, self._open_any, self._relay, self._headers, self._give_back
+            live, clock, self._open_any, self._relay, self._lines, self._give_back
         )
 
     # ------------------------------------------------------------ the way
@@ -140,10 +140,14 @@ class Pipeline:
         journey = Journey(request, self.plane, self._now(), self._clock())
         try:
             await self.decide(journey)
-            if self._limiter.is_shared:
-                await self._let_in_by_all(journey)
-            elif self._limiter.on:
-                self._let_in(journey)
+            limiter = self._limiter
+            if limiter.on:
+                snapshot, decision = journey.plane.snapshot, journey.decision
+                assert decision is not None
+                if limiter.is_shared:
+                    journey.hold = await limiter.admit_shared(request, decision, snapshot)
+                else:
+                    journey.hold = limiter.admit(request, decision, snapshot)
             _read_beside(journey)
             opened = await self._dispatch(journey)
             try:
@@ -289,19 +293,6 @@ class Pipeline:
         if why is not None:
             raise BadRequest(why, param="previous_response_id", code="previous_response_not_found")
         return made.target
-
-    def _let_in(self, journey: Journey) -> None:
-        """Reserves what the request may use of its limits; raises LimitReached."""
-        decision, snapshot = journey.decision, journey.plane.snapshot
-        assert decision is not None
-        journey.hold = self._limiter.admit(journey.request, decision, snapshot)
-
-    async def _let_in_by_all(self, journey: Journey) -> None:
-        """The same where other workers let requests in by the same limits."""
-        decision, snapshot = journey.decision, journey.plane.snapshot
-        assert decision is not None
-        if self._limiter.on:
-            journey.hold = await self._limiter.admit_shared(journey.request, decision, snapshot)
 
     # ------------------------------------------------------------ dispatch
 
@@ -558,15 +549,15 @@ class Pipeline:
             self._ended(journey, opened, "ok", "", status, journey.usage)
             if keeps_text(journey):
                 journey.answer = body.decode(errors="replace")
-        headers = self._headers(journey, opened)
-        headers.append((b"x-switchboard-cost-usd", b"%.8f" % journey.cost))
-        outlet.plain(status, headers, body)
+        lines = self._lines(journey, opened)
+        lines.append(b"x-switchboard-cost-usd: %.8f" % journey.cost)
+        outlet.plain(status, lines, body)
 
     async def _relay_stream(
         self, journey: Journey, opened: Opened, watch: StreamWatch, outlet: Outlet
     ) -> None:
         """Opens the client's stream and passes on what comes."""
-        outlet.open(opened.reply.status, self._headers(journey, opened))
+        outlet.open(opened.reply.status, self._lines(journey, opened))
         await self._pass_on(journey, opened, watch, outlet)
 
     async def _pass_on(
@@ -649,28 +640,25 @@ class Pipeline:
                 continue
         return None
 
-    def _headers(self, journey: Journey, opened: Opened) -> Headers:
+    def _lines(self, journey: Journey, opened: Opened) -> Lines:
         """The answer's head, and the moment at which our own share of the time is known."""
-        decision = journey.decision
+        decision, request_id = journey.decision, journey.request.id
         assert decision is not None
         journey.overhead_s = self._clock() - journey.began - journey.upstream_s - journey.queued_s
-        headers = [
-            (b"content-type", opened.content_type or b"application/json"),
-            (b"x-request-id", journey.request.id.encode()),
-            (b"x-switchboard-route", decision.route.encode()),
-            (b"x-switchboard-target", _answering(journey, opened).encode()),
-            (
-                b"x-switchboard-attempts",
-                b"%d" % (len(journey.attempts) + (opened.watch is not None)),
-            ),
-            (b"x-switchboard-decision", decision_id(journey.request.id).encode()),
-            (b"x-switchboard-overhead-ms", b"%.3f" % (journey.overhead_s * 1e3)),
+        lines = [
+            b"content-type: " + (opened.content_type or b"application/json"),
+            b"x-request-id: " + request_id.encode(),
+            b"x-switchboard-route: " + decision.route.encode(),
+            b"x-switchboard-target: " + _answering(journey, opened).encode(),
+            b"x-switchboard-attempts: %d" % (len(journey.attempts) + (opened.watch is not None)),
+            b"x-switchboard-decision: " + decision_id(request_id).encode(),
+            b"x-switchboard-overhead-ms: %.3f" % (journey.overhead_s * 1e3),
         ]
         if journey.run is not None:
-            headers.append((b"x-switchboard-steps", told_steps(journey.run).encode()))
+            lines.append(b"x-switchboard-steps: " + told_steps(journey.run).encode())
         if journey.hold is not None:
-            headers += journey.hold.headers
-        return headers
+            lines += journey.hold.lines
+        return lines
 
     # ------------------------------------------------------------ meter
 

@@ -122,7 +122,8 @@ class Cycle:
         if message["type"] == "http.response.start":
             headers = [*message["headers"]]
             length = dict(headers).get(b"content-length")
-            self.start(message["status"], headers, None if length is None else int(length))
+            lines = map(b": ".join, headers)
+            self.start(message["status"], lines, None if length is None else int(length))
         else:
             self.write(message["body"], more=message.get("more_body", False))
 
@@ -132,16 +133,14 @@ class Cycle:
         if flow.write_paused and not self.disconnected:
             await flow.drain()
 
-    def start(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None
-    ) -> None:
+    def start(self, status: int, lines: Iterable[bytes], length: int | None) -> None:
         """The answer's head; `length` is the body's as the head says it, None where it does not."""
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         if length is not None:
             self._chunked = False
             self._left = length
-        self._head = self._render_head(status, headers)
+        self._head = self._render_head(status, lines)
         self.response_started = True
 
     def write(self, body: bytes, *, more: bool) -> bool:
@@ -156,16 +155,15 @@ class Cycle:
         self._send_body(body, more)
         return not self._protocol.flow.write_paused
 
-    def _render_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        every = [*self._protocol.server_state.default_headers, *headers]
-        lines = list(map(b": ".join, every))
+    def _render_head(self, status: int, lines: Iterable[bytes]) -> bytes:
+        every = [*map(b": ".join, self._protocol.server_state.default_headers), *lines]
         if self._chunked:
-            lines.append(b"transfer-encoding: chunked")
+            every.append(b"transfer-encoding: chunked")
         if not self.keep_alive:
-            lines.append(b"connection: close")
-        breaks = len(lines) + 2
-        lines.append(b"\r\n")
-        head = STATUS_LINE[status] + b"\r\n".join(lines)
+            every.append(b"connection: close")
+        breaks = len(every) + 2
+        every.append(b"\r\n")
+        head = STATUS_LINE[status] + b"\r\n".join(every)
         if head.count(b"\n") != breaks:
             raise RuntimeError("a header's value holds a line break")
         return head

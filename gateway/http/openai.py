@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import ApiError, BadRequest, MethodNotAllowed, Unauthorized
 from gateway.http.cycle import CYCLE, Cycle
 from gateway.http.parse import TOO_DEEP, parse
-from gateway.journey import Headers
+from gateway.journey import Lines
 from gateway.pipeline import Pipeline
 from gateway.types.requests import Caller, Endpoint
 
@@ -107,16 +107,16 @@ class HttpOutlet:
         self._cycle = cycle
         self.opened = False
 
-    def plain(self, status: int, headers: Headers, body: bytes) -> None:
+    def plain(self, status: int, lines: Lines, body: bytes) -> None:
         """A whole answer."""
-        headers.append((b"content-length", b"%d" % len(body)))
-        self._begin(status, headers, len(body))
+        lines.append(b"content-length: %d" % len(body))
+        self._begin(status, lines, len(body))
         self._cycle.write(body, more=False)
 
-    def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, lines: Lines) -> None:
         """The head of a stream."""
-        headers += _STREAM_HEADERS
-        self._begin(status, headers, None)
+        lines += _STREAM_LINES
+        self._begin(status, lines, None)
 
     def write(self, body: bytes) -> bool:
         """Bytes of the stream, passed on at once; false when the client's side is full."""
@@ -136,18 +136,19 @@ class HttpOutlet:
 
     def refuse(self, error: ApiError, request_id: str) -> None:
         """An error instead of an answer."""
-        self.plain(error.status, error_headers(error, request_id), _encode(error.body()))
+        lines = [b"%b: %b" % header for header in error_headers(error, request_id)]
+        self.plain(error.status, lines, _encode(error.body()))
 
-    def _begin(self, status: int, headers: Headers, length: int | None) -> None:
+    def _begin(self, status: int, lines: Lines, length: int | None) -> None:
         self.opened = True
         if not self._cycle.disconnected:
-            self._cycle.start(status, headers, length)
+            self._cycle.start(status, lines, length)
 
 
-_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_STREAM_LINES = (b"cache-control: no-cache", b"x-accel-buffering: no")
 
 
-def error_headers(error: ApiError, request_id: str) -> Headers:
+def error_headers(error: ApiError, request_id: str) -> list[tuple[bytes, bytes]]:
     """The head of an error answer; SDKs honour `retry-after`."""
     headers = [
         (b"content-type", b"application/json"),

@@ -70,21 +70,22 @@ class Window:
 
     What is left of the rate now is the account's to count; it was `start` when the current slice
     began. `taken` is by place, a slice modulo one more than `SLICES`. `began` is when counting did:
-    what was reserved before is not in it. The pairs are how it is told to clients, the one of when
-    it is free again until `reset_until`.
+    what was reserved before is not in it. The lines are how it is told to clients until
+    `written_until`.
     """
 
     __slots__ = (
         "at",
         "began",
+        "left_line",
         "limit",
-        "limit_pair",
+        "limit_line",
         "per_s",
-        "reset_pair",
-        "reset_until",
+        "reset_line",
         "start",
         "step",
         "taken",
+        "written_until",
     )
 
     def __init__(self, rate: Rate) -> None:
@@ -94,8 +95,8 @@ class Window:
         self.at = 0
         self.began = inf
         self.taken = [0] * (SLICES + 1)
-        self.reset_until = 0.0
-        self.limit_pair = self.reset_pair = (b"", b"")
+        self.written_until = 0.0
+        self.limit_line = self.left_line = self.reset_line = b""
 
     @property
     def since(self) -> float:
@@ -120,7 +121,7 @@ class Window:
                 self.taken[place] = 0
         self.at = at
         self.start = left
-        self.reset_until = 0.0
+        self.written_until = 0.0
         return left
 
     def give_back(self, at: float, count: int) -> int:
@@ -138,7 +139,7 @@ class Window:
         more = limit - self.limit
         self.limit = limit
         self.start += more
-        self.reset_until = 0.0
+        self.written_until = 0.0
         return left + more
 
     def wait_s(self, count: int, now: float, limit: int, left: int) -> float | None:

@@ -29,8 +29,8 @@ from gateway.limits.accounts import (
     settle,
 )
 from gateway.limits.alerts import Alarm
-from gateway.limits.refusing import Headers, refused, room_headers
-from gateway.limits.reserve import Fares, fares_of, nano_of, tokens_of
+from gateway.limits.refusing import Lines, refused, room_lines, room_lines_of_all
+from gateway.limits.reserve import Fares, fares_of, nano_of, plainly, tokens_of
 from gateway.limits.shared import SharedLimits, Spent
 from gateway.policy.live import Live
 from gateway.types.decisions import Decision
@@ -78,11 +78,11 @@ class Hold(msgspec.Struct, gc=False):
     nano: int
     at: float
     remote: Sequence[int] | None
-    headers: Headers
+    lines: Lines
 
     def settle(self, tokens: int, dollars: float) -> None:
         """The request has ended; it took so many tokens, and cost so much in all."""
-        self.limiter.settle(self, tokens, round(dollars * NANO))
+        self.limiter.settle(self, self.tokens - tokens, round(dollars * NANO))
 
 
 class Limiter:
@@ -248,7 +248,7 @@ class Limiter:
         full = enter(accounts, tokens, nano, now, self._now)
         if full is not None:
             raise self._over(full, accounts, tokens, nano, now, 1)
-        return Hold(self, accounts, tokens, nano, now, None, room_headers(accounts, now, None))
+        return Hold(self, accounts, tokens, nano, now, None, room_lines(accounts, now))
 
     async def admit_shared(
         self, request: Request, decision: Decision, snapshot: Snapshot
@@ -274,6 +274,10 @@ class Limiter:
         self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
     ) -> tuple[int, int]:
         """The tokens and nanodollars to reserve."""
+        if subject.tokens and subject.money:
+            plain = plainly(request, decision, snapshot, subject.fares)
+            if plain is not None:
+                return plain
         tokens = nano = 0
         if subject.tokens:
             tokens = tokens_of(request, decision, snapshot, self._live)
@@ -295,7 +299,7 @@ class Limiter:
                 raise self._over(account, accounts, tokens, nano, now, workers)
         for account in accounts:
             account.take(tokens, nano)
-        return Hold(self, accounts, tokens, nano, now, None, room_headers(accounts, now, None))
+        return Hold(self, accounts, tokens, nano, now, None, room_lines(accounts, now))
 
     def _over(
         self,
@@ -358,8 +362,8 @@ class Limiter:
                 _tell(account.day, day, told[5 * n + 3])
                 _tell(account.month, month, told[5 * n + 4])
                 account.book()
-        headers = room_headers(accounts, now, told)
-        return Hold(self, accounts, tokens, nano, now, told[2::5], headers)
+        lines = room_lines_of_all(accounts, now, told)
+        return Hold(self, accounts, tokens, nano, now, told[2::5], lines)
 
     def _refuse(
         self,
@@ -372,11 +376,14 @@ class Limiter:
         workers: int = 1,
     ) -> LimitReached:
         self._refused(account.id.partition(":")[0], refusal.what)
-        return refused(refusal, account, room_headers(accounts, now, told), wall, workers)
+        lines = (
+            room_lines(accounts, now) if told is None else room_lines_of_all(accounts, now, told)
+        )
+        return refused(refusal, account, lines, wall, workers)
 
-    def settle(self, hold: Hold, used: int, spent: int) -> None:
-        """What was reserved has come to `used` tokens and `spent` nanodollars."""
-        accounts, nano, back = hold.accounts, hold.nano, hold.tokens - used
+    def settle(self, hold: Hold, back: int, spent: int) -> None:
+        """So many of the tokens that were reserved come `back`, and nanodollars were `spent`."""
+        accounts, nano = hold.accounts, hold.nano
         if settle(accounts, hold.at, back, nano, spent, self._clock(), self._now):
             for account in accounts:
                 self._alert(account)

@@ -4,63 +4,75 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil
+from operator import itemgetter
 
 from gateway.errors import LimitReached
-from gateway.limits.accounts import PLENTY, SLICES, Account, Refusal, Window
+from gateway.limits.accounts import SLICES, Account, Refusal, Window
 
-Pair = tuple[bytes, bytes]
-Headers = list[Pair]
+Lines = list[bytes]
 
 _PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
 _AT_ONCE = {"requests": "requests", "tokens": "tokens"}
 
 
-def room_headers(accounts: Sequence[Account], now: float, told: Sequence[int] | None) -> Headers:
-    """OpenAI's `x-ratelimit-` headers, each of the account that has least left.
-
-    `told` are Redis' totals where it was asked: five numbers for each account, requests and tokens
-    first.
-    """
-    requests = tokens = None
-    requests_left = tokens_left = PLENTY
-    for n, account in enumerate(accounts):
-        left, window = account.requests_left, account.requests
-        if told is not None and window is not None:
-            left = window.limit - told[5 * n]
-        if left < requests_left:
-            requests, requests_left = window, left
-        left, window = account.tokens_left, account.tokens
-        if told is not None and window is not None:
-            left = window.limit - told[5 * n + 1]
-        if left < tokens_left:
-            tokens, tokens_left = window, left
-    headers: Headers = []
-    if requests is not None:
-        headers += _told(requests, requests_left, now, _REQUESTS)
-    if tokens is not None:
-        headers += _told(tokens, tokens_left, now, _TOKENS)
-    return headers
+def room_lines(accounts: Sequence[Account], now: float) -> Lines:
+    """OpenAI's `x-ratelimit-` headers, each of the account that has least left."""
+    requests = tokens = accounts[0]
+    for account in accounts:
+        if account.requests_left < requests.requests_left:
+            requests = account
+        if account.tokens_left < tokens.tokens_left:
+            tokens = account
+    lines: Lines = []
+    if requests.requests is not None:
+        lines += _of(requests.requests, b"requests", requests.requests_left, now)
+    if tokens.tokens is not None:
+        lines += _of(tokens.tokens, b"tokens", tokens.tokens_left, now)
+    return lines
 
 
-_REQUESTS = tuple(b"x-ratelimit-%b-requests" % what for what in (b"limit", b"remaining", b"reset"))
-_TOKENS = tuple(b"x-ratelimit-%b-tokens" % what for what in (b"limit", b"remaining", b"reset"))
+def room_lines_of_all(accounts: Sequence[Account], now: float, told: Sequence[int]) -> Lines:
+    """The same by the totals of all workers, as Redis has `told` them: five numbers for each
+    account, requests and tokens first."""
+    requests = [
+        (account.requests.limit - told[5 * n], account.requests)
+        for n, account in enumerate(accounts)
+        if account.requests is not None
+    ]
+    tokens = [
+        (account.tokens.limit - told[5 * n + 1], account.tokens)
+        for n, account in enumerate(accounts)
+        if account.tokens is not None
+    ]
+    lines: Lines = []
+    if requests:
+        left, window = min(requests, key=itemgetter(0))
+        lines += _of(window, b"requests", left, now)
+    if tokens:
+        left, window = min(tokens, key=itemgetter(0))
+        lines += _of(window, b"tokens", left, now)
+    return lines
 
 
-def _told(window: Window, left: int, now: float, names: Sequence[bytes]) -> tuple[Pair, ...]:
-    """The limit, what remains, and when it is free again if nothing else comes; what stays the
-    same for a second is written once in it."""
-    if now >= window.reset_until:
-        _write(window, now, names)
-    reset = window.reset_pair if left < window.limit else (names[2], b"0s")
-    return window.limit_pair, (names[1], b"%d" % (left if left > 0 else 0)), reset
+def _of(window: Window, what: bytes, left: int, now: float) -> tuple[bytes, bytes, bytes]:
+    if now >= window.written_until:
+        _write(window, now, what)
+    return (
+        window.limit_line,
+        window.left_line % (left if left > 0 else 0),
+        window.reset_line if left < window.limit else b"x-ratelimit-reset-%b: 0s" % what,
+    )
 
 
-def _write(window: Window, now: float, names: Sequence[bytes]) -> None:
+def _write(window: Window, now: float, what: bytes) -> None:
+    """What stays the same for a second: the limit, and when it is free again if nothing else
+    comes."""
     free_at = (window.at + SLICES + 1) * window.step
     seconds = ceil(free_at - now)
-    window.limit_pair = (names[0], b"%d" % window.limit)
-    window.reset_pair = (names[2], span(seconds))
-    window.reset_until = free_at - seconds + 1
+    window.limit_line = b"x-ratelimit-limit-%b: %d" % (what, window.limit)
+    window.left_line = b"x-ratelimit-remaining-%b: %%d" % what
+    window.reset_line = b"x-ratelimit-reset-%b: %b" % (what, span(seconds))
+    window.written_until = free_at - seconds + 1
 
 
 @lru_cache(256)
@@ -70,17 +82,18 @@ def span(seconds: int) -> bytes:
 
 
 def refused(
-    refusal: Refusal, account: Account, headers: Headers, wall: float, workers: int = 1
+    refusal: Refusal, account: Account, lines: Lines, wall: float, workers: int = 1
 ) -> LimitReached:
     """The 429 that names the limit, whose it is, and when it is free again.
 
     With more `workers` than one each decides within its share, as nobody watches the whole.
     """
     what = refusal.what
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
     money = what in ("day", "month")
     if refusal.wait_s is None or (money and refusal.wait_s > 60):
         # The SDKs would try again at once, twice, and be refused twice.
-        headers = [*headers, (b"x-should-retry", b"false")]
+        headers.append((b"x-should-retry", b"false"))
     share = f" Of what is left this worker may use 1/{workers} for now." if workers > 1 else ""
     return LimitReached(
         f"{_said(refusal, account)}{share} {_when(refusal, wall)}",

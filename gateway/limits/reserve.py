@@ -22,7 +22,7 @@ from gateway.metering.prices import BYTES_PER_TOKEN
 from gateway.policy.estimates import TAIL
 from gateway.policy.live import Live
 from gateway.types.backends import Target
-from gateway.types.decisions import Choice, Decision
+from gateway.types.decisions import Decision
 from gateway.types.requests import Request
 from gateway.types.snapshot import Snapshot
 
@@ -95,21 +95,38 @@ def _fare(target: Target, system: str | None) -> Fare:
     )
 
 
+def plainly(
+    request: Request, decision: Decision, snapshot: Snapshot, fares: Fares
+) -> tuple[int, int] | None:
+    """`tokens_of` and `nano_of` of most requests in one: whose answers are bounded, and of whose
+    candidates one is never cheaper than any other and one is asked at a time. None for others."""
+    needs, dearest = request.needs, fares.dearest
+    output, policy = needs.max_output, snapshot.policies[decision.policy]
+    if output is None or dearest < 0 or policy.hedge or policy.carry_on or decision.ruled_out:
+        return None
+    there = False
+    for choice in decision.ranked:
+        place = choice.candidate
+        if place < 0:
+            return None
+        if place == dearest:
+            there = True
+    fare = fares.by_place[dearest]
+    if not there or fare is None:
+        return None
+    output *= request.choices
+    return needs.input_tokens + output, ceil(_paid(request, fare, output) * NANO)
+
+
 def nano_of(
     request: Request, decision: Decision, snapshot: Snapshot, live: Live, fares: Fares
 ) -> int:
     """What to reserve of a budget, in nanodollars, rounded up; `fares` are the route's."""
-    route, bound = decision.route, request.needs.max_output
+    route, bound, times = decision.route, request.needs.max_output, request.choices
     dearest = beside = 0.0
     choices = decision.ranked
     if decision.ruled_out:
         choices += decision.last_resorts
-    policy = snapshot.policies[decision.policy]
-    twice = policy.hedge or (policy.carry_on and request.stream)
-    if bound is not None and not twice:
-        fare = _dearest(choices, fares)
-        if fare is not None:
-            return ceil(_paid(request, fare, bound) * NANO)
     for choice in choices:
         place = choice.candidate
         fare = fares.by_place[place] if place >= 0 else None
@@ -117,13 +134,14 @@ def nano_of(
             told = _told(decision, place, snapshot)
             dollars = _most(request, choice.target, snapshot, live, route, told)
         else:
-            dollars = _paid(
-                request, fare, usual_output(live, route, fare.target) if bound is None else bound
-            )
+            output = usual_output(live, route, fare.target) if bound is None else bound
+            dollars = _paid(request, fare, output * times)
         if dollars > dearest:
             dearest, beside = dollars, dearest
         elif dollars > beside:
             beside = dollars
+    policy = snapshot.policies[decision.policy]
+    twice = policy.hedge or (policy.carry_on and request.stream)
     composed = snapshot.compositions and any(c.target in snapshot.compositions for c in choices)
     if twice or composed:
         dearest += beside
@@ -131,27 +149,15 @@ def nano_of(
 
 
 def _paid(request: Request, fare: Fare, output: int) -> float:
-    """The dollars of one call whose answers have `output` tokens each."""
+    """The dollars of one call whose answers have `output` tokens together."""
     _, _, read, written, context, more = fare
-    needs, tokens = request.needs, request.size + more
-    unseen = needs.vision or needs.audio or request.previous is not None
-    if tokens > context or (unseen and context != inf):
-        return context * read + output * request.choices * written
-    return tokens * read + output * request.choices * written
-
-
-def _dearest(choices: tuple[Choice, ...], fares: Fares) -> Fare | None:
-    """That of the one that no other can be dearer than, if it is there and all are candidates."""
-    found, dearest = None, fares.dearest
-    for choice in choices:
-        place = choice.candidate
-        if place < 0:
-            return None
-        if place == dearest:
-            found = fares.by_place[place]
-            if found is None or found.name != choice.target:
-                return None
-    return found
+    needs = request.needs
+    tokens: float = request.size + more
+    if tokens > context or (
+        context != inf and (needs.vision or needs.audio or request.previous is not None)
+    ):
+        tokens = context
+    return tokens * read + output * written
 
 
 def _told(decision: Decision, place: int, snapshot: Snapshot) -> int:

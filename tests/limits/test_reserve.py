@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.http.parse import parse
 from gateway.limits.accounts import NANO
-from gateway.limits.reserve import fares_of, nano_of, tokens_of
+from gateway.limits.reserve import fares_of, nano_of, plainly, tokens_of
 from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Price
 from gateway.types.decisions import Choice, Decision, RuledOut
@@ -44,7 +44,10 @@ def asked(**body: object) -> Request:
 def most(request: Request, decision: Decision, snapshot: Snapshot) -> int:
     """What is reserved, in nanodollars."""
     fares = fares_of(decision.route, snapshot)
-    return nano_of(request, decision, snapshot, Live(), fares)
+    nano = nano_of(request, decision, snapshot, Live(), fares)
+    plain = plainly(request, decision, snapshot, fares)
+    assert plain is None or plain[1] == nano
+    return nano
 
 
 PICTURE = [
@@ -141,10 +144,30 @@ def test_the_dearest_is_found_whether_or_not_one_is_dearer_than_all(
     general = msgspec.structs.replace(route("general", targets[0].name), candidates=candidates)
     configuration = snapshot(targets, [general])
     places = data.draw(st.sets(st.integers(0, len(made) - 1), min_size=1))
+    asking = msgspec.structs.replace(configuration.policies["quality"], hedge=data.draw(hedged))
+    configuration = msgspec.structs.replace(configuration, policies={"quality": asking})
+    by_name = data.draw(st.booleans())
     ranked = tuple(
-        Choice(targets[place].name, "http://x", place, 0.9, 0.0, 0.0, 0.0, 0.0) for place in places
+        Choice(targets[n].name, "http://x", -1 if by_name else n, 0.9, 0.0, 0.0, 0.0, 0.0)
+        for n in places
     )
     decision = Decision("general", "quality", "h", ranked, (), 0.5)
-    request, fares = asked(max_tokens=10), fares_of("general", configuration)
-    one_by_one = nano_of(request, decision, configuration, Live(), fares._replace(dearest=-1))
-    assert nano_of(request, decision, configuration, Live(), fares) == one_by_one
+    request = asked(**data.draw(st.sampled_from(BODIES)))
+    fares, live = fares_of("general", configuration), Live()
+    plain = plainly(request, decision, configuration, fares)
+    slowly = (
+        tokens_of(request, decision, configuration, live),
+        nano_of(request, decision, configuration, live, fares),
+    )
+    assert plain in (None, slowly)
+    if len(made) == 1 and not by_name and not asking.hedge and "max_tokens" in request.fields:
+        assert plain == slowly
+
+
+hedged = st.sampled_from([0.0, 0.0, 0.1])
+BODIES: list[dict[str, Any]] = [
+    {"max_tokens": 10},
+    {"max_tokens": 10, "n": 3, "stream": True},
+    {"max_tokens": 10, "messages": PICTURE},
+    {},
+]
