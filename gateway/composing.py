@@ -136,7 +136,8 @@ class Composer:
                 await self._relay(last, opened, _Retold(run, opened, outlet))
         finally:
             self._adopt(run, opened)
-            last.ask = last.run = None  # they hold the journey, too
+            last.asked_enough()
+            last.run = None  # it holds the journey, too
 
     def drop(self, run: Run) -> None:
         """Another was sooner: what was opened is given up."""
