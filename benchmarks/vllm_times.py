@@ -79,7 +79,9 @@ class Server:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=120)
+        # vLLM closes what was idle for five seconds; what it is closing must not be written to.
+        kept = httpx.Limits(keepalive_expiry=3.0)
+        self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=kept)
 
     async def post(self, path: str, body: dict[str, Any]) -> float:
         """Seconds that a call takes, which must succeed."""
