@@ -60,7 +60,8 @@ class Fare(NamedTuple):
 
 class Fares(NamedTuple):
     """Those of a route's candidates by place, None for one that is made of others; and the place
-    of one that is never cheaper than any other where all write equally much, or -1."""
+    of one that is never cheaper than any other where all read a text and write equally much, or
+    -1."""
 
     by_place: tuple[Fare | None, ...]
     dearest: int
@@ -98,11 +99,14 @@ def _fare(target: Target, system: str | None) -> Fare:
 def plainly(
     request: Request, decision: Decision, snapshot: Snapshot, fares: Fares
 ) -> tuple[int, int] | None:
-    """`tokens_of` and `nano_of` of most requests in one: whose answers are bounded, and of whose
-    candidates one is never cheaper than any other and one is asked at a time. None for others."""
+    """`tokens_of` and `nano_of` of most requests in one: that are text, whose answers are bounded,
+    and of whose candidates one is never cheaper than any other and one is asked at a time. None
+    for others."""
     needs, dearest = request.needs, fares.dearest
     output, policy = needs.max_output, snapshot.policies[decision.policy]
     if output is None or dearest < 0 or policy.hedge or policy.carry_on or decision.ruled_out:
+        return None
+    if needs.vision or needs.audio or request.previous is not None:
         return None
     there = False
     for choice in decision.ranked:
@@ -114,8 +118,12 @@ def plainly(
     fare = fares.by_place[dearest]
     if not there or fare is None:
         return None
+    _, _, read, written, context, more = fare
+    tokens: float = request.size + more
+    if tokens > context:
+        tokens = context
     output *= request.choices
-    return needs.input_tokens + output, ceil(_paid(request, fare, output) * NANO)
+    return needs.input_tokens + output, ceil((tokens * read + output * written) * NANO)
 
 
 def nano_of(
