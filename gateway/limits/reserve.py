@@ -104,7 +104,7 @@ def plainly(
     for others."""
     needs, dearest = request.needs, fares.dearest
     output, policy = needs.max_output, snapshot.policies[decision.policy]
-    if output is None or dearest < 0 or policy.hedge or policy.carry_on or decision.ruled_out:
+    if output is None or dearest < 0 or policy.hedge or policy.carry_on:
         return None
     if needs.vision or needs.audio or request.previous is not None:
         return None

@@ -310,7 +310,6 @@ class SharedLimits:
                         moved = min(nano, budget.own)
                         budget.own -= moved
                         budget.base += moved
-            account.book()
         if self._due:
             self._flush()
 

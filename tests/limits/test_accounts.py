@@ -189,6 +189,18 @@ def test_days_and_months_begin_anew_in_utc() -> None:
     assert month_of(march)[1] == datetime(2028, 3, 1, tzinfo=UTC).timestamp()
 
 
+def test_what_was_spent_before_midnight_is_of_the_day_that_is_over() -> None:
+    evening = datetime(2026, 11, 29, 23, 59, 59, tzinfo=UTC).timestamp()
+    account = Account("key:a", "key 'a'", Quota(day=1.0, month=9.0))
+    assert enter([account], 0, NANO, 1000.0, lambda: evening) is None
+    settle([account], 1000.0, 0, NANO, NANO, 1000.5, lambda: evening)
+    account.roll(1001.5, evening + 1.5)
+    assert account.day is not None
+    assert account.month is not None
+    assert (account.day.spent, account.month.spent) == (0, NANO)
+    assert account.refusal(0, NANO, 1) == ""
+
+
 def test_requests_at_once_are_counted_and_shares_let_one_through() -> None:
     account = Account("key:a", "key 'a'", Quota(concurrent=2, tokens=Rate(100, MINUTE)))
     account.roll(0, AT)

@@ -14,12 +14,15 @@ import pytest
 
 from gateway.limits.accounts import NANO, Account, Budget
 from gateway.limits.alerts import BudgetAlerts
+from gateway.standin.behaviour import Behaviour, say
 from gateway.standin.standin import StandIn
 from gateway.store.spending import SpendingBook
 from gateway.store.store import Store
 from gateway.types.backends import Price
 from gateway.types.limits import Alerts, Quota, Quotas
+from tests import servers
 from tests.gateway.support import serving, snapshot, target
+from tests.limits.shared import configured, working
 
 AT = 1_764_028_800.0
 SECRET = "hush"
@@ -150,4 +153,21 @@ async def test_a_gateway_tells_when_a_share_is_spent(tmp_path: Path) -> None:
             await until(lambda: len(hook.heard) == 1)
     (told,) = [json.loads(body) for _, body in hook.heard]
     assert (told["who"], told["share"], told["period"]) == ("key 'test'", 0.5, "month")
+
+
+async def test_it_is_told_of_what_all_workers_have_spent(
+    redis_server: servers.RealServer, tmp_path: Path
+) -> None:
+    """None of them has spent that share by itself."""
+    async with webhook() as hook, StandIn(Behaviour(answer=say("word " * 20))) as provider:
+        quotas = Quotas(alerts=Alerts((0.5,), hook.url, SECRET))
+        configuration = configured(provider, redis_server.url, quotas=quotas)
+        async with working(configuration, provider, tmp_path, 3, Quota(day=0.1)) as workers:
+            await workers.known()
+            while await workers.spent() < 0.051:
+                assert set(await workers.ask(3, max_tokens=20)) == {200}
+                await workers.settled()
+            await until(lambda: hook.heard)
+    (told,) = [json.loads(body) for _, body in hook.heard]
+    assert told["share"] == 0.5
     assert told["spent_usd"] >= 0.05
