@@ -106,8 +106,9 @@ def plainly(
     output, policy = needs.max_output, snapshot.policies[decision.policy]
     if output is None or dearest < 0 or policy.hedge or policy.carry_on:
         return None
-    if needs.vision or needs.audio or request.previous is not None:
+    if _unread(request):
         return None
+    # What is left alone for failing is a candidate too, so never dearer than the one looked for.
     there = False
     for choice in decision.ranked:
         place = choice.candidate
@@ -118,12 +119,8 @@ def plainly(
     fare = fares.by_place[dearest]
     if not there or fare is None:
         return None
-    _, _, read, written, context, more = fare
-    tokens: float = request.size + more
-    if tokens > context:
-        tokens = context
     output *= request.choices
-    return needs.input_tokens + output, ceil((tokens * read + output * written) * NANO)
+    return needs.input_tokens + output, ceil(_paid(request, fare, output) * NANO)
 
 
 def nano_of(
@@ -159,13 +156,16 @@ def nano_of(
 def _paid(request: Request, fare: Fare, output: int) -> float:
     """The dollars of one call whose answers have `output` tokens together."""
     _, _, read, written, context, more = fare
-    needs = request.needs
     tokens: float = request.size + more
-    if tokens > context or (
-        context != inf and (needs.vision or needs.audio or request.previous is not None)
-    ):
+    if tokens > context or (context != inf and _unread(request)):
         tokens = context
     return tokens * read + output * written
+
+
+def _unread(request: Request) -> bool:
+    """Whether it holds what does not go by bytes."""
+    needs = request.needs
+    return needs.vision or needs.audio or request.previous is not None
 
 
 def _told(decision: Decision, place: int, snapshot: Snapshot) -> int:
@@ -192,10 +192,8 @@ def _output(
 
 
 def _dollars(request: Request, target: Target, more: int, output: int) -> float:
-    needs = request.needs
     size, context = request.size + more, target.capabilities.context
-    unseen = needs.vision or needs.audio or request.previous is not None
-    if context is not None and (unseen or size > context):
+    if context is not None and (size > context or _unread(request)):
         size = context
     return size * target.price.input + output * target.price.output
 

@@ -153,6 +153,7 @@ async def test_a_gateway_tells_when_a_share_is_spent(tmp_path: Path) -> None:
             await until(lambda: len(hook.heard) == 1)
     (told,) = [json.loads(body) for _, body in hook.heard]
     assert (told["who"], told["share"], told["period"]) == ("key 'test'", 0.5, "month")
+    assert told["spent_usd"] >= 0.05
 
 
 async def test_it_is_told_of_what_all_workers_have_spent(
