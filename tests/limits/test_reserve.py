@@ -80,6 +80,22 @@ def test_money_is_reserved_at_the_dearest_candidate(
     assert nano == pytest.approx((tokens * 1e-5 + output * 2e-5) * NANO, abs=1)
 
 
+def test_a_picture_is_reserved_for_at_the_one_that_may_read_most_into_it() -> None:
+    """For a text the other, whose context is not declared, could never be the cheaper one."""
+    price = Price(1e-6, 0, 1e-6)
+    targets = [
+        target("a/open", "http://x", price=price),
+        target("a/wide", "http://x", price=price, capabilities=Capabilities(context=5000)),
+    ]
+    configuration = snapshot(targets, [route("general", "a/open", "a/wide")])
+    ranked = tuple(
+        Choice(each.name, "http://x", n, 0.9, 0.0, 0.0, 0.0, 0.0) for n, each in enumerate(targets)
+    )
+    decision = Decision("general", "quality", "h", ranked, (), 0.5)
+    request = asked(max_tokens=10, messages=PICTURE)
+    assert most(request, decision, configuration) == pytest.approx(5010e-6 * NANO, abs=1)
+
+
 @pytest.mark.parametrize(
     ("policy", "body"), [({"hedge": 0.05}, {}), ({"carry_on": True}, {"stream": True})]
 )
