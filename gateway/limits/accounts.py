@@ -1,4 +1,5 @@
-"""What a key, a tenant or a route has used of its limits. Pure: instants are arguments.
+"""What a key, a tenant or a route has used of its limits, and what one request has reserved of it.
+Pure: instants are arguments, or are asked of who keeps the accounts.
 
 What is left of each limit is counted down, in one object for all limits of an account: each request
 asks every account that it is subject to, and most have room.
@@ -26,7 +27,7 @@ concurrency lets each have one at a time at least.
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from math import ceil, inf
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -369,6 +370,13 @@ class Account:
         self.places_left -= 1
         self.nano_left -= nano
 
+    def untake(self, tokens: int, nano: int) -> None:
+        """As if `take` had not been."""
+        self.requests_left += 1
+        self.tokens_left += tokens
+        self.places_left += 1
+        self.nano_left += nano
+
     def explained(
         self, what: str, tokens: int, nano: int, now: float, wall: float, workers: int
     ) -> Refusal:
@@ -417,7 +425,12 @@ class Account:
 
 
 def enter(
-    accounts: Sequence[Account], tokens: int, nano: int, now: float, wall: Callable[[], float]
+    accounts: Sequence[Account],
+    tokens: int,
+    nano: int,
+    now: float,
+    wall: Callable[[], float],
+    workers: int = 1,
 ) -> Account | None:
     """Lets one request in at all of the accounts, or at none: then the first without room for it.
 
@@ -426,50 +439,69 @@ def enter(
     for account in accounts:
         if now >= account.due:
             account.roll(now, wall())
-        if (
-            account.requests_left < 1
-            or account.tokens_left < tokens
-            or account.places_left < 1
-            or account.nano_left < nano
-        ):
+        if account.refusal(tokens, nano, workers):
             return account
     for account in accounts:
-        account.requests_left -= 1
-        account.tokens_left -= tokens
-        account.places_left -= 1
-        account.nano_left -= nano
+        account.take(tokens, nano)
     return None
 
 
-def settle(
-    accounts: Sequence[Account],
-    at: float,
-    back: int,
-    nano: int,
-    spent: int,
-    now: float,
-    wall: Callable[[], float],
-) -> bool:
-    """A request that was let in `at` an instant has ended: of its tokens it gives so many `back`
-    (less than none if it used more), had reserved `nano`, and `spent` this many nanodollars.
+class Keeper(Protocol):
+    """Who keeps the accounts: its clocks, and whom it tells."""
 
-    Whether somebody may have to be told of a budget.
+    @property
+    def clock(self) -> Callable[[], float]: ...
+
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+    @property
+    def is_shared(self) -> bool: ...
+
+    def alert(self, accounts: Sequence[Account]) -> None: ...
+
+    def tell(self, hold: "Hold", back: int, spent: int) -> None: ...
+
+
+class Hold(msgspec.Struct, gc=False):
+    """What one request has reserved; settled once, however it ends.
+
+    That was `at` an instant of the keeper's clock; in Redis the tokens of each account are in the
+    slices `remote`. `lines` tell the client what is left.
     """
-    alert = False
-    freed = nano - spent
-    for account in accounts:
-        if now >= account.due:
-            account.roll(now, wall())
-        account.places_left += 1
-        account.nano_left += freed
-        account.unbooked += spent
-        if at >= account.since or back < 0:
-            account.tokens_left += back
-        elif account.tokens is not None:
-            account.tokens_left += account.tokens.give_back(at, back)
-        if account.unbooked >= account.alert_from:
-            alert = True
-    return alert
+
+    keeper: Keeper
+    accounts: tuple[Account, ...]
+    tokens: int
+    nano: int
+    at: float
+    remote: Sequence[int] | None
+    lines: list[bytes]
+
+    def settle(self, tokens: int, dollars: float) -> None:
+        """The request has ended; it took so many tokens, and cost so much in all.
+
+        Somebody is alerted where a budget has come to a share that is to be told.
+        """
+        keeper, at = self.keeper, self.at
+        back, spent = self.tokens - tokens, round(dollars * NANO)
+        freed, now, alert = self.nano - spent, keeper.clock(), False
+        for account in self.accounts:
+            if now >= account.due:
+                account.roll(now, keeper.now())
+            account.places_left += 1
+            account.nano_left += freed
+            account.unbooked += spent
+            if at >= account.since or back < 0:
+                account.tokens_left += back
+            elif account.tokens is not None:
+                account.tokens_left += account.tokens.give_back(at, back)
+            if account.unbooked >= account.alert_from:
+                alert = True
+        if alert:
+            keeper.alert(self.accounts)
+        if keeper.is_shared:
+            keeper.tell(self, back, spent)
 
 
 def day_of(wall: float) -> tuple[float, float]:

@@ -19,18 +19,19 @@ import msgspec
 from gateway.errors import CoordinatorAway, LimitReached, SwitchboardError
 from gateway.limits.accounts import (
     NANO,
+    PLENTY,
     Account,
     Budget,
+    Hold,
     Refusal,
     What,
     day_of,
     enter,
     month_of,
-    settle,
 )
 from gateway.limits.alerts import Alarm
-from gateway.limits.refusing import Lines, refused, room_lines, room_lines_of_all
-from gateway.limits.reserve import Fares, fares_of, nano_of, plainly, tokens_of
+from gateway.limits.refusing import Lines, fewest, refused, room_lines, room_lines_of_all
+from gateway.limits.reserve import Fares, Plain, fares_of, nano_of, plainly, tokens_of
 from gateway.limits.shared import SharedLimits, Spent
 from gateway.policy.live import Live
 from gateway.types.decisions import Decision
@@ -53,36 +54,47 @@ Refused = Callable[[str, str], None]
 """Told of each refusal: whose the limit is (`key`, `tenant`, `route`), and which."""
 
 
-class Subject(msgspec.Struct, frozen=True):
-    """What one caller's requests on one route are subject to, under one snapshot."""
+class Subject(msgspec.Struct):
+    """What one caller's requests on one route are subject to, under one snapshot.
+
+    `plain` is of the route's `fares`, where tokens and money are limited. Before `due` no account
+    has to be rolled, and while `requests` and `tokens` are the accounts that have the fewest left,
+    clients are told `lines`: two of them with what is left put in, and four that stay.
+    """
 
     caller: Caller
     snapshot: Snapshot
     accounts: tuple[Account, ...]
-    tokens: bool
-    money: bool
-    most_tokens: int
-    fares: Fares
+    plain: Plain | None
+    due: float = 0.0
+    requests: Account | None = None
+    tokens: Account | None = None
+    lines: tuple[bytes, ...] = ()
+    fares: Fares = Fares((), None)
+    has_tokens: bool = False
+    has_money: bool = False
+    most_tokens: int = 0
 
-
-class Hold(msgspec.Struct, gc=False):
-    """What one request has reserved; settled once, however it ends.
-
-    That was `at` an instant of the limiter's clock; in Redis the tokens of each account are in the
-    slices `remote`.
-    """
-
-    limiter: "Limiter"
-    accounts: tuple[Account, ...]
-    tokens: int
-    nano: int
-    at: float
-    remote: Sequence[int] | None
-    lines: Lines
-
-    def settle(self, tokens: int, dollars: float) -> None:
-        """The request has ended; it took so many tokens, and cost so much in all."""
-        self.limiter.settle(self, self.tokens - tokens, round(dollars * NANO))
+    def told(self, now: float) -> Lines:
+        """What clients are told, after the accounts were rolled. Keeps what stays of it."""
+        accounts = self.accounts
+        lines = room_lines(accounts, now)
+        self.due = min(account.due for account in accounts)
+        self.requests, self.tokens = fewest(accounts)
+        requests, tokens = self.requests.requests, self.tokens.tokens
+        if requests is None or tokens is None:
+            self.requests = None  # no account is this one: the lines are made each time
+        else:
+            self.due = min(self.due, requests.written_until, tokens.written_until)
+            self.lines = (
+                requests.left_line,
+                tokens.left_line,
+                requests.limit_line,
+                requests.reset_line,
+                tokens.limit_line,
+                tokens.reset_line,
+            )
+        return lines
 
 
 class Limiter:
@@ -101,8 +113,8 @@ class Limiter:
         """`clock` is steady, `now` gives Unix seconds."""
         self._live = live
         self._spent = spent
-        self._clock = clock
-        self._now = now
+        self.clock = clock
+        self.now = now
         self._refused = refused
         self._alarm = alarm
         self._accounts: dict[str, Account] = {}
@@ -157,7 +169,7 @@ class Limiter:
             self._looking = asyncio.create_task(self._look_up())
 
     async def _look_up(self) -> None:
-        wall = self._now()
+        wall = self.now()
         day, month = day_of(wall)[0], month_of(wall)[0]
         try:
             spent = await self._spent(wall, day, month)
@@ -183,14 +195,17 @@ class Limiter:
         if quota is not None and quota.limits:
             accounts.append(self._account(f"route:{route}", f"route '{route}'", quota))
         rates = [each.quota.tokens.amount for each in accounts if each.quota.tokens is not None]
+        fares = fares_of(route, snapshot)
+        has_money = any(each.has_money for each in accounts)
         known = self._subjects[(caller.key, route)] = Subject(
             caller,
             snapshot,
             tuple(accounts),
-            bool(rates),
-            any(each.has_money for each in accounts),
-            min(rates, default=0),
-            fares_of(route, snapshot),
+            fares.plain if rates and has_money else None,
+            fares=fares,
+            has_tokens=bool(rates),
+            has_money=has_money,
+            most_tokens=min(rates, default=0),
         )
         return known
 
@@ -203,6 +218,7 @@ class Limiter:
             had = account.has_money
             account.who = who
             account.declare(quota)
+            self._subjects.clear()
             if not had:
                 self._learn(account)
         return account
@@ -210,8 +226,8 @@ class Limiter:
     def _learn(self, account: Account) -> None:
         """What was spent of a budget before now stands in the store, soon."""
         if account.has_money:
-            account.roll(self._clock(), self._now())
-            self._unknown.append((account, self._now()))
+            account.roll(self.clock(), self.now())
+            self._unknown.append((account, self.now()))
             if self._loading is None or self._loading.done():
                 self._loading = asyncio.create_task(self._load())
 
@@ -240,15 +256,53 @@ class Limiter:
 
         For where nobody else is to be asked. Raises LimitReached.
         """
-        subject = self._subject(request.caller, decision.route, snapshot)
-        if not subject.accounts:
+        caller = request.caller
+        subject = self._subjects.get((caller.key, decision.route))
+        if subject is None or subject.caller is not caller or subject.snapshot is not snapshot:
+            subject = self._subject(caller, decision.route, snapshot)
+        accounts, plain, now = subject.accounts, subject.plain, self.clock()
+        if not accounts:
             return None
-        accounts, now = subject.accounts, self._clock()
-        tokens, nano = self._most(subject, request, decision, snapshot)
-        full = enter(accounts, tokens, nano, now, self._now)
+        most = plainly(request, decision, plain) if plain is not None else None
+        if most is None or now >= subject.due:
+            return self._admit(subject, *self._most(subject, request, decision, snapshot), 1)
+        # What follows is `_admit` for most requests, in one step.
+        tokens, nano = most
+        fewest_requests = fewest_tokens = PLENTY
+        of_requests = of_tokens = None
+        for account in accounts:
+            requests_left = account.requests_left - 1
+            tokens_left = account.tokens_left - tokens
+            places_left = account.places_left - 1
+            nano_left = account.nano_left - nano
+            if requests_left < 0 or tokens_left < 0 or places_left < 0 or nano_left < 0:
+                for before in accounts[: accounts.index(account)]:
+                    before.untake(tokens, nano)
+                return self._admit(subject, tokens, nano, 1)
+            account.requests_left = requests_left
+            account.tokens_left = tokens_left
+            account.places_left = places_left
+            account.nano_left = nano_left
+            if requests_left < fewest_requests:
+                fewest_requests, of_requests = requests_left, account
+            if tokens_left < fewest_tokens:
+                fewest_tokens, of_tokens = tokens_left, account
+        if of_requests is not subject.requests or of_tokens is not subject.tokens:
+            lines = subject.told(now)
+        else:
+            lines = [*subject.lines]
+            lines[0] %= fewest_requests
+            lines[1] %= fewest_tokens
+        return Hold(self, accounts, tokens, nano, now, None, lines)
+
+    def _admit(self, subject: Subject, tokens: int, nano: int, workers: int) -> Hold:
+        """Lets in what may take so many tokens and nanodollars; with more `workers` than one,
+        within the share that this one has of what is left, as nobody watches the whole."""
+        accounts, now = subject.accounts, self.clock()
+        full = enter(accounts, tokens, nano, now, self.now, workers)
         if full is not None:
-            raise self._over(full, accounts, tokens, nano, now, 1)
-        return Hold(self, accounts, tokens, nano, now, None, room_lines(accounts, now))
+            raise self._over(full, accounts, tokens, nano, now, workers)
+        return Hold(self, accounts, tokens, nano, now, None, subject.told(now))
 
     async def admit_shared(
         self, request: Request, decision: Decision, snapshot: Snapshot
@@ -264,7 +318,7 @@ class Limiter:
             hold = await self._ask(shared, subject.accounts, tokens, nano)
             if hold is not None:
                 return hold
-        hold = self._admit_share(shared, subject.accounts, tokens, nano)
+        hold = self._admit(subject, tokens, nano, self._share_of(shared))
         self.by_share += 1
         for account in subject.accounts:
             shared.began(account, nano)
@@ -274,32 +328,18 @@ class Limiter:
         self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
     ) -> tuple[int, int]:
         """The tokens and nanodollars to reserve."""
-        if subject.tokens and subject.money:
-            plain = plainly(request, decision, snapshot, subject.fares)
-            if plain is not None:
-                return plain
+        if subject.plain is not None:
+            most = plainly(request, decision, subject.plain)
+            if most is not None:
+                return most
         tokens = nano = 0
-        if subject.tokens:
+        if subject.has_tokens:
             tokens = tokens_of(request, decision, snapshot, self._live)
             if request.needs.max_output is None:
                 tokens = min(tokens, subject.most_tokens)
-        if subject.money:
+        if subject.has_money:
             nano = nano_of(request, decision, snapshot, self._live, subject.fares)
         return tokens, nano
-
-    def _admit_share(
-        self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
-    ) -> Hold:
-        """Within this worker's share of what is left, as nobody watches the whole."""
-        now, workers = self._clock(), self._share_of(shared)
-        for account in accounts:
-            if now >= account.due:
-                account.roll(now, self._now())
-            if account.refusal(tokens, nano, workers):
-                raise self._over(account, accounts, tokens, nano, now, workers)
-        for account in accounts:
-            account.take(tokens, nano)
-        return Hold(self, accounts, tokens, nano, now, None, room_lines(accounts, now))
 
     def _over(
         self,
@@ -311,7 +351,7 @@ class Limiter:
         workers: int,
     ) -> LimitReached:
         """The refusal by one of the accounts."""
-        what, wall = account.refusal(tokens, nano, workers), self._now()
+        what, wall = account.refusal(tokens, nano, workers), self.now()
         refusal = account.explained(what, tokens, nano, now, wall, workers)
         return self._refuse(refusal, account, accounts, now, wall, None, workers)
 
@@ -323,7 +363,7 @@ class Limiter:
         self, shared: SharedLimits, accounts: tuple[Account, ...], tokens: int, nano: int
     ) -> Hold | None:
         """Asks Redis; None where it cannot say."""
-        wall = self._now()
+        wall = self.now()
         try:
             reply = await shared.admit(accounts, tokens, nano, wall)
         except CoordinatorAway:
@@ -332,7 +372,7 @@ class Limiter:
             case 1:
                 return self._let_in(shared, accounts, tokens, nano, reply[1:])
             case 0:
-                now = self._clock()
+                now = self.clock()
                 account = accounts[reply[1] - 1]
                 account.roll(now, wall)
                 refusal = _explained(account, reply, tokens, nano, wall)
@@ -352,11 +392,11 @@ class Limiter:
         nano: int,
         told: Sequence[int],
     ) -> Hold:
-        now = self._clock()
+        now = self.clock()
         day, month = shared.periods
         for n, account in enumerate(accounts):
             if now >= account.due:
-                account.roll(now, self._now())
+                account.roll(now, self.now())
             account.take(tokens, nano)
             if account.has_money:
                 _tell(account.day, day, told[5 * n + 3])
@@ -381,31 +421,28 @@ class Limiter:
         )
         return refused(refusal, account, lines, wall, workers)
 
-    def settle(self, hold: Hold, back: int, spent: int) -> None:
-        """So many of the tokens that were reserved come `back`, and nanodollars were `spent`."""
-        accounts, nano = hold.accounts, hold.nano
-        if settle(accounts, hold.at, back, nano, spent, self._clock(), self._now):
-            for account in accounts:
-                self._alert(account)
-        shared = self._shared
-        if shared is not None:
-            wall, remote = self._now(), hold.remote
-            for n, account in enumerate(accounts):
-                slice = remote[n] if remote is not None else None
-                shared.ended(account, nano, slice, back, spent, wall)
+    def tell(self, hold: Hold, back: int, spent: int) -> None:
+        """Tells Redis of a request that has ended."""
+        shared, wall, remote = self._shared, self.now(), hold.remote
+        assert shared is not None
+        for n, account in enumerate(hold.accounts):
+            slice = remote[n] if remote is not None else None
+            shared.ended(account, hold.nano, slice, back, spent, wall)
 
-    def _alert(self, account: Account) -> None:
-        for what, budget in (("day", account.day), ("month", account.month)):
-            if budget is not None and budget.spent >= budget.alert_at:
-                budget.alert_at = self._alarm.passed(account, what, budget)
-        account.book()
+    def alert(self, accounts: Sequence[Account]) -> None:
+        """Tells of budgets that have come to a share at which somebody is to be told."""
+        for account in accounts:
+            for what, budget in (("day", account.day), ("month", account.month)):
+                if budget is not None and budget.spent >= budget.alert_at:
+                    budget.alert_at = self._alarm.passed(account, what, budget)
+            account.book()
 
     # ------------------------------------------------------------ to be looked at
 
     async def shown(self) -> list[dict[str, Any]]:
         """Each account with its limits and how much of each is used, over all workers if known."""
         accounts = [each for each in self._accounts.values() if each.quota.limits]
-        now, wall = self._clock(), self._now()
+        now, wall = self.clock(), self.now()
         for account in accounts:
             account.roll(now, wall)
         rows = [_row(account) for account in accounts]

@@ -15,14 +15,20 @@ _PERIODS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
 _AT_ONCE = {"requests": "requests", "tokens": "tokens"}
 
 
-def room_lines(accounts: Sequence[Account], now: float) -> Lines:
-    """OpenAI's `x-ratelimit-` headers, each of the account that has least left."""
+def fewest(accounts: Sequence[Account]) -> tuple[Account, Account]:
+    """The account that has the fewest requests left, and the one that has the fewest tokens."""
     requests = tokens = accounts[0]
     for account in accounts:
         if account.requests_left < requests.requests_left:
             requests = account
         if account.tokens_left < tokens.tokens_left:
             tokens = account
+    return requests, tokens
+
+
+def room_lines(accounts: Sequence[Account], now: float) -> Lines:
+    """OpenAI's `x-ratelimit-` headers, each of the account that has least left."""
+    requests, tokens = fewest(accounts)
     lines: Lines = []
     if requests.requests is not None:
         lines += _of(requests.requests, b"requests", requests.requests_left, now)

@@ -47,8 +47,8 @@ def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Li
 
 
 class Fare(NamedTuple):
-    """What a call to a candidate that is one target costs: dollars a token read and written, the
-    tokens that its context holds, and the bytes that it is told besides."""
+    """What a call to a candidate that is one target costs: nanodollars a token read and written,
+    the tokens that its context holds, and the bytes that it is told besides."""
 
     name: str
     target: Target
@@ -58,29 +58,45 @@ class Fare(NamedTuple):
     more: int
 
 
+class Plain(NamedTuple):
+    """What most requests of a route may cost: those by its own `policy`, where that asks one
+    candidate at a time and the one at `place` is never cheaper than any other, if all read a text
+    and write equally much. Its fare is in nanodollars a token."""
+
+    policy: str
+    place: int
+    read: float
+    written: float
+    context: float
+    more: int
+
+
 class Fares(NamedTuple):
-    """Those of a route's candidates by place, None for one that is made of others; and the place
-    of one that is never cheaper than any other where all read a text and write equally much, or
-    -1."""
+    """Those of a route's candidates by place, None for one that is made of others; and what is
+    plain of them."""
 
     by_place: tuple[Fare | None, ...]
-    dearest: int
+    plain: Plain | None
 
 
 def fares_of(route: str, snapshot: Snapshot) -> Fares:
     """They are the same for all requests of a route under one snapshot."""
+    declared = snapshot.routes[route]
     fares = tuple(
         _fare(snapshot.targets[candidate.target], candidate.system)
         if candidate.target not in snapshot.compositions
         else None
-        for candidate in snapshot.routes[route].candidates
+        for candidate in declared.candidates
     )
     known = [fare for fare in fares if fare is not None]
-    if len(known) == len(fares):
+    policy = snapshot.policies[declared.policy]
+    if len(known) == len(fares) and not policy.hedge and not policy.carry_on:
         for place, fare in enumerate(known):
             if all(_no_less(fare, other) for other in known):
-                return Fares(fares, place)
-    return Fares(fares, -1)
+                _, _, read, written, context, more = fare
+                plain = Plain(declared.policy, place, read, written, context, more)
+                return Fares(fares, plain)
+    return Fares(fares, None)
 
 
 def _no_less(one: Fare, other: Fare) -> bool:
@@ -90,37 +106,44 @@ def _no_less(one: Fare, other: Fare) -> bool:
 
 def _fare(target: Target, system: str | None) -> Fare:
     price, context = target.price, target.capabilities.context
-    more = 0 if system is None else _bytes(system)
     return Fare(
-        target.name, target, price.input, price.output, inf if context is None else context, more
+        target.name,
+        target,
+        price.input * NANO,
+        price.output * NANO,
+        inf if context is None else context,
+        0 if system is None else _bytes(system),
     )
 
 
-def plainly(
-    request: Request, decision: Decision, snapshot: Snapshot, fares: Fares
-) -> tuple[int, int] | None:
+def plainly(request: Request, decision: Decision, plain: Plain) -> tuple[int, int] | None:
     """`tokens_of` and `nano_of` of most requests in one: that are text, whose answers are bounded,
-    and of whose candidates one is never cheaper than any other and one is asked at a time. None
-    for others."""
-    needs, dearest = request.needs, fares.dearest
-    output, policy = needs.max_output, snapshot.policies[decision.policy]
-    if output is None or dearest < 0 or policy.hedge or policy.carry_on:
+    and of whose candidates the one that `plain` names may be asked. None for others.
+
+    It calls nothing, as most requests come through here.
+    """
+    policy, dearest, read, written, context, more = plain
+    needs = request.needs
+    output = needs.max_output
+    if not output or decision.policy != policy:
         return None
-    if _unread(request):
+    if needs.vision or needs.audio or request.previous is not None:
         return None
     # What is left alone for failing is a candidate too, so never dearer than the one looked for.
     there = False
     for choice in decision.ranked:
         place = choice.candidate
-        if place < 0:
-            return None
         if place == dearest:
             there = True
-    fare = fares.by_place[dearest]
-    if not there or fare is None:
+        elif place < 0:
+            return None
+    if not there:
         return None
     output *= request.choices
-    return needs.input_tokens + output, ceil(_paid(request, fare, output) * NANO)
+    tokens: float = request.size + more
+    if tokens > context:
+        tokens = context
+    return needs.input_tokens + output, ceil(tokens * read + output * written)
 
 
 def nano_of(
@@ -128,7 +151,7 @@ def nano_of(
 ) -> int:
     """What to reserve of a budget, in nanodollars, rounded up; `fares` are the route's."""
     route, bound, times = decision.route, request.needs.max_output, request.choices
-    dearest = beside = 0.0
+    dearest = beside = 0.0  # nanodollars
     choices = decision.ranked
     if decision.ruled_out:
         choices += decision.last_resorts
@@ -137,24 +160,24 @@ def nano_of(
         fare = fares.by_place[place] if place >= 0 else None
         if fare is None or fare.name != choice.target:
             told = _told(decision, place, snapshot)
-            dollars = _most(request, choice.target, snapshot, live, route, told)
+            most = _most(request, choice.target, snapshot, live, route, told) * NANO
         else:
             output = usual_output(live, route, fare.target) if bound is None else bound
-            dollars = _paid(request, fare, output * times)
-        if dollars > dearest:
-            dearest, beside = dollars, dearest
-        elif dollars > beside:
-            beside = dollars
+            most = _paid(request, fare, output * times)
+        if most > dearest:
+            dearest, beside = most, dearest
+        elif most > beside:
+            beside = most
     policy = snapshot.policies[decision.policy]
     twice = policy.hedge or (policy.carry_on and request.stream)
     composed = snapshot.compositions and any(c.target in snapshot.compositions for c in choices)
     if twice or composed:
         dearest += beside
-    return ceil(dearest * NANO)
+    return ceil(dearest)
 
 
 def _paid(request: Request, fare: Fare, output: int) -> float:
-    """The dollars of one call whose answers have `output` tokens together."""
+    """The nanodollars of one call whose answers have `output` tokens together."""
     _, _, read, written, context, more = fare
     tokens: float = request.size + more
     if tokens > context or (context != inf and _unread(request)):

@@ -7,8 +7,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.accounts import NANO, SLICES, Account, day_of, enter, month_of, settle
+from gateway.limits.accounts import NANO, SLICES, Account, day_of, enter, month_of
 from gateway.types.limits import Quota, Rate
+from tests.limits.held import settle
 
 MINUTE = 60.0
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
@@ -230,30 +231,3 @@ def test_other_limits_are_taken_and_what_was_used_stays() -> None:
     assert account.day.spent == NANO // 2
     own = Quota(concurrent=3, lifted=frozenset({"day"})).over(Quota(concurrent=9, day=1, month=2))
     assert own == Quota(concurrent=3, month=2)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12),
-    st.sampled_from(
-        [
-            Quota(requests=Rate(5, MINUTE)),
-            Quota(tokens=Rate(100, MINUTE), concurrent=4),
-            Quota(day=100 / NANO, month=150 / NANO),
-            Quota(Rate(6, MINUTE), Rate(90, MINUTE), 7, 120 / NANO, 130 / NANO),
-        ]
-    ),
-)
-def test_one_step_lets_in_what_two_would(asked: list[tuple[int, int]], quota: Quota) -> None:
-    one, two = Account("key:a", "key 'a'", quota), Account("key:a", "key 'a'", quota)
-    two.roll(0, AT)
-    for tokens, nano in asked:
-        refusal = two.refusal(tokens, nano, 1)
-        assert (enter([one], tokens, nano, 0, lambda: AT) is one) == bool(refusal)
-        if not refusal:
-            two.take(tokens, nano)
-        assert _state(one) == _state(two)
-
-
-def _state(account: Account) -> tuple[object, ...]:
-    used = account.requests_used, account.tokens_used
-    return account.running, account.reserved, used

@@ -1,0 +1,40 @@
+"""A request that was let in, settled at an instant that the test says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.limits.accounts import NANO, Account, Hold
+
+
+@dataclass
+class At:
+    """A keeper of accounts, for whom it is one instant."""
+
+    clock: Callable[[], float]
+    now: Callable[[], float]
+    is_shared = False
+    alerted = False
+
+    def alert(self, accounts: Sequence[Account]) -> None:
+        """Notes that somebody is to be told."""
+        self.alerted = True
+
+    def tell(self, hold: Hold, back: int, spent: int) -> None:
+        """There is nobody to share with."""
+        raise AssertionError(hold)
+
+
+def settle(
+    accounts: Sequence[Account],
+    at: float,
+    back: int,
+    nano: int,
+    spent: int,
+    now: float,
+    wall: Callable[[], float],
+) -> bool:
+    """A request that was let in `at` an instant ends `now`: of its tokens it gives so many `back`,
+    had reserved `nano`, and spent this many nanodollars. Whether somebody is alerted."""
+    keeper = At(lambda: now, wall)
+    Hold(keeper, tuple(accounts), back, nano, at, None, []).settle(0, spent / NANO)
+    return keeper.alerted
