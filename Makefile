@@ -54,6 +54,7 @@ bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/re
 	@$(PYTHON) scripts/system.py nginx redis-server
 	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.vllm_times --write
+	@$(BIN)/python -m benchmarks.limited --write
 	@$(BIN)/python -m benchmarks.run --write
 
 quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md

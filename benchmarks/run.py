@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,20 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import systems, vllm_times
+from benchmarks import limited, systems, vllm_times
 from benchmarks.gateway_config import KEY_NAME, write_configuration
-from benchmarks.systems import ROOT, Running
+from benchmarks.systems import LOAD_CORE, ROOT, SUT_CORE, Running, free_port
 
-SUT_CORE, LOAD_CORE = 0, 1
 Result = dict[str, Any]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def load_command(kind: str, system: Running, model: str) -> list[str]:
@@ -117,7 +107,7 @@ def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
     return _gateway("switchboard", port, upstream, core, folder)
 
 
-def limited(port: int, upstream: int, core: int, folder: Path) -> Any:
+def with_limits(port: int, upstream: int, core: int, folder: Path) -> Any:
     """The same with all limits of the key and of the route, counted in process."""
     return _gateway("switchboard_limits", port, upstream, core, folder, limits=True)
 
@@ -150,16 +140,10 @@ def _gateway(
 ) -> contextlib.AbstractContextManager[Running]:
     home = folder / name
     write_configuration(home, upstream, limits=limits, redis=redis)
-    switchboard = str(Path(sys.executable).parent / "switchboard")
     store = f"sqlite:///{home}/switchboard.db"
-    made = subprocess.run(
-        [switchboard, "keys", "create", "--name", KEY_NAME, "--store", store, "--json"],
-        check=True,
-        capture_output=True,
-    )
-    key = json.loads(made.stdout)["secret"]
-    command = [switchboard, "serve", "--config", str(home), "--listen", f"127.0.0.1:{port}"]
-    command += ["--store", store]
+    key = systems.made_key(store, KEY_NAME)
+    command = [systems.SWITCHBOARD, "serve", "--config", str(home)]
+    command += ["--listen", f"127.0.0.1:{port}", "--store", store]
     return systems.started(
         name,
         command,
@@ -176,7 +160,7 @@ def _gateway(
 SYSTEMS: dict[str, Callable[[int, int, int, Path], Any]] = {
     "nginx": systems.nginx,
     "switchboard": gateway,
-    "switchboard_limits": limited,
+    "switchboard_limits": with_limits,
     "switchboard_redis": shared,
     "vllm_router": systems.vllm_router,
     "litellm": systems.litellm,
@@ -328,6 +312,17 @@ def table(result: Result) -> str:
             f"{result['rss_mb_2000_streams']} MB. Ready after {result['ready_s']} s. "
             f"One decision among five candidates: {result['decide_us']:.1f} µs; with 1,000 "
             f"adapters declared: {result['decide_large_us']:.1f} µs.",
+        ]
+    if limited.RESULTS.exists():
+        lines += [
+            "",
+            "## What limits add, in one process",
+            "",
+            "By `python -m benchmarks.limited`: processes of one program differ by more than "
+            "limits cost, so each process serves two routes that are alike but for the limits, in "
+            "turns.",
+            "",
+            limited.table(json.loads(limited.RESULTS.read_text())),
         ]
     if vllm_times.RESULTS.exists():
         lines += [

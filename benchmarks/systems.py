@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".bench"
+SWITCHBOARD = str(Path(sys.executable).parent / "switchboard")
 TICKS = os.sysconf("SC_CLK_TCK")
+SUT_CORE, LOAD_CORE = 0, 1
 
 VERSIONS = {"vllm_router": "0.1.17", "litellm": "1.106.2", "portkey": "1.15.2"}
 
@@ -60,6 +63,15 @@ class Running(msgspec.Struct, frozen=True):
                 total += (int(fields[11]) + int(fields[12])) / TICKS
         return total
 
+    def cpu_us(self) -> float:
+        """The same in microseconds and to the nanosecond, of threads that run yet."""
+        total = 0
+        for pid in self.pids():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    total += int((thread / "schedstat").read_text().split()[0])
+        return total / 1e3
+
     def rss_mb(self) -> float:
         """Resident memory of all its processes, in megabytes."""
         pages = 0
@@ -67,6 +79,22 @@ class Running(msgspec.Struct, frozen=True):
             with contextlib.suppress(FileNotFoundError):
                 pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def made_key(store: str, name: str, *options: str) -> str:
+    """A new key of the gateway that keeps its log in `store`."""
+    command = [SWITCHBOARD, "keys", "create", "--name", name, "--store", store, "--json", *options]
+    made = subprocess.run(command, check=True, capture_output=True)
+    secret: str = json.loads(made.stdout)["secret"]
+    return secret
 
 
 @contextlib.contextmanager
