@@ -125,7 +125,7 @@ def plainly(request: Request, decision: Decision, plain: Plain) -> tuple[int, in
     policy, dearest, read, written, context, more = plain
     needs = request.needs
     output = needs.max_output
-    if not output or decision.policy != policy:
+    if output is None or decision.policy != policy:
         return None
     if needs.vision or needs.audio or request.previous is not None:
         return None

@@ -158,15 +158,18 @@ def test_the_dearest_is_found_whether_or_not_one_is_dearer_than_all(
         for each, (_, _, _, system) in zip(targets, made, strict=True)
     )
     general = msgspec.structs.replace(route("general", targets[0].name), candidates=candidates)
-    configuration = snapshot(targets, [general])
+    named = target("z/dearest", "http://x", price=Price(1.0, 0, 1.0))
+    configuration = snapshot([*targets, named], [general])
     places = data.draw(st.sets(st.integers(0, len(made) - 1), min_size=1))
     asking = msgspec.structs.replace(configuration.policies["quality"], hedge=data.draw(hedged))
     configuration = msgspec.structs.replace(configuration, policies={"quality": asking})
-    by_name = data.draw(st.booleans())
+    by_name = data.draw(st.sets(st.sampled_from(sorted(places))))
     ranked = tuple(
-        Choice(targets[n].name, "http://x", -1 if by_name else n, 0.9, 0.0, 0.0, 0.0, 0.0)
+        Choice(targets[n].name, "http://x", -1 if n in by_name else n, 0.9, 0.0, 0.0, 0.0, 0.0)
         for n in places
     )
+    if data.draw(st.booleans()):  # an experiment's, that is no candidate of the route
+        ranked += (Choice("z/dearest", "http://x", -1, 0.9, 0.0, 0.0, 0.0, 0.0),)
     decision = Decision("general", "quality", "h", ranked, (), 0.5)
     request = asked(**data.draw(st.sampled_from(BODIES)))
     fares, live = fares_of("general", configuration), Live()
@@ -176,7 +179,7 @@ def test_the_dearest_is_found_whether_or_not_one_is_dearer_than_all(
         nano_of(request, decision, configuration, live, fares),
     )
     assert plain in (None, slowly)
-    usual = not (by_name or asking.hedge or request.needs.vision)
+    usual = not (ranked[-1].candidate < 0 or asking.hedge or request.needs.vision)
     if len(made) == 1 and usual and "max_tokens" in request.fields:
         assert plain == slowly
 
