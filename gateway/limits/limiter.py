@@ -77,10 +77,9 @@ class Subject(msgspec.Struct):
 
     def told(self, now: float) -> Lines:
         """What clients are told, after the accounts were rolled. Keeps what stays of it."""
-        accounts = self.accounts
-        lines = room_lines(accounts, now)
-        self.due = min(account.due for account in accounts)
-        self.requests, self.tokens = fewest(accounts)
+        self.due = min(account.due for account in self.accounts)
+        self.requests, self.tokens = fewest(self.accounts)
+        lines = room_lines(self.requests, self.tokens, now)
         requests, tokens = self.requests.requests, self.tokens.tokens
         if requests is None or tokens is None:
             self.requests = None  # no account is this one: the lines are made each time
@@ -256,18 +255,18 @@ class Limiter:
 
         For where nobody else is to be asked. Raises LimitReached.
         """
-        caller = request.caller
-        subject = self._subjects.get((caller.key, decision.route))
-        if subject is None or subject.caller is not caller or subject.snapshot is not snapshot:
-            subject = self._subject(caller, decision.route, snapshot)
+        subject = self._subject(request.caller, decision.route, snapshot)
         accounts, plain, now = subject.accounts, subject.plain, self.clock()
         if not accounts:
             return None
         most = plainly(request, decision, plain) if plain is not None else None
-        if most is None or now >= subject.due:
-            return self._admit(subject, *self._most(subject, request, decision, snapshot), 1)
-        # What follows is `_admit` for most requests, in one step.
+        if most is None:
+            most = self._most_of_any(subject, request, decision, snapshot)
+            return self._admit(subject, *most, 1)
         tokens, nano = most
+        if now >= subject.due:
+            return self._admit(subject, tokens, nano, 1)
+        # What follows is `_admit` for most requests, in one step.
         fewest_requests = fewest_tokens = PLENTY
         of_requests = of_tokens = None
         for account in accounts:
@@ -328,10 +327,14 @@ class Limiter:
         self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
     ) -> tuple[int, int]:
         """The tokens and nanodollars to reserve."""
-        if subject.plain is not None:
-            most = plainly(request, decision, subject.plain)
-            if most is not None:
-                return most
+        plain = subject.plain
+        most = plainly(request, decision, plain) if plain is not None else None
+        return most or self._most_of_any(subject, request, decision, snapshot)
+
+    def _most_of_any(
+        self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
+    ) -> tuple[int, int]:
+        """The same for any request, however little of it is plain."""
         tokens = nano = 0
         if subject.has_tokens:
             tokens = tokens_of(request, decision, snapshot, self._live)
@@ -417,7 +420,9 @@ class Limiter:
     ) -> LimitReached:
         self._refused(account.id.partition(":")[0], refusal.what)
         lines = (
-            room_lines(accounts, now) if told is None else room_lines_of_all(accounts, now, told)
+            room_lines(*fewest(accounts), now)
+            if told is None
+            else room_lines_of_all(accounts, now, told)
         )
         return refused(refusal, account, lines, wall, workers)
 

@@ -26,9 +26,8 @@ def fewest(accounts: Sequence[Account]) -> tuple[Account, Account]:
     return requests, tokens
 
 
-def room_lines(accounts: Sequence[Account], now: float) -> Lines:
-    """OpenAI's `x-ratelimit-` headers, each of the account that has least left."""
-    requests, tokens = fewest(accounts)
+def room_lines(requests: Account, tokens: Account, now: float) -> Lines:
+    """OpenAI's `x-ratelimit-` headers, of the accounts that have least left of each."""
     lines: Lines = []
     if requests.requests is not None:
         lines += _of(requests.requests, b"requests", requests.requests_left, now)

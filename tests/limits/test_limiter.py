@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import LimitReached
 from gateway.limits.accounts import NANO, Account, Budget, Hold, enter
 from gateway.limits.limiter import Limiter
-from gateway.limits.refusing import room_lines
+from gateway.limits.refusing import fewest, room_lines
 from gateway.limits.reserve import fares_of, nano_of, tokens_of
 from gateway.policy.live import Live
 from gateway.types.limits import Quota, Rate
@@ -66,7 +66,7 @@ async def nothing_spent(*_: float) -> Mapping[str, tuple[int, int]]:
 def test_most_are_let_in_in_one_step_as_all_others_are(
     events: list[tuple[float, int, int | None, int, int, bool]], of_key: Quota, of_route: Quota
 ) -> None:
-    """Which are let in, what is reserved of whom, what is told, and what is left at the end."""
+    """Which are let in, what is reserved of whom, what is told to whom, and what is left."""
     asyncio.run(_course(events, of_key, of_route))
 
 
@@ -95,12 +95,21 @@ async def _course(
         if quota.limits
     }
     under_way: list[tuple[Hold, Hold, int, int]] = []
+    told: list[tuple[str, str]] = []
+    from_on: dict[tuple[str, str], float] = {}
     for wait, who, most, used, spent, one_ends in events:
         now += wait
         if one_ends and under_way:
             ours, theirs, took, cost = under_way.pop(0)
             ours.settle(took, cost / NANO)
             theirs.settle(took, cost / NANO)
+            for account in theirs.accounts:
+                for period, budget in (("day", account.day), ("month", account.month)):
+                    of = account.id, period
+                    if budget is not None and budget.spent >= from_on.get(of, 0):
+                        from_on[of] = budget.limit / 2
+                        told.append(of)
+            assert alarm.told == told
         request = msgspec.structs.replace(
             asked(**({} if most is None else {"max_tokens": most})), caller=callers[who]
         )
@@ -125,7 +134,7 @@ async def _course(
         assert (full is None) is (hold is not None)
         if hold is not None:
             assert (hold.tokens, hold.nano) == (tokens, nano)
-            assert sorted(hold.lines) == sorted(room_lines(asks, now))
+            assert sorted(hold.lines) == sorted(room_lines(*fewest(asks), now))
             under_way.append((hold, Hold(keeper, asks, tokens, nano, now, None, []), used, spent))
         assert {each.id: _state(each) for each in limiter.accounts() if each.quota.limits} == {
             id: _state(each) for id, each in same.items()

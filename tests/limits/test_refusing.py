@@ -1,7 +1,7 @@
 """What a client is told of its limits."""
 
 from gateway.limits.accounts import Account, enter
-from gateway.limits.refusing import room_lines, room_lines_of_all
+from gateway.limits.refusing import fewest, room_lines, room_lines_of_all
 from gateway.types.limits import Quota, Rate
 
 MINUTE = 60.0
@@ -15,7 +15,7 @@ def accounts(*quotas: Quota) -> list[Account]:
 def entered(these: list[Account], tokens: int) -> dict[str, str]:
     """The headers of a request that was let in just now."""
     assert enter(these, tokens, 0, NOW, lambda: 0.0) is None
-    return told(room_lines(these, NOW))
+    return told(room_lines(*fewest(these), NOW))
 
 
 def told(lines: list[bytes]) -> dict[str, str]:
@@ -56,7 +56,9 @@ def test_what_nobody_has_taken_of_is_free_at_once() -> None:
 def test_when_it_is_free_again_comes_nearer_each_second() -> None:
     these = accounts(Quota(Rate(5, MINUTE)))
     entered(these, 0)
-    resets = [told(room_lines(these, NOW + s))["reset-requests"] for s in (0.0, 0.5, 1.5, 40.0)]
+    resets = [
+        told(room_lines(*fewest(these), NOW + s))["reset-requests"] for s in (0.0, 0.5, 1.5, 40.0)
+    ]
     assert resets == ["1m2s", "1m2s", "1m1s", "22s"]
 
 
