@@ -281,3 +281,36 @@ def test_put_may_come_from_many_threads(store: Store) -> None:
     writer.stop()
 
     assert count(store) == 800
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority")
+def test_rows_keep_up_with_an_event_loop_that_leaves_no_core_free(tmp_path: Path) -> None:
+    """Both on one core. A row comes after each spell of work, of six times the CPU that a row takes
+    with nobody beside it: a request takes more than that. How fast the core is does not matter."""
+    program = f"""
+import os, time
+from gateway.store.store import Store
+from gateway.store.writer import Writer
+from tests.store.world import record
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+writer = Writer(Store.open({url(tmp_path)!r}))
+writer.start()
+before = time.process_time()
+for n in range(3000):
+    writer.put(record(-n))
+assert writer.flush(60)
+spell = 6 * (time.process_time() - before) / 3000
+put, ends = 0, time.process_time() + 3
+while time.process_time() < ends:
+    writer.put(record(put))
+    put += 1
+    done = time.thread_time() + spell
+    while time.thread_time() < done:
+        pass
+print(put, writer.waiting)
+writer.stop()
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    put, waiting = map(int, done.stdout.split())
+    assert put > 1000
+    assert waiting < put / 10
