@@ -169,8 +169,8 @@ class LeanReply:
 class Connection(asyncio.Protocol):
     """One connection to an origin, used for one request at a time."""
 
-    def __init__(self, pool: "Pool", loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self, pool: "Pool") -> None:
+        self.loop = pool.loop
         self.idle_since = 0.0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
@@ -387,10 +387,13 @@ class Connection(asyncio.Protocol):
 class Pool:
     """The idle connections of one origin, the latest used first."""
 
-    __slots__ = ("_heads", "_idle", "keep", "keep_s", "open", "origin")
+    __slots__ = ("_heads", "_idle", "keep", "keep_s", "loop", "open", "origin")
 
-    def __init__(self, origin: Origin, keep: int, keep_s: float) -> None:
+    def __init__(
+        self, origin: Origin, loop: asyncio.AbstractEventLoop, keep: int, keep_s: float
+    ) -> None:
         self.origin = origin
+        self.loop = loop
         self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
         self.keep = keep
         self.keep_s = keep_s
@@ -466,11 +469,10 @@ class LeanTransport:
     ) -> LeanReply:
         """The answer's head. Raises UpstreamError; cancelled, it closes its connection at once."""
         pool = self._pools.get(origin) or self._begun(origin)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = pool.loop.time()
         connection = pool.take()
         if connection is None:
-            connection = await self._connect(pool, loop, timeouts)
+            connection = await self._connect(pool, timeouts)
         raw = b"%b%d\r\n\r\n%b" % (pool.head(method, path, headers), len(body), body)
         head = connection.request(raw, method == b"HEAD", timeouts, began)
         try:
@@ -483,7 +485,7 @@ class LeanTransport:
         """Opens a connection ahead, where there is none yet. Raises UpstreamError."""
         pool = self._pools.get(origin) or self._begun(origin)
         if not pool.open:
-            pool.release(await self._connect(pool, asyncio.get_running_loop(), timeouts))
+            pool.release(await self._connect(pool, timeouts))
 
     def keep(self, origins: Collection[Origin]) -> None:
         """Goes on with these; of every other, connections close once their answer is whole.
@@ -505,18 +507,17 @@ class LeanTransport:
         self._retired.clear()
 
     def _begun(self, origin: Origin) -> Pool:
-        pool = self._pools[origin] = Pool(origin, self._keep, self._keep_s)
+        loop = asyncio.get_running_loop()
+        pool = self._pools[origin] = Pool(origin, loop, self._keep, self._keep_s)
         return pool
 
-    async def _connect(
-        self, pool: Pool, loop: asyncio.AbstractEventLoop, timeouts: Timeouts
-    ) -> Connection:
+    async def _connect(self, pool: Pool, timeouts: Timeouts) -> Connection:
         origin = pool.origin
         where = origin.authority.decode()
         seconds = min(timeouts.connect, timeouts.total)
         try:
             async with asyncio.timeout(seconds):
-                connection = await self._open(pool, loop)
+                connection = await self._open(pool)
         except TimeoutError:
             raise UpstreamTimeout("connect", seconds, at=where) from None
         except ssl.SSLError as error:
@@ -526,11 +527,11 @@ class LeanTransport:
         pool.open.add(connection)
         return connection
 
-    async def _open(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> Connection:
-        origin = pool.origin
+    async def _open(self, pool: Pool) -> Connection:
+        origin, loop = pool.origin, pool.loop
 
         def protocol() -> Connection:
-            return Connection(pool, loop)
+            return Connection(pool)
 
         made: Any
         if origin.uds is not None:
