@@ -159,7 +159,7 @@ class Gateway:
         self.limiter = Limiter(
             self.live,
             spent=self._spent,
-            clock=time.monotonic,
+            clock=time.perf_counter,
             now=time.time,
             refused=self.metrics.refused,
             alarm=self.alerts,

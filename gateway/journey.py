@@ -89,8 +89,8 @@ class Hold(Protocol):
 
     lines: Lines
 
-    def settle(self, tokens: int, dollars: float) -> None:
-        """The request has ended; it took so many tokens, and cost so much in all."""
+    def settle(self, tokens: int, dollars: float, now: float) -> None:
+        """The request has ended `now`; it took so many tokens, and cost so much in all."""
         ...
 
 

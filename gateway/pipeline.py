@@ -166,9 +166,10 @@ class Pipeline:
             journey.status, journey.error = 500, repr(error)
             raise
         finally:
+            ended = self._clock()
             if journey.hold is not None:
-                journey.hold.settle(taken(journey), journey.cost)
-            total_s = self._clock() - journey.began
+                journey.hold.settle(taken(journey), journey.cost, ended)
+            total_s = ended - journey.began
             try:
                 # Who has the answer may go: that comes too late to be called abandoned.
                 if journey.reading is not None and journey.outcome == "ok":

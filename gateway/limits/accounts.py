@@ -191,30 +191,30 @@ class Budget:
 class Account:
     """One key's, tenant's or route's use of its limits; `id` is the same in every worker.
 
-    `requests_left`, `tokens_left`, `places_left` and `nano_left` are what may be taken now. Of
-    money, `unbooked` was spent and is not in the budgets yet; at `alert_from` of it somebody may
-    have to be told. `places` and `free` are the places, and the nanodollars when what was spent was
-    booked last, that are left where nothing is under way. Tokens that were reserved from `since` on
-    are in the current slice. Nothing is to be rolled before `due`.
+    `requests_left`, `tokens_left`, `places_left` and `nano_left` are what may be taken now, and
+    `quiet_left` the nanodollars that may be spent before somebody may have to be told. `places`,
+    and `free` and `quiet` when what was spent was put into the budgets last, are what is left where
+    nothing is under way. Tokens that were reserved from `since` on are in the current slice; none
+    are after limits were declared and before it is rolled. Nothing is to be rolled before `due`.
     """
 
     __slots__ = (
         "_day",
         "_month",
-        "alert_from",
         "due",
         "free",
         "id",
         "nano_left",
         "places",
         "places_left",
+        "quiet",
+        "quiet_left",
         "quota",
         "requests",
         "requests_left",
         "since",
         "tokens",
         "tokens_left",
-        "unbooked",
         "until",
         "who",
     )
@@ -225,8 +225,8 @@ class Account:
         self.who = who
         self.requests_left = self.tokens_left = PLENTY
         self.places = self.places_left = PLENTY
-        self.free = self.nano_left = self.alert_from = PLENTY
-        self.unbooked = 0
+        self.free = self.nano_left = PLENTY
+        self.quiet = self.quiet_left = PLENTY
         self.due = self.until = self.since = 0.0
         self.requests: Window | None = None
         self.tokens: Window | None = None
@@ -247,7 +247,8 @@ class Account:
         self.tokens, self.tokens_left = _window(self.tokens, self.tokens_left, quota.tokens)
         self._day = _budget(self._day, quota.day)
         self._month = _budget(self._month, quota.month)
-        self.due = self.until = self.since = 0.0
+        self.due = self.until = 0.0
+        self.since = inf
         self.book()
 
     # ------------------------------------------------------------ to be looked at
@@ -256,6 +257,11 @@ class Account:
     def running(self) -> int:
         """Requests that are under way."""
         return self.places - self.places_left
+
+    @property
+    def unbooked(self) -> int:
+        """Nanodollars that were spent and are not in the budgets yet."""
+        return self.quiet - self.quiet_left
 
     @property
     def reserved(self) -> int:
@@ -306,8 +312,8 @@ class Account:
         window = self.tokens
         if window is not None:
             self.tokens_left = window.roll(now, self.tokens_left)
-            self.since = window.since
             due = min(due, (window.at + 1) * window.step)
+        self.since = 0.0 if window is None else window.since
         if wall >= self.until:
             self._new_periods(wall)
         self.due = min(due, now + self.until - wall)
@@ -315,16 +321,15 @@ class Account:
     def book(self) -> None:
         """Puts what was spent into the budgets, and counts anew what is left of them."""
         reserved, spent = self.reserved, self.unbooked
-        self.unbooked = 0
-        self.free = self.alert_from = PLENTY
+        self.free = self.quiet = PLENTY
         for budget in (self._day, self._month):
             if budget is not None:
                 budget.own += spent
                 self.free = min(self.free, budget.limit - budget.spent)
                 if budget.alert_at < inf:
-                    quiet = ceil(budget.alert_at) - budget.spent
-                    self.alert_from = min(self.alert_from, quiet)
+                    self.quiet = min(self.quiet, ceil(budget.alert_at) - 1 - budget.spent)
         self.nano_left = self.free - reserved
+        self.quiet_left = self.quiet
 
     # ------------------------------------------------------------ one request
 
@@ -376,6 +381,16 @@ class Account:
         self.tokens_left += tokens
         self.places_left += 1
         self.nano_left += nano
+
+    def give_back(self, at: float, tokens: int, now: float, wall: Callable[[], float]) -> None:
+        """Gives back, to the slice of that instant, what was reserved before `since`; what was used
+        beyond it is taken `now`. `wall` is asked where the account is due."""
+        if now >= self.due:
+            self.roll(now, wall())
+        if at >= self.since or tokens < 0:
+            self.tokens_left += tokens
+        elif self.tokens is not None:
+            self.tokens_left += self.tokens.give_back(at, tokens)
 
     def explained(
         self, what: str, tokens: int, nano: int, now: float, wall: float, workers: int
@@ -447,27 +462,19 @@ def enter(
 
 
 class Keeper(Protocol):
-    """Who keeps the accounts: its clocks, and whom it tells."""
-
-    @property
-    def clock(self) -> Callable[[], float]: ...
+    """Who keeps the accounts: the time of day, and whom it tells."""
 
     @property
     def now(self) -> Callable[[], float]: ...
 
-    @property
-    def is_shared(self) -> bool: ...
-
     def alert(self, accounts: Sequence[Account]) -> None: ...
-
-    def tell(self, hold: "Hold", back: int, spent: int) -> None: ...
 
 
 class Hold(msgspec.Struct, gc=False):
     """What one request has reserved; settled once, however it ends.
 
-    That was `at` an instant of the keeper's clock; in Redis the tokens of each account are in the
-    slices `remote`. `lines` tell the client what is left.
+    That was `at` an instant of a steady clock; none of the accounts is to be rolled before `due`.
+    `lines` tell the client what is left.
     """
 
     keeper: Keeper
@@ -475,33 +482,32 @@ class Hold(msgspec.Struct, gc=False):
     tokens: int
     nano: int
     at: float
-    remote: Sequence[int] | None
+    due: float
     lines: list[bytes]
 
-    def settle(self, tokens: int, dollars: float) -> None:
-        """The request has ended; it took so many tokens, and cost so much in all.
+    def settle(self, tokens: int, dollars: float, now: float) -> None:
+        """The request has ended `now`; it took so many tokens, and cost so much in all.
 
         Somebody is alerted where a budget has come to a share that is to be told.
         """
-        keeper, at = self.keeper, self.at
-        back, spent = self.tokens - tokens, round(dollars * NANO)
-        freed, now, alert = self.nano - spent, keeper.clock(), False
+        at, back, spent = self.at, self.tokens - tokens, round(dollars * NANO)
+        freed, alert = self.nano - spent, False
+        if now >= self.due:
+            for account in self.accounts:
+                if now >= account.due:
+                    account.roll(now, self.keeper.now())
         for account in self.accounts:
-            if now >= account.due:
-                account.roll(now, keeper.now())
+            if at >= account.since:
+                account.tokens_left += back
+            else:
+                account.give_back(at, back, now, self.keeper.now)
             account.places_left += 1
             account.nano_left += freed
-            account.unbooked += spent
-            if at >= account.since or back < 0:
-                account.tokens_left += back
-            elif account.tokens is not None:
-                account.tokens_left += account.tokens.give_back(at, back)
-            if account.unbooked >= account.alert_from:
+            account.quiet_left = quiet_left = account.quiet_left - spent
+            if quiet_left < 0:
                 alert = True
         if alert:
-            keeper.alert(self.accounts)
-        if keeper.is_shared:
-            keeper.tell(self, back, spent)
+            self.keeper.alert(self.accounts)
 
 
 def day_of(wall: float) -> tuple[float, float]:

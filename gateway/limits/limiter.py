@@ -2,7 +2,7 @@
 
     hold = limiter.admit(request, decision, snapshot)           # raises LimitReached
     ...
-    hold.settle(tokens, dollars)                                # however the request has ended
+    hold.settle(tokens, dollars, now)                           # however the request has ended
 
 In one process the accounts here decide. With a coordinator (`admit_shared`) Redis decides for all
 workers at once, and the accounts here mirror what this worker has let in; while Redis is away they
@@ -59,7 +59,7 @@ class Subject(msgspec.Struct):
 
     `plain` is of the route's `fares`, where tokens and money are limited. Before `due` no account
     has to be rolled, and while `requests` and `tokens` are the accounts that have the fewest left,
-    clients are told `lines`: two of them with what is left put in, and four that stay.
+    clients are told `left_lines`, with what is left put in, and `lines`.
     """
 
     caller: Caller
@@ -69,6 +69,7 @@ class Subject(msgspec.Struct):
     due: float = 0.0
     requests: Account | None = None
     tokens: Account | None = None
+    left_lines: tuple[bytes, bytes] = (b"", b"")
     lines: tuple[bytes, ...] = ()
     fares: Fares = Fares((), None)
     has_tokens: bool = False
@@ -85,15 +86,30 @@ class Subject(msgspec.Struct):
             self.requests = None  # no account is this one: the lines are made each time
         else:
             self.due = min(self.due, requests.written_until, tokens.written_until)
+            self.left_lines = (requests.left_line, tokens.left_line)
             self.lines = (
-                requests.left_line,
-                tokens.left_line,
                 requests.limit_line,
                 requests.reset_line,
                 tokens.limit_line,
                 tokens.reset_line,
             )
         return lines
+
+
+class SharedHold(Hold):
+    """One of whose end Redis is told; there the tokens of each account are in the slices `remote`,
+    None where Redis could not be asked."""
+
+    shared: SharedLimits
+    remote: Sequence[int] | None = None
+
+    def settle(self, tokens: int, dollars: float, now: float) -> None:
+        """As a hold is, and for all workers."""
+        super().settle(tokens, dollars, now)
+        back, spent, wall = self.tokens - tokens, round(dollars * NANO), self.keeper.now()
+        for n, account in enumerate(self.accounts):
+            slice = self.remote[n] if self.remote is not None else None
+            self.shared.ended(account, self.nano, slice, back, spent, wall)
 
 
 class Limiter:
@@ -109,10 +125,10 @@ class Limiter:
         refused: Refused,
         alarm: Alarm,
     ) -> None:
-        """`clock` is steady, `now` gives Unix seconds."""
+        """`clock` is steady, and requests are settled by it too; `now` gives Unix seconds."""
         self._live = live
         self._spent = spent
-        self.clock = clock
+        self._clock = clock
         self.now = now
         self._refused = refused
         self._alarm = alarm
@@ -225,7 +241,7 @@ class Limiter:
     def _learn(self, account: Account) -> None:
         """What was spent of a budget before now stands in the store, soon."""
         if account.has_money:
-            account.roll(self.clock(), self.now())
+            account.roll(self._clock(), self.now())
             self._unknown.append((account, self.now()))
             if self._loading is None or self._loading.done():
                 self._loading = asyncio.create_task(self._load())
@@ -256,16 +272,17 @@ class Limiter:
         For where nobody else is to be asked. Raises LimitReached.
         """
         subject = self._subject(request.caller, decision.route, snapshot)
-        accounts, plain, now = subject.accounts, subject.plain, self.clock()
+        accounts, plain, now = subject.accounts, subject.plain, self._clock()
         if not accounts:
             return None
         most = plainly(request, decision, plain) if plain is not None else None
         if most is None:
             most = self._most_of_any(subject, request, decision, snapshot)
-            return self._admit(subject, *most, 1)
+            return self._admit(subject, *most)
         tokens, nano = most
-        if now >= subject.due:
-            return self._admit(subject, tokens, nano, 1)
+        due = subject.due
+        if now >= due:
+            return self._admit(subject, tokens, nano)
         # What follows is `_admit` for most requests, in one step.
         fewest_requests = fewest_tokens = PLENTY
         of_requests = of_tokens = None
@@ -277,7 +294,7 @@ class Limiter:
             if requests_left < 0 or tokens_left < 0 or places_left < 0 or nano_left < 0:
                 for before in accounts[: accounts.index(account)]:
                     before.untake(tokens, nano)
-                return self._admit(subject, tokens, nano, 1)
+                return self._admit(subject, tokens, nano)
             account.requests_left = requests_left
             account.tokens_left = tokens_left
             account.places_left = places_left
@@ -289,19 +306,24 @@ class Limiter:
         if of_requests is not subject.requests or of_tokens is not subject.tokens:
             lines = subject.told(now)
         else:
-            lines = [*subject.lines]
-            lines[0] %= fewest_requests
-            lines[1] %= fewest_tokens
-        return Hold(self, accounts, tokens, nano, now, None, lines)
+            requests_line, tokens_line = subject.left_lines
+            lines = [requests_line % fewest_requests, tokens_line % fewest_tokens, *subject.lines]
+        return Hold(self, accounts, tokens, nano, now, due, lines)
 
-    def _admit(self, subject: Subject, tokens: int, nano: int, workers: int) -> Hold:
-        """Lets in what may take so many tokens and nanodollars; with more `workers` than one,
-        within the share that this one has of what is left, as nobody watches the whole."""
-        accounts, now = subject.accounts, self.clock()
-        full = enter(accounts, tokens, nano, now, self.now, workers)
+    def _admit(self, subject: Subject, tokens: int, nano: int) -> Hold:
+        """Lets in what may take so many tokens and nanodollars."""
+        now = self._clock()
+        lines = self._enter(subject, tokens, nano, now, 1)
+        return Hold(self, subject.accounts, tokens, nano, now, subject.due, lines)
+
+    def _enter(self, subject: Subject, tokens: int, nano: int, now: float, workers: int) -> Lines:
+        """Takes so many from every account, and says what the client is told; with more `workers`
+        than one, within the share that this one has of what is left, as nobody watches the whole.
+        """
+        full = enter(subject.accounts, tokens, nano, now, self.now, workers)
         if full is not None:
-            raise self._over(full, accounts, tokens, nano, now, workers)
-        return Hold(self, accounts, tokens, nano, now, None, subject.told(now))
+            raise self._over(full, subject.accounts, tokens, nano, now, workers)
+        return subject.told(now)
 
     async def admit_shared(
         self, request: Request, decision: Decision, snapshot: Snapshot
@@ -317,11 +339,12 @@ class Limiter:
             hold = await self._ask(shared, subject.accounts, tokens, nano)
             if hold is not None:
                 return hold
-        hold = self._admit(subject, tokens, nano, self._share_of(shared))
+        now = self._clock()
+        lines = self._enter(subject, tokens, nano, now, self._share_of(shared))
         self.by_share += 1
         for account in subject.accounts:
             shared.began(account, nano)
-        return hold
+        return SharedHold(self, subject.accounts, tokens, nano, now, subject.due, lines, shared)
 
     def _most(
         self, subject: Subject, request: Request, decision: Decision, snapshot: Snapshot
@@ -375,7 +398,7 @@ class Limiter:
             case 1:
                 return self._let_in(shared, accounts, tokens, nano, reply[1:])
             case 0:
-                now = self.clock()
+                now = self._clock()
                 account = accounts[reply[1] - 1]
                 account.roll(now, wall)
                 refusal = _explained(account, reply, tokens, nano, wall)
@@ -395,7 +418,7 @@ class Limiter:
         nano: int,
         told: Sequence[int],
     ) -> Hold:
-        now = self.clock()
+        now = self._clock()
         day, month = shared.periods
         for n, account in enumerate(accounts):
             if now >= account.due:
@@ -406,7 +429,7 @@ class Limiter:
                 _tell(account.month, month, told[5 * n + 4])
                 account.book()
         lines = room_lines_of_all(accounts, now, told)
-        return Hold(self, accounts, tokens, nano, now, told[2::5], lines)
+        return SharedHold(self, accounts, tokens, nano, now, 0.0, lines, shared, told[2::5])
 
     def _refuse(
         self,
@@ -426,14 +449,6 @@ class Limiter:
         )
         return refused(refusal, account, lines, wall, workers)
 
-    def tell(self, hold: Hold, back: int, spent: int) -> None:
-        """Tells Redis of a request that has ended."""
-        shared, wall, remote = self._shared, self.now(), hold.remote
-        assert shared is not None
-        for n, account in enumerate(hold.accounts):
-            slice = remote[n] if remote is not None else None
-            shared.ended(account, hold.nano, slice, back, spent, wall)
-
     def alert(self, accounts: Sequence[Account]) -> None:
         """Tells of budgets that have come to a share at which somebody is to be told."""
         for account in accounts:
@@ -447,7 +462,7 @@ class Limiter:
     async def shown(self) -> list[dict[str, Any]]:
         """Each account with its limits and how much of each is used, over all workers if known."""
         accounts = [each for each in self._accounts.values() if each.quota.limits]
-        now, wall = self.clock(), self.now()
+        now, wall = self._clock(), self.now()
         for account in accounts:
             account.roll(now, wall)
         rows = [_row(account) for account in accounts]

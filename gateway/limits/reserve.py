@@ -129,15 +129,13 @@ def plainly(request: Request, decision: Decision, plain: Plain) -> tuple[int, in
         return None
     if needs.vision or needs.audio or request.previous is not None:
         return None
+    if decision.trial is not None or decision.pinned:
+        return None  # there may be a target among the candidates that is none
     # What is left alone for failing is a candidate too, so never dearer than the one looked for.
-    there = False
     for choice in decision.ranked:
-        place = choice.candidate
-        if place == dearest:
-            there = True
-        elif place < 0:
-            return None
-    if not there:
+        if choice.candidate == dearest:
+            break
+    else:
         return None
     output *= request.choices
     tokens: float = request.size + more

@@ -10,18 +10,12 @@ from gateway.limits.accounts import NANO, Account, Hold
 class At:
     """A keeper of accounts, for whom it is one instant."""
 
-    clock: Callable[[], float]
     now: Callable[[], float]
-    is_shared = False
     alerted = False
 
     def alert(self, accounts: Sequence[Account]) -> None:
         """Notes that somebody is to be told."""
         self.alerted = True
-
-    def tell(self, hold: Hold, back: int, spent: int) -> None:
-        """There is nobody to share with."""
-        raise AssertionError(hold)
 
 
 def settle(
@@ -35,6 +29,6 @@ def settle(
 ) -> bool:
     """A request that was let in `at` an instant ends `now`: of its tokens it gives so many `back`,
     had reserved `nano`, and spent this many nanodollars. Whether somebody is alerted."""
-    keeper = At(lambda: now, wall)
-    Hold(keeper, tuple(accounts), back, nano, at, None, []).settle(0, spent / NANO)
+    keeper = At(wall)
+    Hold(keeper, tuple(accounts), back, nano, at, 0.0, []).settle(0, spent / NANO, now)
     return keeper.alerted

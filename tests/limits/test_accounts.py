@@ -7,9 +7,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.accounts import NANO, SLICES, Account, day_of, enter, month_of
+from gateway.limits.accounts import NANO, SLICES, Account, Hold, day_of, enter, month_of
 from gateway.types.limits import Quota, Rate
-from tests.limits.held import settle
+from tests.limits.held import At, settle
 
 MINUTE = 60.0
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
@@ -127,6 +127,19 @@ def test_what_was_reserved_before_a_rate_was_declared_is_not_given_back_to_it() 
     assert enter([account], 10, 0, 1000.5, lambda: AT) is None
     settle([account], 1000.0, 100, 0, 0, 1001.0, lambda: AT)
     assert account.tokens_used == 10
+
+
+def test_what_ends_after_other_limits_were_declared_counts_in_them() -> None:
+    """More was used than reserved, and another budget is there; its account was not due before."""
+    account = Account("key:a", "key 'a'", Quota(tokens=Rate(1000, MINUTE), day=1.0))
+    assert enter([account], 10, NANO // 2, 1000.0, lambda: AT) is None
+    hold = Hold(At(lambda: AT), (account,), 10, NANO // 2, 1000.0, account.due, [])
+    account.declare(Quota(tokens=Rate(1000, 3600.0), day=1.0, month=9.0))
+    hold.settle(30, 0.25, 1000.5)
+    account.roll(1001.0, AT)
+    assert account.tokens_used == 20
+    assert account.month is not None
+    assert account.month.spent == NANO // 4
 
 
 def test_where_one_account_has_no_room_none_of_them_is_taken_from() -> None:

@@ -88,7 +88,7 @@ async def _course(
     )
     limiter.declare(configuration, callers)
     await limiter.know()
-    keeper = At(lambda: now, lambda: WALL + now)
+    keeper = At(lambda: WALL + now)
     same = {
         id: Account(id, id, quota)
         for id, quota in (("key:key_0", of_key), ("key:key_1", of_key), ("route:general", of_route))
@@ -101,8 +101,8 @@ async def _course(
         now += wait
         if one_ends and under_way:
             ours, theirs, took, cost = under_way.pop(0)
-            ours.settle(took, cost / NANO)
-            theirs.settle(took, cost / NANO)
+            ours.settle(took, cost / NANO, now)
+            theirs.settle(took, cost / NANO, now)
             for account in theirs.accounts:
                 for period, budget in (("day", account.day), ("month", account.month)):
                     of = account.id, period
@@ -135,7 +135,7 @@ async def _course(
         if hold is not None:
             assert (hold.tokens, hold.nano) == (tokens, nano)
             assert sorted(hold.lines) == sorted(room_lines(*fewest(asks), now))
-            under_way.append((hold, Hold(keeper, asks, tokens, nano, now, None, []), used, spent))
+            under_way.append((hold, Hold(keeper, asks, tokens, nano, now, 0.0, []), used, spent))
         assert {each.id: _state(each) for each in limiter.accounts() if each.quota.limits} == {
             id: _state(each) for id, each in same.items()
         }

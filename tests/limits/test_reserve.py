@@ -12,7 +12,7 @@ from gateway.limits.accounts import NANO
 from gateway.limits.reserve import fares_of, nano_of, plainly, tokens_of
 from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Price
-from gateway.types.decisions import Choice, Decision, RuledOut
+from gateway.types.decisions import Choice, Decision, RuledOut, Trial
 from gateway.types.requests import Caller, Endpoint, Request
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot
@@ -170,7 +170,9 @@ def test_the_dearest_is_found_whether_or_not_one_is_dearer_than_all(
     )
     if data.draw(st.booleans()):  # an experiment's, that is no candidate of the route
         ranked += (Choice("z/dearest", "http://x", -1, 0.9, 0.0, 0.0, 0.0, 0.0),)
-    decision = Decision("general", "quality", "h", ranked, (), 0.5)
+    mixed = len({choice.candidate < 0 for choice in ranked}) > 1
+    trial = Trial("which", "one", 0.5, "u") if mixed else None
+    decision = Decision("general", "quality", "h", ranked, (), 0.5, trial=trial)
     request = asked(**data.draw(st.sampled_from(BODIES)))
     fares, live = fares_of("general", configuration), Live()
     plain = plainly(request, decision, fares.plain) if fares.plain is not None else None
