@@ -227,7 +227,6 @@ class Account:
         self.places = self.places_left = PLENTY
         self.free = self.nano_left = PLENTY
         self.quiet = self.quiet_left = PLENTY
-        self.due = self.until = self.since = 0.0
         self.requests: Window | None = None
         self.tokens: Window | None = None
         self._day: Budget | None = None
