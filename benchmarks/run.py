@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import limited, systems, vllm_times
 from benchmarks.gateway_config import KEY_NAME, write_configuration
-from benchmarks.systems import LOAD_CORE, ROOT, SUT_CORE, Running, free_port
+from benchmarks.systems import LOAD_CORE, ROOT, SUT_CORE, Running, Started, free_port
 
 Result = dict[str, Any]
 
@@ -102,12 +102,12 @@ def open_streams_mb(system: Running, count: int) -> float:
     return peak
 
 
-def gateway(port: int, upstream: int, core: int, folder: Path) -> Any:
+def gateway(port: int, upstream: int, core: int, folder: Path) -> Started:
     """Switchboard with everything on: keys, classification, five candidates, log, metrics."""
     return _gateway("switchboard", port, upstream, core, folder)
 
 
-def with_limits(port: int, upstream: int, core: int, folder: Path) -> Any:
+def with_limits(port: int, upstream: int, core: int, folder: Path) -> Started:
     """The same with all limits of the key and of the route, counted in process."""
     return _gateway("switchboard_limits", port, upstream, core, folder, limits=True)
 
@@ -137,7 +137,7 @@ def _gateway(
     *,
     limits: bool = False,
     redis: int | None = None,
-) -> contextlib.AbstractContextManager[Running]:
+) -> Started:
     home = folder / name
     write_configuration(home, upstream, limits=limits, redis=redis)
     store = f"sqlite:///{home}/switchboard.db"
@@ -157,7 +157,7 @@ def _gateway(
     )
 
 
-SYSTEMS: dict[str, Callable[[int, int, int, Path], Any]] = {
+SYSTEMS: dict[str, Callable[[int, int, int, Path], Started]] = {
     "nginx": systems.nginx,
     "switchboard": gateway,
     "switchboard_limits": with_limits,
@@ -348,7 +348,11 @@ def _limits_line(requests: dict[str, float]) -> list[str]:
     }
     if not added:
         return []
-    said = ", ".join(f"{cost:.1f} µs {where}" for where, cost in added.items())
+    base = requests.get("nginx")
+    said = ", ".join(
+        f"{cost:.1f} µs" + (f" ({cost / base:.2f} × nginx)" if base else "") + f" {where}"
+        for where, cost in added.items()
+    )
     return [
         "",
         f"All limits of a key and its route add {said} to a request, by the difference of two "

@@ -81,6 +81,10 @@ class Running(msgspec.Struct, frozen=True):
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+Started = contextlib.AbstractContextManager[Running]
+"""A system from the moment that it answers until the block ends."""
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as sock:
@@ -154,7 +158,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     raise RuntimeError(f"nothing answers at {url}: {log.read_text()[-2000:]}")
 
 
-def mock(port: int, core: int, folder: Path) -> contextlib.AbstractContextManager[Running]:
+def mock(port: int, core: int, folder: Path) -> Started:
     """The upstream of them all."""
     return started(
         "mock",
@@ -193,7 +197,7 @@ http {{
 """
 
 
-def nginx(port: int, upstream: int, core: int, folder: Path) -> object:
+def nginx(port: int, upstream: int, core: int, folder: Path) -> Started:
     """nginx's proxy_pass: what a proxy costs that looks at nothing."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     conf = folder / "nginx.conf"
@@ -202,7 +206,7 @@ def nginx(port: int, upstream: int, core: int, folder: Path) -> object:
     return started("nginx", command, port, core=core, model="mock", folder=folder)
 
 
-def vllm_router(port: int, upstream: int, core: int, folder: Path) -> object:
+def vllm_router(port: int, upstream: int, core: int, folder: Path) -> Started:
     """vllm-router: balances load over workers, nothing more."""
     python = python_environment("vllm_router", [f"vllm-router=={VERSIONS['vllm_router']}"])
     command = [
@@ -214,7 +218,7 @@ def vllm_router(port: int, upstream: int, core: int, folder: Path) -> object:
     return started("vllm_router", command, port, core=core, model="mock", folder=folder)
 
 
-def litellm(port: int, upstream: int, core: int, folder: Path) -> object:
+def litellm(port: int, upstream: int, core: int, folder: Path) -> Started:
     """LiteLLM's proxy with one OpenAI-compatible model."""
     python = python_environment("litellm", [f"litellm[proxy]=={VERSIONS['litellm']}"])
     config = {
@@ -250,7 +254,7 @@ def litellm(port: int, upstream: int, core: int, folder: Path) -> object:
     )
 
 
-def portkey(port: int, upstream: int, core: int, folder: Path) -> object:
+def portkey(port: int, upstream: int, core: int, folder: Path) -> Started:
     """Portkey's gateway on Node; each request's headers say where it goes."""
     home = ENVIRONMENTS / "portkey"
     script = home / "node_modules/@portkey-ai/gateway/build/start-server.js"
