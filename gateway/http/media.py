@@ -27,8 +27,12 @@ _decode = msgspec.json.Decoder(_Named | str | None)
 
 def host_of(value: msgspec.Raw) -> str | None:
     """The host that is asked for it, in lower case; None for what stands in the request itself."""
-    if _INLINE.match(bytes(memoryview(value)[:64])):
-        return None
+    written = memoryview(value)
+    if _INLINE.match(bytes(written[:64])):
+        whole = bytes(written)
+        # A key that stands twice, or in other letters, is read by its last.
+        if whole.count(b'"url"') < 2 and b"\\" not in whole:
+            return None
     try:
         named = _decode.decode(value)
     except msgspec.DecodeError:

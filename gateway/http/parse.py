@@ -364,6 +364,9 @@ def _missing(param: str) -> BadRequest:
     )
 
 
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+
+
 def _read_messages(
     messages: Iterable[_Message],
 ) -> tuple[tuple[str, ...], bool, bool, tuple[str, ...]]:
@@ -382,7 +385,9 @@ def _read_messages(
             for part in content:
                 if part.text is not None:
                     texts.append(part.text)
-                    continue
+                    if part.type in _TEXTS:
+                        continue
+                # Who serves it goes by the type: a text beside a picture hides nothing.
                 vision |= "image" in part.type or bool(part.image_url)
                 audio |= "audio" in part.type or bool(part.audio_url)
                 hosts |= _hosts(part)

@@ -119,7 +119,7 @@ def revisions_api(
         return _served(served)
 
     @api.post("/diff")
-    async def compare(_: looks, asked: Compared) -> Response:
+    async def compare(_: reads_files, asked: Compared) -> Response:
         with _refusals():
             loaded = await running.check(asked.files, asked.environment)
         report = await asyncio.to_thread(

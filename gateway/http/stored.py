@@ -26,10 +26,11 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 """What ids are made of; nothing in them leads anywhere else at the backend."""
 
 _PARTS = {
-    Endpoint.RESPONSES: frozenset({"", "cancel", "input_items"}),
-    Endpoint.CHAT: frozenset({"", "messages"}),
+    Endpoint.RESPONSES: {"": ("GET", "DELETE"), "cancel": ("POST",), "input_items": ("GET",)},
+    Endpoint.CHAT: {"": ("GET", "POST", "DELETE"), "messages": ("GET",)},
 }
-"""What OpenAI's API has below an object: nothing else is asked of a backend."""
+"""What OpenAI's API has below an object, and how it is asked: nothing else is asked of a backend.
+Least of all a new answer, which has limits, a price and a row."""
 
 
 class StoredObjects:
@@ -41,7 +42,10 @@ class StoredObjects:
     async def relay(self, request: Request, caller: Caller, endpoint: Endpoint) -> Response:
         """The owner's answer, as it is."""
         plane = self._pipeline.plane
-        id, part = _named(request.scope["path"], endpoint)
+        id, part = _named(request.scope["path"], request.method, endpoint)
+        if not id and caller.key is not None:
+            # The backend's list is of everybody's, and whose each is stands nowhere in it.
+            raise NotFound("A list of everybody's is for no key: ask by id.", code="not_found")
         name = await self._owner(plane.snapshot, caller, endpoint, id)
         below = "/".join(["", endpoint.value, *filter(None, (id, part))])
         query = f"?{request.url.query}" if request.url.query else ""
@@ -74,10 +78,11 @@ class StoredObjects:
         raise NotFound(f"There is no '{id}' at /v1/{endpoint.value}.", code="not_found")
 
 
-def _named(path: str, endpoint: Endpoint) -> tuple[str, str]:
-    """The object's id, empty for a list of them, and which part of it is asked for."""
+def _named(path: str, method: str, endpoint: Endpoint) -> tuple[str, str]:
+    """The object's id, empty for a list of completions, and which part of it is asked for."""
     id, _, part = path.removeprefix(f"/v1/{endpoint.value}").strip("/").partition("/")
-    if part not in _PARTS[endpoint] or (id and not _ID.fullmatch(id)):
+    listed = not id and not part and endpoint is Endpoint.CHAT and method == "GET"
+    if not listed and (method not in _PARTS[endpoint].get(part, ()) or not _ID.fullmatch(id)):
         raise NotFound(f"There is nothing at {path!r}.", code="unknown_url")
     return id, part
 

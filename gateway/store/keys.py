@@ -140,7 +140,7 @@ class Keys:
             _touch(connection)
             now = self._now()
             for key in _all(connection):
-                if which in (key.id, key.name) and key.revoked is None:
+                if which in (key.id, key.name) and key.valid(now):
                     connection.execute(update(keys).where(keys.c.id == key.id).values(revoked=now))
                     return msgspec.structs.replace(key, revoked=now)
         raise StoreError(f"there is no key '{which}' to revoke; `switchboard keys list` shows them")
