@@ -88,7 +88,7 @@ async def test_vectors_decide_and_versions_of_another_kind_are_left_alone(
             ran = await told(folder, "train", "--json")
             assert ran.code == 0, ran.err
             (made,) = json.loads(ran.out)
-            assert made["kind"].startswith("vectors-384-1 bert-int8-1 ")
+            assert made["kind"].startswith("vectors-384-1 bert-int8-2 ")
             await goes_by(served, made["version"])
             assert (await asked(served, EASY.format(502)))[0] == "openai/small"
             assert (await asked(served, HARD.format(500)))[0] == "openai/big"

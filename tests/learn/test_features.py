@@ -105,4 +105,4 @@ def test_the_kind_is_the_classifiers_and_needs_no_examples() -> None:
     kind = kind_of(reads)()
     assert reads.classifier is None
     assert kind is not None
-    assert kind.name.startswith("vectors-384-1 bert-int8-1 ")
+    assert kind.name.startswith("vectors-384-1 bert-int8-2 ")
