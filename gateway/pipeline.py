@@ -614,7 +614,10 @@ class Pipeline:
             return False
         usage, first_token_s = journey.usage, journey.first_token_s
         disguised = Disguised(Disguise(broken.piece, watch.events), outlet)
-        await self._pass_on(journey, opened, opened.watch, disguised)
+        try:
+            await self._pass_on(journey, opened, opened.watch, disguised)
+        finally:
+            self._give_back(opened)
         journey.usage = both(usage, journey.usage)
         journey.first_token_s = first_token_s
         journey.completion_id = watch.completion_id
@@ -636,9 +639,15 @@ class Pipeline:
             if not ask.may_take(choice) or choice.target in compositions:
                 continue
             try:
-                return await self._attempt(journey, choice, "continue")
+                opened = await self._attempt(journey, choice, "continue")
             except AttemptFailed:
                 continue
+            if opened.watch is not None:
+                return opened
+            # It judges how it is asked to go on, which no client has written: the next may take it.
+            status = opened.reply.status
+            why = message_of(status, opened.piece)
+            self._ended(journey, opened, "error", why, status, NO_USAGE, "client")
         return None
 
     def _lines(self, journey: Journey, opened: Opened) -> Lines:

@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _row(who: str, what: str, limit: dict[str, Any]) -> list[Cell]:
-    share = limit["used"] / limit["limit"]
+    share = limit["used"] / limit["limit"] if limit["limit"] else 1.0  # a key that is shut
     style = "red" if share >= REACHED else "yellow" if share >= NEAR else ""
     return [
         Cell(who),
