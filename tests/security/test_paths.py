@@ -101,3 +101,12 @@ async def test_nothing_in_a_path_leads_elsewhere_at_a_backend(
         assert body.startswith(b'{"error":'), path
     ours = [seen.path for seen in list(engine.seen)[before:]]
     assert [path for path in ours if "responses" in path or "completions" in path] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions/", "/v1/responses/"])
+async def test_a_slash_at_the_end_is_no_way_past_limits_and_log(
+    served: Served, engine: StandIn, path: str
+) -> None:
+    status, _ = await ask(served, "POST", path)
+    assert status == 404
+    assert path.rstrip("/") not in {seen.path.rstrip("/") for seen in engine.seen}
