@@ -648,6 +648,7 @@ class Pipeline:
             status = opened.reply.status
             why = message_of(status, opened.piece)
             self._ended(journey, opened, "error", why, status, NO_USAGE, "client")
+            ask.failed(choice, AttemptFailed(opened.target.name, status, why))
         return None
 
     def _lines(self, journey: Journey, opened: Opened) -> Lines:

@@ -186,6 +186,16 @@ async def test_a_response_is_gone_on_with_by_its_key_and_tenant_alone(
     assert error["message"] == f"There is no response '{first['id']}'."
 
 
+async def test_a_list_of_everybodys_completions_is_shown_to_no_key(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True) as served:
+        listed = await served.client.get("/v1/chat/completions")
+    assert (listed.status_code, listed.json()["error"]["code"]) == (404, "not_found")
+    assert not [seen for seen in provider.seen if seen.path.startswith("/v1/chat/completions")]
+
+
 async def test_with_a_key_in_the_store_every_call_needs_one(
     provider: StandIn, tmp_path: Path
 ) -> None:

@@ -48,6 +48,15 @@ async def test_a_route_opens_to_its_role(
         assert "`switchboard keys create --name NAME --role operate`" in error["message"]
 
 
+async def test_who_may_only_look_has_no_files_compared(provider: StandIn, tmp_path: Path) -> None:
+    # What is wrong with them may be told with what the environment holds.
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True, role="operate") as served:
+        files = {"gateway.yaml": "default_route: ${HOME}"}
+        tried = await served.client.post("/admin/diff", json={"files": files})
+    assert (tried.status_code, tried.json()["error"]["code"]) == (403, "role_needed")
+
+
 async def test_what_was_tried_is_kept_with_who_and_whence(
     provider: StandIn, tmp_path: Path
 ) -> None:

@@ -123,3 +123,13 @@ async def test_limits_shows_who_is_at_what(tmp_path: Path) -> None:
             assert found[0]["limits"]["requests"] == {"limit": 4, "per_s": 60.0, "used": 1}
             assert 0 < found[0]["limits"]["day"]["used"] < 0.001
             assert msgspec.json.decode(msgspec.json.encode(found)) == found
+
+
+async def test_a_budget_of_nothing_is_shown_as_used_up(tmp_path: Path) -> None:
+    async with StandIn() as provider:
+        plain = snapshot([target("a/m", provider.url)])
+        async with serving(plain, tmp_path, key=True, quota=Quota(day=0.0), role="read") as served:
+            await served.chat("hello")  # refused, and so the key is known
+            words = ["limits", "--gateway", served.url, "--key", str(served.key)]
+            shown = (await asyncio.to_thread(run, *words)).output
+    assert "100%" in shown

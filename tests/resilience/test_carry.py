@@ -162,3 +162,37 @@ async def test_a_stand_in_goes_on_where_another_broke_off(tmp_path: Path) -> Non
         async with serving(two(first, second), tmp_path) as served:
             events = await served.events()
     assert text_of(events) == "one two three four five"
+
+
+@pytest.mark.parametrize(("tries", "whole"), [(3, True), (2, False)])
+async def test_who_refuses_to_go_on_is_passed_over_and_counted(
+    tries: int, whole: bool, tmp_path: Path
+) -> None:
+    refuses = Behaviour(fault=Fault(kind=FaultKind.STATUS, status=400, message="not like that"))
+    async with StandIn(BEGINS) as first, StandIn(refuses) as second, StandIn(GOES_ON) as third:
+        targets = [
+            target("p0/m", first.url),
+            target("p1/n", second.url),
+            target("p2/o", third.url),
+        ]
+        made = snapshot(
+            targets,
+            [route("general", "p0/m", "p1/n", "p2/o")],
+            policies={"quality": Policy("quality", carry_on=True, tries=tries)},
+        )
+        async with serving(made, tmp_path) as served:
+            for _ in range(2):
+                first.next(CUT)
+                answer = await served.chat(stream=True)
+            row = await served.decision(answer)
+            metrics = (await served.client.get("/metrics")).text
+    events = events_of(answer.content)
+    assert any("error" in event for event in events) is not whole
+    assert [(each["target"], each["status"]) for each in row["attempts"]] == [
+        ("p0/m", 200),
+        ("p1/n", 400),
+        ("p2/o", 200),
+    ][: 3 if whole else 2]
+    running = [line for line in metrics.splitlines() if "admission_running{" in line]
+    assert running
+    assert all(line.endswith(" 0.0") for line in running), running

@@ -48,6 +48,8 @@ def picture(url: str) -> list[dict[str, Any]]:
         ('" http://169.254.169.254/"', UNREADABLE),
         ('"//169.254.169.254/"', UNREADABLE),
         ('"gs://bucket/a.png"', UNREADABLE),
+        ('{"url":"data:,x","url":"http://169.254.169.254/"}', "169.254.169.254"),
+        (r'{"url":"data:,x","\u0075rl":"http://169.254.169.254/"}', "169.254.169.254"),
         ("7", UNREADABLE),
     ],
 )
@@ -60,6 +62,17 @@ def test_the_host_of_what_is_named(written: str, host: str | None) -> None:
     [
         (Endpoint.CHAT, {"messages": picture(METADATA)}),
         (Endpoint.CHAT, {"messages": [{"role": "user", "content": [{"image_url": METADATA}]}]}),
+        (
+            Endpoint.CHAT,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "text": "", "image_url": METADATA}],
+                    }
+                ]
+            },
+        ),
         (
             Endpoint.CHAT,
             {"messages": [{"role": "tool", "content": [{"video_url": {"url": METADATA}}]}]},

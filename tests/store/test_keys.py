@@ -166,6 +166,18 @@ def test_a_key_is_revoked_by_its_id_too(keys: Keys) -> None:
         keys.revoke(made.key.id)
 
 
+def test_of_two_keys_with_one_name_the_valid_one_is_revoked(store: Store) -> None:
+    clock = [AT]
+    keys = Keys(store, now=lambda: clock[0])
+    keys.create("app", expires=AT + 5)
+    clock[0] = AT + 10
+    valid = keys.create("app")
+
+    assert keys.revoke("app").id == valid.key.id
+    with pytest.raises(StoreError, match="no key 'app' to revoke"):
+        keys.revoke("app")
+
+
 def test_the_list_tells_keys_apart_by_their_beginning(keys: Keys) -> None:
     made = keys.create("app", routes=["a"], tenant="acme", expires=AT + 5)
     (listed,) = keys.list()
