@@ -1,8 +1,8 @@
 """A BERT sentence encoder from a sentence-transformers directory, run by onnxruntime without torch.
 
 Read are `config.json`, `modules.json`, the pooling's and transformer's own configurations,
-`tokenizer.json` and `model.safetensors`. The weights of the matrix products are rounded to int8
-with one scale a column, and activations on the fly, which on one core is a few times faster than
+`tokenizer.json` and `model.safetensors`. The weights of the matrix products are rounded to seven
+bits with one scale a column, and activations on the fly, which on one core is a few times faster than
 float32. Token embeddings stay a memory map of the file.
 
 A vector has two halves of length one: the model's own sentence vector, and the mean of the states
