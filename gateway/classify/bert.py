@@ -2,8 +2,8 @@
 
 Read are `config.json`, `modules.json`, the pooling's and transformer's own configurations,
 `tokenizer.json` and `model.safetensors`. The weights of the matrix products are rounded to seven
-bits with one scale a column, and activations on the fly, which on one core is a few times faster than
-float32. Token embeddings stay a memory map of the file.
+bits with one scale a column, and activations on the fly, which on one core is a few times faster
+than float32. Token embeddings stay a memory map of the file.
 
 A vector has two halves of length one: the model's own sentence vector, and the mean of the states
 of its middle layer, which still tells words apart that the last one takes for synonyms.
