@@ -5,7 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo demo-train test faults chaos lint bench quality schemas lock environments clean
+# Each does nothing when what it makes is there and is of today's lock; with -j they share the time.
+ENVIRONMENTS := vllm programs litellm encoder sdks
+
+.PHONY: help demo demo-train test faults chaos lint bench quality schemas lock clean
+.PHONY: environments $(ENVIRONMENTS)
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,19 +21,27 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Each of these scripts does nothing when what it makes is there and is of today's lock.
-environments: $(VENV)/.ready
-	@$(PYTHON) scripts/system.py redis-server postgres chromium
-	@$(PYTHON) scripts/litellm_env.py
-	@$(PYTHON) scripts/models.py
-	@$(PYTHON) tests/sdk/setup_envs.py
+environments: $(VENV)/.ready $(ENVIRONMENTS)
+
+vllm:
 	@$(PYTHON) demo/vllm_env.py
+
+programs:
+	@$(PYTHON) scripts/system.py redis-server postgres chromium
+
+litellm:
+	@$(PYTHON) scripts/litellm_env.py
+
+encoder:
+	@$(PYTHON) scripts/models.py
+
+sdks:
+	@$(PYTHON) tests/sdk/setup_envs.py
 
 demo: $(VENV)/.ready ## everything set up, then real requests routed on a real vLLM
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
-demo-train: $(VENV)/.ready ## the demo's weights made again
-	@$(PYTHON) demo/vllm_env.py
+demo-train: $(VENV)/.ready vllm ## the demo's weights made again
 	@.vllm/bin/python -m demo.train
 
 test: environments ## every test, each with its real servers
@@ -50,19 +62,17 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 	@$(BIN)/python -m gateway.config.docs --check
 	@$(BIN)/python -m gateway.cli.reference --check
 
-bench: $(VENV)/.ready ## the gateway beside nginx and others, into benchmarks/results.json
+bench: $(VENV)/.ready vllm ## the gateway beside nginx and others, into benchmarks/results.json
 	@$(PYTHON) scripts/system.py nginx redis-server
-	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.vllm_times --write
 	@$(BIN)/python -m benchmarks.limited --write
 	@$(BIN)/python -m benchmarks.run --write
 
-quality: $(VENV)/.ready ## what is true of its comparisons, into docs/quality.md
+quality: $(VENV)/.ready vllm ## what is true of its comparisons, into docs/quality.md
 	@$(BIN)/python -m benchmarks.experiments --write
 	@$(BIN)/python -m benchmarks.routing --write
 	@$(BIN)/python -m benchmarks.pooled --write
 	@$(BIN)/python -m benchmarks.replay --write
-	@$(PYTHON) demo/vllm_env.py
 	@$(BIN)/python -m benchmarks.suites --write
 	@$(BIN)/python -m benchmarks.compositions --write
 
