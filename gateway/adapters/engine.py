@@ -31,7 +31,10 @@ _LINE = re.compile(
     r"|prefix_cache_hits_total|generation_tokens_total)(\{[^\n]*\})? (\S+)$",
     re.MULTILINE,
 )
-_MAX_LORA = re.compile(r'max_lora="(\d+)"')
+_MOST = 2.0**53
+"""A sample that is larger, or not a number, tells nothing."""
+
+_MAX_LORA = re.compile(r'max_lora="(\d{1,9})"')
 
 
 def read(page: str) -> Engine:
@@ -67,6 +70,8 @@ def read(page: str) -> Engine:
 def _series(page: str) -> Iterator[tuple[str, str, float]]:
     for name, labels, value in _LINE.findall(page):
         try:
-            yield name, labels, float(value)
+            number = float(value)
         except ValueError:
             continue
+        if abs(number) <= _MOST:
+            yield name, labels, number

@@ -110,7 +110,15 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
+class _Answer(msgspec.Struct):
+    model: str | None = None
+
+
 _models = msgspec.json.Decoder(_Models)
+_answer = msgspec.json.Decoder(_Answer)
+
+_NONSENSE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""How a body that is not what it should be shows."""
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -224,10 +232,6 @@ class AdapterKeeper:
                         tending[replica] = group.create_task(self._tend(replica))
                 await self._sleep(LOOK_EVERY_S)
 
-    def ask_again(self) -> None:
-        """The next look asks every engine, however lately it was asked."""
-        self._ask_at.clear()
-
     async def look(self) -> None:
         """One look at every replica, loading what should be there and is missing."""
         await asyncio.gather(*(self._tend(replica) for replica in self.states))
@@ -304,27 +308,36 @@ class AdapterKeeper:
         answer = await self._post(replica, "completions", body)
         if not answer.is_success:
             raise LoadFailed(f"it does not answer: {_said(answer)}")
-        name = answer.json().get("model")
+        try:
+            name = _answer.decode(answer.content).model
+        except _NONSENSE as error:
+            raise LoadFailed(f"its answer cannot be read: {said(error)}") from error
         if name != served:
             raise LoadFailed(f"{name} answers in its place")
 
     # ------------------------------------------------------------ one replica
 
     async def _tend(self, replica: str) -> None:
-        before = self.states[replica]
+        """One turn. What goes wrong in it unforeseen is told, and the next goes on."""
+        try:
+            await self._look_at(replica)
+        except Exception:
+            log.exception("%s at %s could not be looked after", self.backend, replica)
+
+    async def _look_at(self, replica: str) -> None:
+        before = self.states.get(replica)
+        if before is None:
+            return  # it left before its turn came
         try:
             present = await self._listed(replica)
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
-            state = ReplicaState(error=said(error))
-            present = frozenset()
-        else:
-            state = ReplicaState(True, present, {}, "", present)
+        except (httpx.HTTPError, LoadFailed) as error:
+            # Nothing is known of what it holds: a restart loses everything.
+            why = str(error) if isinstance(error, LoadFailed) else said(error)
+            self._show(replica, before, ReplicaState(error=why))
+            return
         if replica not in self.states:
             return  # it left while it was looked at
-        if not state.reachable:
-            # Nothing is known of what it holds: a restart loses everything.
-            self._show(replica, before, state)
-            return
+        state = ReplicaState(True, present, {}, "", present)
         if not before.reachable:
             self._forgive(replica)
         self._let_in(replica)
@@ -445,11 +458,16 @@ class AdapterKeeper:
             self._told(self.backend, replica, engine)
 
     async def _listed(self, replica: str) -> frozenset[str]:
+        """The names of what it serves. Raises LoadFailed where its list cannot be read."""
         answer = await self._client.get(
             f"{replica}/v1/models", headers=self._headers(), timeout=LOOK_TIMEOUT_S
         )
         answer.raise_for_status()
-        return frozenset(model.id for model in _models.decode(answer.content).data)
+        try:
+            models = _models.decode(answer.content)
+        except _NONSENSE as error:
+            raise LoadFailed(f"its list of models cannot be read: {said(error)}") from error
+        return frozenset(model.id for model in models.data)
 
     # ------------------------------------------------------------ one load
 
@@ -463,7 +481,7 @@ class AdapterKeeper:
                 seconds = self._clock() - began
                 if adapter.served not in await self._listed(replica):
                     raise LoadFailed("says that it is loaded, but does not list it")
-            except (httpx.HTTPError, msgspec.DecodeError) as error:
+            except httpx.HTTPError as error:
                 text = said(error)
                 self.failed(replica, adapter.served, text)
                 away = isinstance(error, httpx.TransportError)

@@ -168,15 +168,18 @@ class Whereabouts:
     def wanted_at(self, replica: str, names: Iterable[str], now: float) -> list[str]:
         """Which of `names` should be loaded at a replica without being asked for: those at home
         there, the pinned and the hottest first, as many as it holds."""
+        held = self._held.get(replica)
+        if held is None:
+            return []
         rates = self._demand.rates(now)
         here = [name for name in names if replica in self.homes.get(name, ())]
         here.sort(key=lambda name: (name not in self._pinned, -rates.get(name, 0.0), name))
-        return here[: self._held[replica].slots]
+        return here[: held.slots]
 
     def slipping(self, replica: str, now: float) -> list[str]:
         """The pinned ones that would soon be evicted there if nobody used them."""
-        held = self._held[replica]
-        if held.slots is None:
+        held = self._held.get(replica)
+        if held is None or held.slots is None:
             return []
         return [
             served
@@ -188,7 +191,10 @@ class Whereabouts:
 
     def kept(self, replica: str, served: str, now: float) -> None:
         """It was used there only so that it stays."""
-        pushed_out = self._held[replica].used(served, now)
+        held = self._held.get(replica)
+        if held is None:
+            return
+        pushed_out = held.used(served, now)
         self._tell(served, now)
         if pushed_out is not None:
             self._tell(pushed_out, now)

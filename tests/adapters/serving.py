@@ -65,6 +65,7 @@ def site(tls_below: Path | None = None) -> Iterator[Site]:
 
         def handle_any(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
+            self.rfile.read(int(headers.get("content-length", 0)))
             answer = served[0].answer(Request(self.command, self.path, headers))
             self.send_response(answer.status)
             if answer.measured:
@@ -77,7 +78,7 @@ def site(tls_below: Path | None = None) -> Iterator[Site]:
             if answer.cut is not None or not answer.measured:
                 self.close_connection = True
 
-        do_GET = do_HEAD = do_PUT = do_DELETE = handle_any
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing is told."""

@@ -1,5 +1,8 @@
 """What a vLLM engine tells of itself."""
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +54,12 @@ def test_one_that_sleeps_is_said_to() -> None:
         'offloaded"} 0.0', 'offloaded"} 1.0'
     )
     assert read(asleep).asleep
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e999", "1e308"])
+def test_what_is_no_number_to_count_with_tells_nothing(value: str) -> None:
+    nonsense = re.sub(r"[^ ]+$", value, PAGE, flags=re.MULTILINE)
+    assert read(nonsense) == Engine()
 
 
 @given(st.text())

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.adapters.engine import Engine as Told
 from gateway.adapters.keeper import (
     FORGET_S,
     LONGEST_RETRY_S,
@@ -20,6 +21,7 @@ from gateway.policy.live import Live
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
 from gateway.types.backends import Backend, Capabilities, Price, Shaping, Target
+from tests.adapters.serving import Answer, site
 
 NAMES = ("support@v1", "brand@v1")
 
@@ -265,3 +267,75 @@ async def test_it_looks_again_and_again_and_nobody_waits_for_a_slow_one() -> Non
         for _ in range(3):
             assert await asyncio.wait_for(looks.get(), 10) <= 1.0
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    "models", [b'{"data":[{"id":"\xff"}]}', b'{"data":', b"[" * 100_000, b'{"data":[{"id":1}]}']
+)
+async def test_a_list_of_models_that_cannot_be_read_is_said_and_it_is_looked_at_again(
+    models: bytes,
+) -> None:
+    with site() as server:
+        backend = Backend("local", "vllm", (server.url,))
+        async with httpx.AsyncClient() as client:
+            keeper = AdapterKeeper(backend, Live(), client, clock=lambda: 0.0)
+            keeper.serve(backend, [loadable(NAMES[0], server.url)], ())
+            server.pages["/v1/models"] = lambda _: Answer(models)
+            server.pages["/v1/load_lora_adapter"] = lambda _: Answer()
+            await keeper.look()
+            assert "list of models cannot be read" in keeper.states[server.url].error
+            with pytest.raises(LoadFailed, match="list of models cannot be read"):
+                await keeper.ensure(server.url, NAMES[0])
+            server.pages["/v1/models"] = lambda _: Answer(b'{"data":[]}')
+            server.pages["/metrics"] = lambda _: Answer(b"vllm:num_requests_running NaN")
+            await keeper.look()
+    assert keeper.states[server.url].reachable
+    assert keeper.engines[server.url] == Told()
+
+
+@pytest.mark.parametrize("body", [b'"yes"', b"\xff", b"{}"])
+async def test_a_probe_answered_with_nonsense_has_failed(body: bytes) -> None:
+    with site() as server:
+        backend = Backend("local", "vllm", (server.url,))
+        async with httpx.AsyncClient() as client:
+            keeper = AdapterKeeper(backend, Live(), client, clock=lambda: 0.0)
+            server.pages["/v1/completions"] = lambda _: Answer(body)
+            with pytest.raises(LoadFailed):
+                await keeper.probe(server.url, NAMES[0])
+
+
+async def test_a_replica_may_leave_while_it_is_looked_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with StandIn(vllm=Vllm()) as vllm, httpx.AsyncClient() as client:
+
+        def leave(*_: object) -> None:
+            elsewhere = Backend("local", "vllm", ("http://127.0.0.1:9",))
+            keeper.serve(elsewhere, [loadable(NAMES[0], vllm.origin)], NAMES[:1], NAMES[:1])
+
+        backend = Backend("local", "vllm", (vllm.origin,))
+        keeper = AdapterKeeper(backend, Live(), client, clock=lambda: 0.0, told=leave)
+        keeper.serve(backend, [loadable(NAMES[0], vllm.origin)], NAMES[:1], NAMES[:1])
+        await keeper.look()
+        assert vllm.engine is not None
+        assert vllm.engine.loads == []
+    assert set(keeper.states) == {"http://127.0.0.1:9"}
+    assert caplog.records == []
+
+
+async def test_a_turn_that_goes_wrong_is_told_and_the_next_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def wrong(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    async with StandIn(vllm=Vllm()) as vllm, httpx.AsyncClient() as client:
+        backend = Backend("local", "vllm", (vllm.origin,))
+        keeper = AdapterKeeper(
+            backend, Live(), client, sleep=lambda _: asyncio.sleep(0), clock=Clock(), told=wrong
+        )
+        task = asyncio.create_task(keeper.run())
+        await asyncio.wait_for(vllm.arrived(3, path="/v1/models"), 10)
+        task.cancel()
+    assert f"local at {vllm.origin} could not be looked after" in caplog.text
+    assert "nobody thought of it" in caplog.text

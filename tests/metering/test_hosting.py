@@ -193,12 +193,10 @@ async def test_adapters_and_keys_are_billed_from_a_running_gateway(tmp_path: Pat
         base = target("local/qwen", vllm.origin, internal=True, served="base")
         plain = snapshot([base], [route("general", "local/qwen", internal=True)])
         async with serving(plain, tmp_path) as served:
-            keeper = served.gateway.fleet.keepers["local"]
-            for _ in range(2):
-                await served.chat()
-                await asyncio.sleep(0)
-                keeper.ask_again()
-                await keeper.look()
+            await vllm.arrived(1, path="/metrics")
+            await served.chat()
+            # What the second told has been read by the time that the third is asked for.
+            await vllm.arrived(3, path="/metrics")
             store = served.gateway.store
             await asyncio.to_thread(served.gateway.writer.flush)
             await served.gateway.hours.keep()
