@@ -56,13 +56,24 @@ async def run(
     and has a `link`. Raises ConfigError, StoreError, WorkersFailed, and SwitchboardError where the
     address cannot be listened on.
     """
-    store, opening = open_home(home, store_url, patience_s=PATIENCE_S)
+
+    def wanted(snapshot: Snapshot) -> int:
+        if link is not None:
+            return 1  # this process is one of them
+        return snapshot.server.workers if workers is None else workers
+
+    def suits(snapshot: Snapshot, store: str) -> None:
+        if problems := list(lacking(snapshot, store, wanted(snapshot))):
+            raise ConfigError(problems)
+
+    store, opening = open_home(home, store_url, patience_s=PATIENCE_S, suits=suits)
     for line in opening.said:
         say(line)
     limits = opening.snapshot.server
-    count = limits.workers if workers is None else workers
-    if link is None and count > 1:
+    count = wanted(opening.snapshot)
+    if count > 1:
         with contextlib.closing(store):
+            suits(opening.snapshot, store.name)
             supervisor = _supervisor(opening, store, count, listen, command, home.env, say)
         await supervisor.run()
         return
@@ -127,17 +138,13 @@ def _supervisor(
     env: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Supervisor:
-    """The workers, not begun yet. Raises ConfigError for what several would need."""
-    snapshot = opening.snapshot
-    problems = list(lacking(snapshot, store.name, count))
-    if problems:
-        raise ConfigError(problems)
+    """The workers, not begun yet."""
     keyring = Keyring(store)
     if opening.known is not None:
         keyring.know(opening.known.keys)
     else:
         keyring.refresh()
-    host, port = _address(listen, snapshot.server)
+    host, port = _address(listen, opening.snapshot.server)
     host = safe_host(host, keyring.empty, say)
     return Supervisor(command, count, host, port, env=env, say=say)
 

@@ -78,8 +78,12 @@ def open_home(
     *,
     patience_s: float | None = None,
     now: Callable[[], float] = time.time,
+    suits: Callable[[Snapshot, str], None] = lambda snapshot, store: None,
 ) -> tuple[Store, Opening]:
     """The store, and what is served first; `patience_s` is as for `Store.open`.
+
+    `suits` raises ConfigError for files that cannot be served by that store as is wanted: asked
+    before they become a revision, so that a start that is refused leaves nothing behind.
 
     While a store is away, what was known last of it is served, if anything was. A directory without
     a `gateway.yaml` serves a store that `store_url` names, or its own of before: the one that lies
@@ -90,7 +94,10 @@ def open_home(
         raise files
     try:
         if isinstance(files, Loaded):
-            store = Store.open(store_url or files.snapshot.server.store, patience_s=patience_s)
+            url = store_url or files.snapshot.server.store
+            if Store.standing(url).at is None:
+                suits(files.snapshot, Store.named(url))
+            store = Store.open(url, patience_s=patience_s)
         else:
             store = _known_store(store_url or _written_store(home), files, patience_s)
     except StoreAway as error:
@@ -100,7 +107,9 @@ def open_home(
     try:
         book = Revisions(store)
         _at_home(home, book, files, store.name, named=store_url is not None)
-        return store, _opened(home, book, files, now())
+        opening = _opened(home, book, files, now(), lambda snapshot: suits(snapshot, store.name))
+        _note_home(home, book, store.name)
+        return store, opening
     except BaseException:
         store.close()
         raise
@@ -170,8 +179,8 @@ def _at_home(
     """
     if not store.startswith("sqlite"):
         return
-    here, homes = str(home.directory.resolve()), book.homes()
-    if here in homes:
+    homes = book.homes()
+    if str(home.directory.resolve()) in homes:
         return
     problems = files.problems if isinstance(files, ConfigError) else ()
     last = book.latest()
@@ -181,8 +190,13 @@ def _at_home(
             raise ConfigError([*problems, _of_another(store, others[0], last)])
     if problems and _empty(home) and not named:
         raise ConfigError(problems)
-    with contextlib.suppress(StoreError):  # it can be read, at least
-        book.add_home(here)
+
+
+def _note_home(home: Home, book: Revisions, store: str) -> None:
+    here = str(home.directory.resolve())
+    if store.startswith("sqlite") and here not in book.homes():
+        with contextlib.suppress(StoreError):  # it can be read, at least
+            book.add_home(here)
 
 
 def _same(last: Revision, files: Loaded | ConfigError) -> bool:
@@ -201,7 +215,13 @@ def _of_another(store: str, other: str, last: Revision) -> Problem:
     )
 
 
-def _opened(home: Home, book: Revisions, files: Loaded | ConfigError, now: float) -> Opening:
+def _opened(
+    home: Home,
+    book: Revisions,
+    files: Loaded | ConfigError,
+    now: float,
+    suits: Callable[[Snapshot], None],
+) -> Opening:
     last = book.latest()
     if isinstance(files, ConfigError):
         if last is None:
@@ -223,6 +243,7 @@ def _opened(home: Home, book: Revisions, files: Loaded | ConfigError, now: float
         opening = _last(home, book, last)
         drift = _drift(opening.revision, same=same, left=left, watch=home.watch)
         return _saying(opening, *drift, *_environments(opening.revision, home, same=same))
+    suits(files.snapshot)
     said = tuple(f"warning: {warning}" for warning in files.warnings)
     if last is not None:
         said += (f"the files have changed since revision {last.seq}: they are served",)

@@ -6,10 +6,12 @@ import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.reader import Reader
+from gateway.store.revisions import Revisions
 from gateway.store.store import Store
 from tests.gateway.files import write
 from tests.servers import RealServer
@@ -95,14 +97,14 @@ async def test_what_is_under_way_ends_well(
     assert all("data: [DONE]" in answer.text for answer in answers)
 
 
+@pytest.mark.parametrize("new", [True, False], ids=["a new store", "a store of keys"])
 async def test_several_without_what_they_need_are_refused_with_the_lines_to_add(
-    tmp_path: Path,
+    tmp_path: Path, new: bool
 ) -> None:
-    write(
-        tmp_path,
-        "http://127.0.0.1:9/v1",
-        shared("sqlite:///switchboard.db", "redis://127.0.0.1:1"),
-    )
+    url = f"sqlite:///{tmp_path}/switchboard.db"
+    if not new:
+        Store.open(url).close()
+    write(tmp_path, "http://127.0.0.1:9/v1", shared(url, "redis://127.0.0.1:1"))
     text = (tmp_path / "gateway.yaml").read_text()
     without = [line for line in text.splitlines() if not line.startswith("coordinator:")]
     (tmp_path / "gateway.yaml").write_text("\n".join(without))
@@ -110,3 +112,8 @@ async def test_several_without_what_they_need_are_refused_with_the_lines_to_add(
         assert await running.ended() == 1
     assert "add the line `coordinator: redis://HOST:6379`" in running.printed
     assert "`store: postgresql://USER@HOST/DATABASE`" in running.printed
+    # Nothing of it is left behind: what is mended is the first that is served.
+    assert (tmp_path / "switchboard.db").exists() is not new
+    book = Revisions(Store.open(url))
+    assert book.latest() is None
+    assert book.homes() == set()
