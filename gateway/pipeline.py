@@ -468,7 +468,7 @@ class Pipeline:
             opened.first_at = self._clock()
             declared = journey.plane.snapshot.backends[opened.target.backend]
             body = without_secrets(body, declared)
-            failure = refusal_of(opened.target.name, reply, body)
+            failure = refusal_of(opened.target.name, reply, body, self._now())
             if failure.kind != "client":
                 raise failure
             opened.piece = body

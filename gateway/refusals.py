@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gateway.backends.verdict import judge, message_of, read_error, without_secrets
+from gateway.backends.verdict import judge, message_of, read_error, wait_in, without_secrets
 from gateway.errors import (
     AdapterAway,
     ApiError,
@@ -116,31 +116,18 @@ def no_time_left(target: str) -> AttemptFailed:
     return AttemptFailed(target, 504, why, "timeout", late=True, asked=False)
 
 
-def refusal_of(target: str, reply: Reply, body: bytes) -> AttemptFailed:
-    """What an error status is to the ways of dealing with failures."""
-    wait_s: float | None = None
+def refusal_of(target: str, reply: Reply, body: bytes, now: float) -> AttemptFailed:
+    """What an error status at `now` (Unix seconds) is to the ways of dealing with failures."""
+    wait_s = wait_in(reply.headers, now)
     named: str | None = None
     for name, value in reply.headers:
-        if name == b"retry-after-ms" and value.isdigit():
-            wait_s = float(value) / 1e3
-        elif name == b"retry-after" and wait_s is None:
-            wait_s = _seconds(value)
-        elif name == b"x-amzn-errortype":
+        if name == b"x-amzn-errortype":
             named = value.decode("latin-1")
     kind, said = judge(reply.status, body, named=named, waits=wait_s is not None)
     if wait_s is None:
         wait_s = said.retry_after
     message = message_of(reply.status, body)
     return AttemptFailed(target, reply.status, message, kind, retry_after=wait_s)
-
-
-def _seconds(header: bytes) -> float | None:
-    """A `retry-after` in its numeric form; a date would need to know the backend's clock."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        return None
-    return seconds if 0.0 <= seconds < 1e7 else None
 
 
 def answer_in(opened: Opened, body: bytes, journey: Journey) -> Seen:

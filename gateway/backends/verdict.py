@@ -7,7 +7,8 @@ What is done about each kind stands in `gateway.resilience.base.RULES`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -186,6 +187,45 @@ _DEPTH = 7
 _WAIT = re.compile(r"(?:retry|try again) (?:after|in) (\d+(?:\.\d+)?) ?(ms|s\b|sec)", re.IGNORECASE)
 
 
+LONGEST_WAIT_S = 1e7
+"""Who says more is not believed."""
+
+
+def wait_in(headers: Iterable[tuple[bytes, bytes]], now: float) -> float | None:
+    """The seconds to wait that an answer's headers tell, by their names in lower case.
+
+    A date (RFC 9110, 10.2.3) is one by the backend's clock: what lies between it and the answer's
+    own date, else `now` in Unix seconds.
+    """
+    told = dict(headers)
+    wait_s = _seconds(told.get(b"retry-after-ms", b""), 1e-3)
+    if wait_s is not None:
+        return wait_s
+    after = told.get(b"retry-after", b"")
+    at = _instant(after)
+    if at is None:
+        return _seconds(after)
+    sent = _instant(told.get(b"date", b""))
+    return _seconds(max(0.0, at - (now if sent is None else sent)))
+
+
+def _seconds(said: str | bytes | float, unit_s: float = 1.0) -> float | None:
+    try:
+        seconds = float(said) * unit_s
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds < LONGEST_WAIT_S else None
+
+
+def _instant(date: bytes) -> float | None:
+    if b":" not in date:
+        return None
+    try:
+        return parsedate_to_datetime(date.decode("latin-1")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def read_error(body: bytes) -> _Error | None:
     """The OpenAI-shaped error that `body` holds, or None if it holds none."""
     try:
@@ -202,17 +242,17 @@ def told(body: bytes) -> Told:
         return Told(message=body[:2000].decode(errors="replace"))
     names: set[str] = set()
     messages: list[str] = []
-    waits: list[float] = []
+    waits: list[float | None] = []
     _gather(said, names, messages, waits, _DEPTH)
     message = messages[0] if messages else ""
     found = _WAIT.search(message)
     if found is not None and not waits:
-        waits.append(float(found[1]) / (1000.0 if found[2] == "ms" else 1.0))
+        waits.append(_seconds(found[1], 1e-3 if found[2] == "ms" else 1.0))
     return Told(frozenset(names), message, waits[0] if waits else None)
 
 
 def _gather(
-    said: object, names: set[str], messages: list[str], waits: list[float], depth: int
+    said: object, names: set[str], messages: list[str], waits: list[float | None], depth: int
 ) -> None:
     """Takes names and messages out of nested objects; providers wrap theirs differently."""
     if isinstance(said, list):
@@ -228,7 +268,7 @@ def _gather(
     messages += [value for key in _SAID if isinstance(value := said.get(key), str)]
     delay = said.get("retryDelay")  # Google's RetryInfo: "34s"
     if isinstance(delay, str) and re.fullmatch(r"\d+(\.\d+)?s", delay):
-        waits.append(float(delay[:-1]))
+        waits.append(_seconds(delay[:-1]))
     for key in _INSIDE:
         _gather(said.get(key), names, messages, waits, depth - 1)
 

@@ -30,6 +30,10 @@ PROBE_S = 60.0
 DOUBLINGS = 30
 """A pause doubles no more often: any is over its most by then, and a thousand are no float."""
 
+LONGEST_REST_S = 3600.0
+"""A backend that wants to be left alone for longer is asked again all the same: what it waits for
+may have come (a budget raised, a mend), and nobody would see."""
+
 LEAST = 10
 """Requests in the window below which a share of failures says little."""
 
@@ -242,13 +246,14 @@ class Breakers:
     ) -> None:
         """The backend wants to be left alone: by every target that is the same model there with
         the same key, whatever it is declared as."""
+        until = now + min(seconds, LONGEST_REST_S)
         meant = identity(snapshot, target, replica)
         for each in snapshot.targets.values():
             for url in each.replicas:
                 if identity(snapshot, each, url) == meant:
                     breaker = self._begun(self._live.estimate(each, url))
-                    if breaker.rest_until < now + seconds:
-                        breaker.rest_until, breaker.rest_why = now + seconds, why
+                    if breaker.rest_until < until:
+                        breaker.rest_until, breaker.rest_why = until, why
 
     def hint(self, turned: Turned, now: float) -> None:
         """Another worker's breaker has opened or closed; nobody is told again."""

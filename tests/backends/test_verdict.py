@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.backends.verdict import judge, told
+from gateway.backends.verdict import LONGEST_WAIT_S, judge, told, wait_in
 
 
 def openai(
@@ -220,10 +222,51 @@ def test_bedrock_names_its_error_in_a_header() -> None:
         ({"error": {"message": "Please try again in 250ms."}}, 0.25),
         ([{"error": {"details": [{"retryDelay": "34s"}]}}], 34.0),
         ({"error": {"message": "Slow down."}}, None),
+        ({"error": {"message": f"Please try again in {'9' * 400} s."}}, None),
+        ([{"error": {"details": [{"retryDelay": f"{'9' * 400}s"}]}}], None),
     ],
 )
 def test_how_long_to_wait_is_read_from_the_body(body: Any, seconds: float | None) -> None:
     assert told(json.dumps(body).encode()).retry_after == seconds
+
+
+NOW = 1_700_000_000.0
+DATE = b"Tue, 14 Nov 2023 22:13:20 GMT"  # that is NOW
+IN_A_MINUTE = b"Tue, 14 Nov 2023 22:14:20 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({b"retry-after": b"7"}, 7.0),
+        ({b"retry-after": b"0.5"}, 0.5),
+        ({b"retry-after": b"7", b"retry-after-ms": b"250"}, 0.25),
+        ({b"retry-after": b"7", b"retry-after-ms": b"soon"}, 7.0),
+        ({b"retry-after": IN_A_MINUTE}, 60.0),
+        ({b"retry-after": b"Tuesday, 14-Nov-23 22:14:20 GMT"}, 60.0),
+        ({b"retry-after": b"Tue Nov 14 22:14:20 2023"}, 60.0),
+        # By its own clock, which is 50 s slow.
+        ({b"retry-after": IN_A_MINUTE, b"date": b"Tue, 14 Nov 2023 22:12:30 GMT"}, 110.0),
+        ({b"retry-after": DATE, b"date": IN_A_MINUTE}, 0.0),
+        ({b"retry-after": b"Fri, 31 Dec 9999 23:59:59 GMT"}, None),
+        ({b"retry-after": b"-1"}, None),
+        ({b"retry-after": b"nan"}, None),
+        ({b"retry-after": b"9" * 400}, None),
+        ({b"retry-after-ms": b"9" * 400}, None),
+        ({b"retry-after": b"99:99:99"}, None),
+    ],
+)
+def test_how_long_to_wait_is_read_from_the_headers(
+    headers: dict[bytes, bytes], seconds: float | None
+) -> None:
+    assert wait_in(headers.items(), NOW) == seconds
+
+
+@given(st.one_of(st.binary(), st.from_regex(rb"[A-Z][a-z]{2},? [0-9A-Za-z: ,+-]*", fullmatch=True)))
+def test_whatever_a_header_says_is_a_wait_or_none(header: bytes) -> None:
+    wait_s = wait_in([(b"retry-after", header), (b"date", header)], NOW)
+    assert wait_s is None or 0.0 <= wait_s < LONGEST_WAIT_S
 
 
 def test_what_the_client_wrote_is_not_taken_for_the_provider_s_words() -> None:

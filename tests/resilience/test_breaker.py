@@ -176,6 +176,12 @@ def test_the_same_model_by_another_name_rests_too() -> None:
     assert rests == {"p/m", "twin/n"}
 
 
+def test_none_rests_for_longer_than_an_hour() -> None:
+    bench = Bench()
+    bench.breakers.rest(snapshot([TARGET]), TARGET, URL, 86400.0, "429", bench.now)
+    assert bench.shut() == "429; asked again in 3600.0 s"
+
+
 # ---------------------------------------------------------------- whole requests
 
 
@@ -267,6 +273,15 @@ async def test_a_busy_provider_is_left_alone_for_as_long_as_it_says(tmp_path: Pa
             # The one that is broken was asked; the other is not, whatever happens.
             assert len(first.seen) == 1
             assert 20 <= float(answer.headers["retry-after"]) <= 30
+
+
+async def test_a_wait_without_an_end_is_not_believed(tmp_path: Path) -> None:
+    async with StandIn() as first, StandIn() as second:
+        words = f"Rate limited; try again in {'9' * 400} s."
+        first.next(Fault(kind=FaultKind.STATUS, status=429, message=words))
+        async with serving(two(first, second), tmp_path) as served:
+            assert await statuses(served, 2) == [200] * 2
+            assert len(first.seen) == 2
 
 
 async def test_internal_data_stays_inside_whatever_fails(tmp_path: Path) -> None:
