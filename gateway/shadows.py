@@ -60,9 +60,11 @@ class Shadows:
 
     def saw(self, journey: Journey) -> None:
         """A request has ended; whether it is copied is a matter of chance, and of room."""
-        decision = journey.decision
+        decision, recognition = journey.decision, journey.recognition
         if decision is None or journey.outcome != "ok" or journey.shadow_of is not None:
             return
+        if recognition is not None and recognition.names_target:
+            return  # whoever names a target means it alone: it is to go nowhere else
         shadow = journey.plane.shadows.get(decision.route)
         if shadow is None or journey.request.endpoint not in COPIED:
             return

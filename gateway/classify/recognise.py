@@ -66,8 +66,9 @@ class Recogniser:
 
     def _named(self, request: Request) -> tuple[str | None, Recognition | None]:
         """What the request says by itself: a header, a target, a route, or a certain rule."""
+        override = None
         if request.route is not None:
-            return None, self._overridden(request, request.route)
+            override = self._overridden(request, request.route)
         model = self._snapshot.aliases.get(request.model, request.model)
         if model in self._snapshot.targets:
             if not request.caller.direct:
@@ -76,7 +77,11 @@ class Recogniser:
                     param="model",
                     code="target_not_allowed",
                 )
-            return model, Recognition(self._snapshot.default_route, "named", detail=model)
+            # A target belongs to no route: whose rules hold for it the header says.
+            route = self._snapshot.default_route if override is None else override.route
+            return model, Recognition(route, "named", detail=model)
+        if override is not None:
+            return None, override
         if model != "auto" and model not in self._snapshot.routes:
             raise self._unknown(request.model)
         text = request.turns[0] if request.turns else ""

@@ -38,6 +38,13 @@ def chats(name: str, snapshot: Snapshot) -> bool:
     return target is None or "chat/completions" in target.capabilities.endpoints
 
 
+def headers_of(key: str | None, route: str | None) -> dict[str, str]:
+    """Those of questions to targets: the key, and the route whose data they are, for the rules of
+    the default route (what it keeps, its shadow, its limits) are not meant for them."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return headers if route is None else headers | {"x-switchboard-route": route}
+
+
 def progress_bars(out: Console) -> Progress:
     """How far it is and what it has cost (the field `spent`), where a person looks."""
     return Progress(

@@ -14,7 +14,14 @@ from rich.console import Console
 from gateway.cli import eval_begin, eval_feed, eval_labels, eval_reports
 from gateway.cli.admin import GatewayOption, base_of
 from gateway.cli.eval_feed import fed, feedable, learned_from, scored, summed
-from gateway.cli.eval_gateway import TargetsKeyOption, answering, chats, encoder_for, progress_bars
+from gateway.cli.eval_gateway import (
+    TargetsKeyOption,
+    answering,
+    chats,
+    encoder_for,
+    headers_of,
+    progress_bars,
+)
 from gateway.cli.opening import (
     ConfigOption,
     JsonOption,
@@ -190,7 +197,6 @@ async def _run(
 
     route = snapshot.routes[suite.route] if suite.route is not None else None
     started = time.time()
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     bars = progress_bars(out)
     async with (
         httpx.AsyncClient(trust_env=False) as client,
@@ -202,7 +208,7 @@ async def _run(
                 suite,
                 targets,
                 snapshot.targets,
-                Asker(client, url, headers),
+                Asker(client, url, headers_of(key, suite.route)),
                 Cache(home / "cache", reads=not fresh),
                 limit_usd=limit_usd,
                 at_once=at_once,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from gateway.cli.admin import GatewayOption, base_of
-from gateway.cli.eval_gateway import TargetsKeyOption, answering, progress_bars
+from gateway.cli.eval_gateway import TargetsKeyOption, answering, headers_of, progress_bars
 from gateway.cli.evals import suite_of
 from gateway.cli.opening import (
     ConfigOption,
@@ -195,14 +195,13 @@ async def _judged(
     from gateway.evals.runs import HOME
     from gateway.evals.shadowed import Judging
 
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     bars = progress_bars(out)
     async with httpx.AsyncClient(trust_env=False) as client:
 
         async def through(url: str) -> "tuple[list[Result], Progress]":
             purse = Purse(
                 snapshot.targets,
-                Asker(client, url, headers),
+                Asker(client, url, headers_of(key, route)),
                 Cache(config / HOME / "cache"),
                 limit_usd=limit_usd,
             )

@@ -170,7 +170,10 @@ def question_again(asked: Asked, old: Snapshot, snapshot: Snapshot) -> Question 
         # A target was named, by itself or by an alias.
         if model not in snapshot.targets:
             return f"name a target that is not declared any more: {model}"
-        only, route = model, snapshot.default_route
+        only = model
+        # Under the default route unless a header named another.
+        if asked.route == old.default_route:
+            route = snapshot.default_route
     elif asked.by in ("named", "alias") and model != "auto":
         route = model
     elif asked.by == "default":

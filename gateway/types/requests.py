@@ -112,3 +112,8 @@ class Recognition(msgspec.Struct, frozen=True, gc=False):
     by: Source
     confidence: float = 1.0
     detail: str = ""
+
+    @property
+    def names_target(self) -> bool:
+        """Whether the request named a target, and is of the route without asking for it."""
+        return self.by == "named" and self.detail not in ("", self.route)

@@ -157,6 +157,14 @@ async def test_a_target_is_taken_alone_under_the_default_route(model: str) -> No
     assert found.recognition == Recognition("general", "named", detail="openai/mini")
 
 
+async def test_a_target_is_of_the_route_that_a_header_names() -> None:
+    found = await recognised(request("this clause", model="cheap", route="code"))
+    assert (found.only, found.policy) == ("openai/mini", "best")
+    assert found.recognition == Recognition("code", "named", detail="openai/mini")
+    with pytest.raises(BadRequest, match="there is no route 'cod'; did you mean 'code'"):
+        await recognised(request("", model="cheap", route="cod"))
+
+
 async def test_a_route_says_its_policy_and_a_header_another() -> None:
     assert (await recognised(request("", model="code"))).policy == "best"
     assert (await recognised(request("", model="contracts"))).policy == "balanced"

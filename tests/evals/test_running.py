@@ -19,7 +19,9 @@ from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import EvidenceBook
+from gateway.store.reader import Reader
 from gateway.store.store import Store
+from tests.gateway.support import serving_home
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Peru": "Lima", "Japan": "Tokyo"}
 PRICE = "{input: 1 usd/Mtok, output: 1000 usd/Mtok}"
@@ -280,6 +282,33 @@ async def test_an_internal_routes_cases_are_asked_of_none_but_our_own(
     out = await ran(tmp_path, "run", str(path), "--targets", "good/m,half/m", code=1)
     assert "`half/m` is not self-hosted, and the route's data is internal" in " ".join(out.split())
     assert asked(*providers) == before
+
+
+async def test_cases_are_of_their_suites_route_and_not_of_the_default_one(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    """The default route keeps texts, and has them copied."""
+    tree(tmp_path, providers)
+    config = (tmp_path / "gateway.yaml").read_text()
+    config = config.replace("default_route: geography", "default_route: general")
+    (tmp_path / "gateway.yaml").write_text(config)
+    (tmp_path / "routes/general.yaml").write_text(
+        "name: general\nvalue: 0.01 usd\ncandidates: [{target: good/m, quality: 0.5}]\n"
+        "policy: plain\nkeep: text\n"
+        "shadow: {target: half/m, traffic: 100 %, budget: 1 usd, concurrent: 8}\n"
+    )
+    with (tmp_path / "routes/geography.yaml").open("a") as file:
+        file.write("match: named\n")
+    async with serving_home(tmp_path) as served:
+        url = f"http://127.0.0.1:{served.port}"
+        await run(tmp_path, "--targets", "good/m", "--gateway", url)
+        await served.gateway.shadows.settled()
+        await asyncio.to_thread(served.gateway.writer.flush)
+        reader = Reader(served.gateway.store)
+        found = [reader.find(row["id"]) for row in reader.recent()]
+    assert asked(providers[1]) == 0
+    kept = [(row["route"], row["text"]) for row in found if row is not None]
+    assert kept == [("geography", None)] * (len(CAPITALS) + 1)
 
 
 async def test_a_run_is_reported_and_two_are_compared(

@@ -16,9 +16,11 @@ from gateway.evals.shadowed import question_of, said
 from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour
 from gateway.standin.standin import StandIn
+from gateway.store.reader import Reader
 from gateway.store.shadows import Pair
 from gateway.store.store import Store
 from tests.cli.running import Ran, switchboard
+from tests.gateway.support import serving_home
 
 CONFIG = """
 server: {{listen: {listen}}}
@@ -168,6 +170,21 @@ async def test_an_outside_judge_sees_nothing_of_an_internal_route(kept: Path) ->
         )
     why = await judge(kept, "--judge", "one/m", code=1)
     assert "`one/m` is not self-hosted, and the route's data is internal" in why
+
+
+async def test_pairs_are_judged_as_their_routes_data_and_not_the_default_ones(kept: Path) -> None:
+    """The default route would have what the judge is told copied."""
+    (kept / "routes/other.yaml").write_text(ROUTE.replace("general", "other") + "match: named\n")
+    config = (kept / "gateway.yaml").read_text()
+    (kept / "gateway.yaml").write_text(config.replace("route: general", "route: other"))
+    (kept / "routes/general.yaml").write_text(ROUTE.replace("shadow", "match: named  # "))
+    async with serving_home(kept) as served:
+        url = f"http://127.0.0.1:{served.port}"
+        await judge(kept, "--judge", "one/m", "--gateway", url)
+        await served.gateway.shadows.settled()
+        await asyncio.to_thread(served.gateway.writer.flush)
+        rows = Reader(served.gateway.store).recent(limit=None)[2 * ASKED :]
+    assert {(row["route"], row["target"]) for row in rows} == {("general", "one/m")}
 
 
 def test_texts_of_questions_and_answers() -> None:

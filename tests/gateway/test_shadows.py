@@ -107,6 +107,17 @@ async def test_the_budget_of_a_day_ends_the_copies_and_a_restart_does_not_renew_
         assert len(second.seen) == 1
 
 
+async def test_what_was_asked_of_a_target_by_name_is_copied_to_no_other(tmp_path: Path) -> None:
+    async with StandIn() as first, StandIn() as second:
+        async with serving(configured(first, second), tmp_path) as served:
+            assert (await served.chat(model="one/big")).status_code == 200
+            await settled(served)
+            assert not second.seen
+            assert (await served.chat(model="general")).status_code == 200
+            await settled(served)
+        assert len(second.seen) == 1
+
+
 async def test_internal_data_is_copied_to_nobody_outside(tmp_path: Path) -> None:
     """Even where a snapshot was made without the check of the files."""
     async with StandIn() as first, StandIn() as second:

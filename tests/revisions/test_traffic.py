@@ -9,8 +9,9 @@ from gateway.learn.kinds import WORDS
 from gateway.learn.rows import Answer, rows_of
 from gateway.learn.scorer import Scorer, scorer
 from gateway.learn.training import train
-from gateway.revisions.traffic import LEARNED, Asked, Move, retold
+from gateway.revisions.traffic import LEARNED, Asked, Move, question_again, retold
 from gateway.types.backends import Price
+from gateway.types.decisions import Question
 from gateway.types.requests import Needs
 from gateway.types.snapshot import Snapshot
 from tests.gateway.support import route, snapshot, target
@@ -76,6 +77,18 @@ def test_an_alias_and_a_target_lead_where_they_lead_then() -> None:
     assert retold([row], old, new, None, requests=1).moves == (
         Move("general", "openai/big", "openai/small", 1),
     )
+
+
+def test_a_target_that_was_named_stays_of_the_route_that_was_named_with_it() -> None:
+    plain = world(big=1e-6)
+    dear, other = route("dear", "openai/big"), route("other", "openai/big")
+    old = msgspec.structs.replace(plain, routes={**plain.routes, "dear": dear})
+    new = msgspec.structs.replace(old, routes={"other": other, "dear": dear}, default_route="other")
+    by_name = {"by": "named", "detail": "openai/big", "model": "openai/big"}
+    for before, after in (("general", "other"), ("dear", "dear")):
+        found = question_again(asked(**by_name, route=before), old, new)
+        assert isinstance(found, Question)
+        assert (found.route, found.only) == (after, "openai/big")
 
 
 def knows() -> Scorer:

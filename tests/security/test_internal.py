@@ -12,6 +12,7 @@ from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
 from gateway.types.backends import Timeouts
 from gateway.types.policies import Policy
+from gateway.types.routes import Shadow
 from tests.gateway.support import route, serving, snapshot, target
 
 EAGER = Policy(
@@ -58,3 +59,27 @@ async def test_whatever_fails_nothing_leaves(models: tuple[str, ...], tmp_path: 
         assert SECRET.encode() not in b"".join(seen.body for seen in outside.seen)
         assert not outside.seen
         assert bool(one.seen or two.seen) == (model != "p/m")
+
+
+async def test_a_route_that_is_named_with_a_target_rules_over_it(tmp_path: Path) -> None:
+    """What the default route keeps, and where it copies to, is not for it."""
+    async with StandIn() as inside, StandIn() as outside:
+        made = snapshot(
+            [target("a/m", inside.url, internal=True), target("p/m", outside.url)],
+            [
+                route("general", "p/m", keep="text", shadow=Shadow("p/m", 1.0, 1.0, 8)),
+                route("secret", "a/m", internal=True),
+            ],
+        )
+        async with serving(made, tmp_path) as served:
+            served.client.headers["x-switchboard-route"] = "secret"
+            refused = await served.chat(SECRET, "p/m")
+            answer = await served.chat(SECRET, "a/m")
+            row = await served.decision(answer)
+            await served.gateway.shadows.settled()
+        assert not outside.seen
+    assert refused.status_code == 422
+    assert "p/m: not self-hosted, and the route's data is internal" in refused.text
+    assert answer.headers["x-switchboard-route"] == row["route"] == "secret"
+    assert answer.headers["x-switchboard-target"] == "a/m"
+    assert row["text"] is None
