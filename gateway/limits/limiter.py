@@ -134,7 +134,7 @@ class Limiter:
         self._alarm = alarm
         self._accounts: dict[str, Account] = {}
         self._subjects: dict[tuple[str | None, str], Subject] = {}
-        self._unknown: list[tuple[Account, float]] = []
+        self._unknown: dict[Budget, tuple[Account, float]] = {}
         self._loading: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._shared: SharedLimits | None = None
@@ -230,21 +230,21 @@ class Limiter:
             account = self._accounts[id] = Account(id, who, quota)
             self._learn(account)
         elif account.quota != quota:
-            had = account.has_money
             account.who = who
             account.declare(quota)
             self._subjects.clear()
-            if not had:
-                self._learn(account)
+            self._learn(account)
         return account
 
     def _learn(self, account: Account) -> None:
-        """What was spent of a budget before now stands in the store, soon."""
-        if account.has_money:
-            account.roll(self._clock(), self.now())
-            self._unknown.append((account, self.now()))
-            if self._loading is None or self._loading.done():
-                self._loading = asyncio.create_task(self._load())
+        """What was spent of a budget before it was declared stands in the store, soon."""
+        now = self.now()
+        account.roll(self._clock(), now)
+        for budget in (account.day, account.month):
+            if budget is not None and not budget.known:
+                self._unknown.setdefault(budget, (account, now))
+        if self._unknown and (self._loading is None or self._loading.done()):
+            self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         wait = 0.0
@@ -252,17 +252,17 @@ class Limiter:
             # At the start, before anything is served, every row is there.
             await asyncio.sleep(wait)
             wait = SETTLED_S
-            asked, self._unknown = self._unknown, []
-            for since in sorted({since for _, since in asked}):
-                these = [account for account, when in asked if when == since]
+            asked, self._unknown = self._unknown, {}
+            for since in sorted({since for _, since in asked.values()}):
+                these = {budget: each for budget, each in asked.items() if each[1] == since}
                 try:
                     spent = await self._spent(since, day_of(since)[0], month_of(since)[0])
                 except SwitchboardError as error:
                     log.warning("what was spent before is not known yet: %s", error)
-                    self._unknown += [(account, since) for account in these]
+                    self._unknown |= these
                     continue
-                for account in these:
-                    _learned(account, since, *spent.get(account.id, (0, 0)))
+                for budget, (account, _) in these.items():
+                    _learned(account, budget, since, *spent.get(account.id, (0, 0)))
 
     # ------------------------------------------------------------ one request
 
@@ -504,13 +504,13 @@ def _whose(caller: Caller, snapshot: Snapshot) -> list[tuple[str, str, Quota]]:
 _NONE = Quota()
 
 
-def _learned(account: Account, since: float, in_day: int, in_month: int) -> None:
+def _learned(account: Account, budget: Budget, since: float, in_day: int, in_month: int) -> None:
     """What had been spent before that instant, unless Redis has told better already."""
-    for budget, starts, spent in (
+    for own, starts, spent in (
         (account.day, day_of(since)[0], in_day),
         (account.month, month_of(since)[0], in_month),
     ):
-        if budget is not None and not budget.known and budget.starts == starts:
+        if own is budget and not budget.known and budget.starts == starts:
             budget.base += spent
             budget.known = True
     account.book()

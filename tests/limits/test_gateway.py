@@ -138,6 +138,26 @@ async def test_a_budget_is_not_overrun_and_outlasts_a_restart(
     await gateway.stop()
 
 
+@pytest.mark.parametrize(
+    ("had", "added"), [(Quota(day=1.0), Quota(month=1.0)), (Quota(month=1.0), Quota(day=1.0))]
+)
+async def test_a_budget_beside_another_begins_with_what_was_spent(
+    provider: StandIn, tmp_path: Path, had: Quota, added: Quota
+) -> None:
+    """It is declared while the gateway runs, and what was spent in its time is the log's to say."""
+    async with serving(configured(provider), tmp_path, key=True, quota=had) as served:
+        for _ in range(3):
+            assert (await served.chat("hello", max_tokens=10)).status_code == 200
+        Keys(served.gateway.store).limit("test", added.over)
+        cost = pytest.approx(await spent(served))
+        async with asyncio.timeout(20):
+            used: dict[str, float] = {}
+            while used != {"day": cost, "month": cost}:
+                await asyncio.sleep(0.05)
+                (row,) = await served.gateway.limiter.shown()
+                used = {what: limit["used"] for what, limit in row["limits"].items()}
+
+
 async def test_where_nothing_bounds_an_answer_the_overrun_is_what_was_under_way(
     tmp_path: Path,
 ) -> None:
