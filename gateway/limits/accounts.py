@@ -330,6 +330,13 @@ class Account:
         self.nano_left = self.free - reserved
         self.quiet_left = self.quiet
 
+    def look_again(self) -> None:
+        """Other alerts may be declared: what is spent next asks whether somebody is to be told."""
+        for budget in (self._day, self._month):
+            if budget is not None:
+                budget.alert_at = 0.0
+        self.book()
+
     # ------------------------------------------------------------ one request
 
     def refusal(self, tokens: int, nano: int, workers: int) -> str:

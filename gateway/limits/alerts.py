@@ -5,8 +5,8 @@ URL that it declared.
     x-switchboard-signature: t=1764028800,v1=HMAC-SHA256 in hex, of `1764028800.` and the body
 
 Each share of each period is told once over all workers: whoever notices first claims it in the
-store. Answers other than 2xx are tried again; a redirect is not followed, for only the URL that was
-declared is ever spoken to.
+store, and tries again while that is away. Answers other than 2xx are tried again; a redirect is not
+followed, for only the URL that was declared is ever spoken to.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -31,6 +32,9 @@ log = logging.getLogger("switchboard.limits")
 
 TRIES = 8
 TIMEOUT_S = 10.0
+
+CLAIM_TRIES = 64
+"""A store that is away is asked again for about an hour."""
 
 Claim = Callable[[str, str, float, float], Awaitable[bool]]
 """Account, period, when it began, share: whether nobody has told of it yet."""
@@ -114,7 +118,7 @@ class BudgetAlerts:
     def _begin(self, alerts: Alerts, occasion: tuple[str, str, float, float], body: bytes) -> None:
         account, period = occasion[:2]
         about = f"the {period}'s budget of {account}"
-        self._beside(self._deliver(alerts, body, about, self._claim(*occasion)))
+        self._beside(self._deliver(alerts, body, about, partial(self._claim, *occasion)))
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -122,19 +126,18 @@ class BudgetAlerts:
         task.add_done_callback(self._under_way.discard)
 
     async def _deliver(
-        self, alerts: Alerts, body: bytes, about: str, claimed: Awaitable[bool] | None = None
+        self,
+        alerts: Alerts,
+        body: bytes,
+        about: str,
+        claim: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(TRIES),
-            wait=wait_exponential_jitter(initial=1, max=60),
-            retry=retry_if_exception_type((Undelivered, httpx.HTTPError)),
-            sleep=self._sleep,
-            reraise=True,
-        )
         try:
-            if claimed is not None and not await claimed:
-                return
-            await tries(self._post, alerts, body)
+            if claim is not None:
+                claimed: bool = await self._tries(CLAIM_TRIES, SwitchboardError)(claim)
+                if not claimed:
+                    return
+            await self._tries(TRIES, Undelivered, httpx.HTTPError)(self._post, alerts, body)
         except (SwitchboardError, httpx.HTTPError) as error:
             self.failed += 1
             # Neither the URL, which may have a secret in it, nor what httpx says of it.
@@ -143,6 +146,15 @@ class BudgetAlerts:
             return
         self.delivered += 1
         log.info("told of %s", about)
+
+    def _tries(self, most: int, *errors: type[Exception]) -> AsyncRetrying:
+        return AsyncRetrying(
+            stop=stop_after_attempt(most),
+            wait=wait_exponential_jitter(initial=1, max=60),
+            retry=retry_if_exception_type(errors),
+            sleep=self._sleep,
+            reraise=True,
+        )
 
     async def _post(self, alerts: Alerts, body: bytes) -> None:
         headers = {

@@ -168,6 +168,8 @@ class Limiter:
         for id, account in self._accounts.items():
             if id not in wanted and account.quota.limits:
                 account.declare(Quota())
+        for account in self._accounts.values():
+            account.look_again()
         self._subjects.clear()
         self.on = any(account.quota.limits for account in self._accounts.values())
 

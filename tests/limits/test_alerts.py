@@ -122,6 +122,30 @@ async def test_each_share_is_told_once_by_all_workers_signed_and_tried_again(
     assert signature == f"t={int(AT)},v1={wanted}"
 
 
+async def test_it_is_told_although_the_store_is_away_for_a_while(tmp_path: Path) -> None:
+    with servers.postgres() as server:
+        store = Store.open(server.url)
+        book = SpendingBook(store)
+
+        async def claim(account: str, period: str, starts: float, share: float) -> bool:
+            return await asyncio.to_thread(book.claim_alert, account, period, starts, share, AT)
+
+        async def sleep(_: float) -> None:
+            """The store is there again when this one is over."""
+            await asyncio.to_thread(server.start)
+
+        async with webhook() as hook, httpx.AsyncClient(trust_env=False) as http:
+            alerts = BudgetAlerts(http, claim, now=lambda: AT, sleep=sleep)
+            alerts.alerts = Alerts((0.5,), hook.url, SECRET)
+            server.stop()
+            account = Account("key:a", "key 'a'", Quota(day=10.0))
+            alerts.passed(account, "day", spent(account, 0.6))
+            await until(lambda: hook.heard or alerts.failed)
+            await alerts.stop()
+        store.close()
+    assert [json.loads(body)["share"] for _, body in hook.heard] == [0.5]
+
+
 async def test_nobody_hears_a_secret_where_nobody_could_be_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +178,21 @@ async def test_a_gateway_tells_when_a_share_is_spent(tmp_path: Path) -> None:
     (told,) = [json.loads(body) for _, body in hook.heard]
     assert (told["who"], told["share"], told["period"]) == ("key 'test'", 0.5, "month")
     assert told["spent_usd"] >= 0.05
+
+
+async def test_alerts_declared_while_it_runs_tell_of_what_is_spent_already(tmp_path: Path) -> None:
+    async with webhook() as hook, StandIn() as provider:
+        priced = target("a/m", provider.url, price=Price(output=0.01), output_tokens=2.0)
+        quota = Quota(month=0.1)
+        async with serving(snapshot([priced]), tmp_path, key=True, quota=quota) as served:
+            for _ in range(3):
+                assert (await served.chat("hello", max_tokens=2)).status_code == 200
+            for at in ((0.2,), (0.1, 0.2)):
+                quotas = Quotas(alerts=Alerts(at, hook.url, SECRET))
+                await served.gateway.swap(snapshot([priced], quotas=quotas))
+                assert (await served.chat("hello", max_tokens=2)).status_code == 200
+                await until(lambda: len(hook.heard) == len(at))  # noqa: B023 - within its turn
+    assert [json.loads(body)["share"] for _, body in hook.heard] == [0.2, 0.1]
 
 
 async def test_it_is_told_of_what_all_workers_have_spent(
