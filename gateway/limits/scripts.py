@@ -12,8 +12,8 @@ taken in each slice, as `gateway.limits.accounts` has it.
 A worker is a hash too, `g` its round and `s` the last settling that it sent. It says anew what it
 has under way in each round: after its connection broke, or when it was taken for dead; what an
 earlier round still sends is not heard. A settling that was sent twice is counted once. `alive` is a
-sorted set of workers by when they were last heard of; what a dead one had under way is dropped when
-somebody would be refused for it.
+sorted set of workers by when they were last heard of; what one that is dead, or in it no more, had
+under way is dropped when somebody would be refused for it.
 """
 
 DEAD_S = 10
@@ -63,10 +63,16 @@ end
 
 local function hold(account, worker, running, reserved)
   local had = call('HMGET', account, 'c', 'r', 'c:' .. worker, 'r:' .. worker)
-  call('HSET', account,
-    'c', (tonumber(had[1]) or 0) - (tonumber(had[3]) or 0) + running,
-    'r', (tonumber(had[2]) or 0) - (tonumber(had[4]) or 0) + reserved,
-    'c:' .. worker, running, 'r:' .. worker, reserved)
+  local all = (tonumber(had[1]) or 0) - (tonumber(had[3]) or 0) + running
+  local all_reserved = (tonumber(had[2]) or 0) - (tonumber(had[4]) or 0) + reserved
+  if running == 0 and reserved == 0 then
+    call('HSET', account, 'c', all, 'r', all_reserved)
+    call('HDEL', account, 'c:' .. worker, 'r:' .. worker)
+  else
+    call('HSET', account, 'c', all, 'r', all_reserved,
+      'c:' .. worker, running, 'r:' .. worker, reserved)
+  end
+  return all, all_reserved
 end
 
 local unpacked = {}
@@ -130,16 +136,19 @@ ADMIT = (
     + """
 local rounds = {}
 
-local function bury(alive, account)
-  local dead = call('ZRANGEBYSCORE', alive, '-inf', now - DEAD)
-  for _, worker in ipairs(dead) do
-    if call('HEXISTS', account, 'c:' .. worker) == 1 then
-      hold(account, worker, 0, 0)
-      call('HDEL', account, 'c:' .. worker, 'r:' .. worker)
+local buried = {}
+
+local function bury(alive, account, living, running, reserved)
+  if buried[account] then return running, reserved end
+  buried[account] = true
+  for _, field in ipairs(call('HKEYS', account)) do
+    local worker = field:match('^c:(.*)')
+    if worker and worker ~= living then
+      local heard = tonumber(call('ZSCORE', alive, worker) or '0')
+      if now - heard > DEAD then running, reserved = hold(account, worker, 0, 0) end
     end
   end
-  local left = call('HMGET', account, 'c', 'r')
-  return tonumber(left[1]) or 0, tonumber(left[2]) or 0
+  return running, reserved
 end
 
 -- packed {alive, worker's hash, worker, round, day, month, S if there is none}, tokens,
@@ -193,7 +202,7 @@ return each(function(from, to)
     end
     local what, used = over()
     if what then
-      a.running, a.reserved = bury(alive, account)
+      a.running, a.reserved = bury(alive, account, worker, a.running, a.reserved)
       what, used = over()
     end
     if what then

@@ -206,5 +206,9 @@ async def test_what_a_dead_worker_had_under_way_is_free_again(
     assert (await ask("other"))[:3] == [0, 1, b"concurrent"]
     await coordinator.ask("ZADD", "alive", 1, "dead")  # heard of last long ago
     assert (await ask("other"))[0] == 1
+    assert (await ask("other"))[:3] == [0, 1, b"concurrent"]
+    await coordinator.ask("ZREM", "alive", "other")  # or so long ago that nobody knows of it
+    assert await hello.ask(["alive", "hash:third", "third", 1])
+    assert (await ask("third"))[0] == 1
     assert await hello.ask(["alive", "hash:other", "other", 0]) == 0  # an older round is not heard
     await coordinator.stop()
