@@ -6,12 +6,13 @@ from typing import Annotated, Any, TypeVar
 import httpx
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway.adapters.fleet import Fleet, UnknownAdapter
 from gateway.adapters.keeper import LoadFailed
 from gateway.adapters.state import AdapterState, StateError
 from gateway.errors import ApiError, Conflict, NotFound
+from gateway.http.body import Body
 from gateway.http.gate import Gate
 from gateway.types.requests import Caller
 
@@ -24,10 +25,8 @@ History = Callable[[str], Awaitable[list[dict[str, Any]]]]
 """An adapter's last revisions, the newest first."""
 
 
-class Asked(BaseModel):
+class Asked(Body):
     """The body of a command; each takes what it needs of it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     version: str | None = None
     share: float | None = Field(default=None, gt=0, le=1)

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from gateway.http.body import Body
 from gateway.http.gate import Gate
 from gateway.types.requests import Caller
 
@@ -17,10 +18,8 @@ Shown = Callable[[], list[dict[str, Any]]]
 """Each declared experiment, and how it stands."""
 
 
-class Why(BaseModel):
+class Why(Body):
     """Why it is stopped."""
-
-    model_config = ConfigDict(extra="forbid")
 
     why: str = Field(default="", max_length=500)
 

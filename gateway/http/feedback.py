@@ -7,15 +7,14 @@ sent as `x-switchboard-ref`) and `episode` (`x-switchboard-episode`: an outcome 
 Saying it again replaces it. A key speaks of its own requests and its tenant's only.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictFloat,
@@ -24,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import BadRequest, NotFound
+from gateway.http.body import Body
 from gateway.http.openai import bearer
 from gateway.store.feedback import Answered, Said
 from gateway.types.requests import Caller
@@ -41,13 +41,15 @@ WAYS = ("request", "decision", "completion", "ref", "episode")
 def _plain(value: object) -> object:
     if not isinstance(value, bool | int | float):
         raise PydanticCustomError("value", "write true, false, or a number for a score")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("value", "write a number that is finite")
     return value
 
 
-class Feedback(BaseModel):
+class Feedback(Body):
     """What is said, and of which answer: one of the first five names it."""
 
-    model_config = ConfigDict(extra="forbid")
+    told = frozenset({"comment", "correction"})
 
     request: Id
     decision: Id

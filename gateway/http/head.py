@@ -21,6 +21,8 @@ def judge(
     """What is wrong with a head that has been read, if anything."""
     if version not in _VERSIONS:
         return BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="invalid_http")
+    if b"%00" in url:
+        return BadRequest("A NUL (%00) is part of no address here.", code="invalid_url")
     hosts = 0
     for name, value in headers:
         if name in _LOOKED_AT:

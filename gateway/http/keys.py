@@ -7,25 +7,27 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway.errors import Conflict
+from gateway.http.body import Body
 from gateway.http.gate import Gate
 from gateway.store.keys import Keys
 from gateway.store.store import StoreError
 from gateway.types.requests import Caller, Role
 
+LONGEST_S = 100 * 366 * 86_400
+"""A key may expire in a hundred years, or never."""
 
-class Wanted(BaseModel):
+
+class Wanted(Body):
     """A key to be made. `expires_in` is in seconds."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=200)
     routes: list[str] | None = Field(default=None, min_length=1)
     tenant: str | None = None
     role: Role | None = None
-    expires_in: float | None = Field(default=None, gt=0)
+    expires_in: float | None = Field(default=None, gt=0, le=LONGEST_S)
 
 
 def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> APIRouter:

@@ -332,6 +332,12 @@ def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
         json_schema=text_format is not None and text_format.type == "json_schema",
         media_hosts=hosts,
     )
+    if response.previous_response_id is not None and "\0" in response.previous_response_id:
+        raise BadRequest(
+            "No response's id has a NUL character in it.",
+            param="previous_response_id",
+            code="invalid_value",
+        )
     # Usage is part of the last event of every such stream.
     return _Read(needs, turns, response.previous_response_id, streams_usage=True)
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway.errors import ApiError, ConfigError, Conflict, NotFound, SwitchboardError
+from gateway.http.body import Body
 from gateway.http.gate import Gate
 from gateway.policy.live import Live
 from gateway.revisions.history import history
@@ -37,10 +38,8 @@ class WrongConfiguration(ApiError):
         return {**super().body(), "problems": self._problems}
 
 
-class GuardAsked(BaseModel):
+class GuardAsked(Body):
     """How the new revision is watched: seconds and shares."""
-
-    model_config = ConfigDict(extra="forbid")
 
     window: float = Field(gt=0, le=86_400)
     errors: float = Field(default=Guard(1).errors, ge=0, le=1)
@@ -51,10 +50,8 @@ class GuardAsked(BaseModel):
         return Guard(self.window, self.errors, self.latency)
 
 
-class Files(BaseModel):
+class Files(Body):
     """The body of an application: texts by their path from the directory."""
-
-    model_config = ConfigDict(extra="forbid")
 
     files: dict[str, str]
     environment: str | None = None
@@ -63,19 +60,15 @@ class Files(BaseModel):
     guard: GuardAsked | None = None
 
 
-class Compared(BaseModel):
+class Compared(Body):
     """The body of a comparison."""
-
-    model_config = ConfigDict(extra="forbid")
 
     files: dict[str, str]
     environment: str | None = None
 
 
-class Back(BaseModel):
+class Back(Body):
     """The body of a rollback: so many contents ago, or to a revision's number or hash."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(default=1, ge=1)
     to: str | int | None = None

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from gateway.http.body import Body
 from gateway.http.gate import Gate
 from gateway.types.requests import Caller
 from gateway.types.snapshot import Weight
@@ -18,10 +19,8 @@ Shown = Callable[[], list[dict[str, Any]]]
 """Each subject that gets less than all of its traffic."""
 
 
-class Told(BaseModel):
+class Told(Body):
     """What share a subject gets from now on: 0 drains it, 1 enables it again."""
-
-    model_config = ConfigDict(extra="forbid")
 
     subject: str = Field(min_length=1, max_length=500)
     share: float = Field(ge=0, le=1)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import insert, select
 
+from gateway.store.rows import storable
 from gateway.store.schema import audit
 from gateway.store.store import Store, fields
 
@@ -54,17 +55,20 @@ class AuditBook:
         key: str | None = None,
         **detail: Any,
     ) -> None:
-        """Writes an entry; of `detail` what is None is left out. Raises StoreError."""
+        """Writes an entry; of `detail` what is None is left out. Raises StoreError.
+
+        A name that the store cannot hold as it is is mended: whatever was tried is told.
+        """
         said = {name: value for name, value in detail.items() if value is not None}
         with self._store.change() as connection:
             connection.execute(
                 insert(audit).values(
                     at=self._now(),
                     key=key,
-                    name=name,
+                    name=storable(name),
                     source=source,
                     action=action,
-                    subject=subject,
+                    subject=storable(subject),
                     outcome=outcome,
                     detail=msgspec.json.encode(said, order="deterministic").decode(),
                 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from gateway.store.rows import whole_text
+from gateway.store.rows import storable
 from gateway.store.schema import eval_prompts, eval_runs
 from gateway.store.store import Store
 
@@ -50,7 +50,7 @@ class EvalBook:
                     "run": run.run,
                     "n": n,
                     "prompt": each.prompt,
-                    "text": None if each.text is None else _storable(each.text),
+                    "text": None if each.text is None else storable(each.text),
                     "features": each.features,
                     "answers": msgspec.json.encode(each.answers).decode(),
                 }
@@ -77,7 +77,3 @@ class EvalBook:
                 kept = None if features is None else bytes(features)
                 found.setdefault(run, []).append(Prompt(prompt, text, kept, told))
         return list(found.items())
-
-
-def _storable(text: str) -> str:
-    return whole_text(text.replace("\0", "\ufffd"))

@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from gateway.store.rows import whole_text
+from gateway.store.rows import storable
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
 from gateway.types.requests import Caller
@@ -328,5 +328,5 @@ def _row(said: Said) -> dict[str, Any]:
     row = msgspec.structs.asdict(said) | {"identity": said.identity}
     for name in ("comment", "correction"):
         if row[name] is not None:
-            row[name] = whole_text(row[name].replace("\0", "\ufffd"))
+            row[name] = storable(row[name])
     return row

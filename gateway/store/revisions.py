@@ -23,6 +23,9 @@ by a guard, or the winner of an experiment."""
 CHANGING = 7_232_650_012
 """The number of PostgreSQL's advisory lock, held while a revision is added."""
 
+HIGHEST = 2**63 - 1
+"""No revision's number is larger, nor could a database compare one with it."""
+
 
 class Moved(SwitchboardError):
     """Another revision has come since the one that a change was made for."""
@@ -184,6 +187,8 @@ class Revisions:
 
     def find(self, which: str | int) -> Revision | None:
         """The one with that `seq`, or the last with that hash, or the beginning of it."""
+        if isinstance(which, int) and which > HIGHEST:
+            return None
         c = revisions.c
         asked = (
             c.seq == which if isinstance(which, int) else c.hash.startswith(which, autoescape=True)

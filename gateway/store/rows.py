@@ -59,17 +59,19 @@ def as_it_is(row: Row) -> Row:
     return row
 
 
+def storable(text: str) -> str:
+    """With U+FFFD for what UTF-8 (half a surrogate pair) or PostgreSQL (NUL) cannot hold."""
+    return whole_text(text.replace("\0", "\ufffd"))
+
+
 def whole_text(text: str) -> str:
     """With U+FFFD for half a surrogate pair, which no UTF-8 can hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def mended(row: Row) -> Row:
-    """With U+FFFD for what UTF-8 (half a surrogate pair) or PostgreSQL (NUL) cannot hold."""
-    return tuple(
-        whole_text(value.replace("\0", "\ufffd")) if isinstance(value, str) else value
-        for value in row
-    )
+    """With all of its texts `storable`."""
+    return tuple(storable(value) if isinstance(value, str) else value for value in row)
 
 
 def request_row(record: Record) -> Row:

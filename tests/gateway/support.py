@@ -195,10 +195,11 @@ async def serving(
     folder: Path,
     *,
     key: bool = False,
+    store: Store | None = None,
     **key_options: Any,
 ) -> AsyncIterator[Served]:
     """The gateway of a snapshot with a store in `folder`; with `key` it wants one."""
-    store = Store.open(f"sqlite:///{folder}/switchboard.db")
+    store = store or Store.open(f"sqlite:///{folder}/switchboard.db")
     token: str | None = None
     gateway = Gateway(configuration, store)
     if key:

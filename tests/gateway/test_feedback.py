@@ -159,6 +159,17 @@ async def test_what_is_wrong_with_it_is_told(
         assert message in done.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
+async def test_a_score_is_a_finite_number(provider: StandIn, tmp_path: Path, number: str) -> None:
+    async with serving(configured(provider), tmp_path) as served:
+        name = (await asked(served)).headers["x-request-id"]
+        body = f'{{"request": "{name}", "metric": "judged", "value": {number}}}'
+        headers = {"content-type": "application/json"}
+        done = await served.client.post("/v1/feedback", content=body, headers=headers)
+    assert (done.status_code, done.json()["error"]["param"]) == (400, "value")
+    assert "number" in done.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("body", [b"[", b'"x"', b"[1]", b""])
 async def test_a_body_that_is_no_object_is_told(
     provider: StandIn, tmp_path: Path, body: bytes

@@ -2,16 +2,24 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.revisions.running import NothingBefore, gone_back_to
 from gateway.standin.standin import StandIn
-from gateway.types.routes import Candidate
+from gateway.store.audit import AuditBook
+from gateway.store.reader import Reader
+from gateway.store.revisions import Revisions
+from gateway.store.store import Store
+from gateway.types.routes import Candidate, Metric
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, answering, route, serving, snapshot, target
+from tests.servers import RealServer
+from tests.store.world import emptied
 
 USER = b'{"model":"auto","messages":[{"role":"user","content":"hello"}]'
 
@@ -84,6 +92,105 @@ async def test_absurd_numbers_go_to_the_backend_and_into_the_log(
 async def test_a_nul_in_a_text_is_only_text(served: Served) -> None:
     answer = await served.chat("a\0b")
     assert answer.status_code == 200
+
+
+NUL = "a\0b"
+NAMES = [
+    ("/admin/weights", {"subject": NUL, "share": 0.5}, "subject"),
+    ("/admin/weights", {"subject": "openai", "share": 0.5, "why": NUL, "force": True}, "why"),
+    ("/admin/keys", {"name": NUL}, "name"),
+    ("/admin/keys", {"name": "k", "routes": [NUL]}, "routes"),
+    ("/admin/keys", {"name": "k", "tenant": NUL}, "tenant"),
+    ("/admin/revisions", {"files": {}, "environment": NUL}, "environment"),
+    ("/admin/rollback", {"to": NUL}, "to"),
+    ("/admin/rollback", {"note": NUL}, "note"),
+    ("/admin/experiments/stop/x", {"why": NUL}, "why"),
+    ("/admin/adapters/pin/x", {"replica": NUL}, "replica"),
+    ("/v1/feedback", {"request": NUL, "metric": "judged", "value": 1}, "request"),
+    ("/v1/feedback", {"completion": NUL, "metric": "judged", "value": 1}, "completion"),
+    ("/v1/feedback", {"ref": NUL, "metric": "judged", "value": 1}, "ref"),
+    ("/v1/responses", {"input": "x", "previous_response_id": NUL}, "previous_response_id"),
+]
+ADDRESSES = [
+    "/v1/decisions/req_%00",
+    "/v1/responses/resp_%00",
+    "/admin/adapters/a%00b",
+    "/admin/revisions/%00",
+    "/v1/models?after=%00",
+]
+
+
+@pytest.fixture
+def postgres(postgres_server: RealServer) -> Iterator[Store]:
+    """The store of a real PostgreSQL, with nothing in it."""
+    opened = Store.open(postgres_server.url)
+    emptied(opened)
+    yield opened
+    opened.close()
+
+
+async def test_no_name_has_a_nul_whatever_the_store(
+    provider: StandIn, tmp_path: Path, postgres: Store
+) -> None:
+    mini = target("openai/mini", provider.url)
+    configuration = snapshot([mini], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True, store=postgres, role="admin") as served:
+        for path, body, field in NAMES:
+            answer = await served.client.post(path, json=body)
+            assert answer.status_code == 400, (path, body, answer.text)
+            assert error_of(answer)["param"].startswith(field)
+            assert "NUL" in error_of(answer)["message"]
+        for path in ADDRESSES:
+            answer = await served.client.get(path)
+            assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_url"), path
+
+
+async def test_a_nul_in_what_is_only_told_loses_no_row(
+    provider: StandIn, tmp_path: Path, postgres: Store
+) -> None:
+    mini = target("openai/mini", provider.url)
+    judged = Metric("judged", "score", comparison=">=", bound=4.0)
+    general = route("general", "openai/mini", keep="text", metrics=(judged,), right="judged")
+    configuration = snapshot([mini], [general], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, store=postgres) as served:
+        told: dict[str, Any] = {"user": NUL, "metadata": {NUL: NUL}}
+        answer = await served.chat(NUL, **told)
+        assert answer.status_code == 200
+        unknown = await served.chat(model=NUL)
+        assert unknown.status_code == 404
+        said = {"request": answer.headers["x-request-id"], "metric": "judged", "value": 5}
+        said |= {"comment": NUL, "correction": NUL}
+        assert (await served.client.post("/v1/feedback", json=said)).status_code == 200
+        row = await served.decision(answer)
+        lost = served.gateway.writer.unstorable
+        models = [each["model"] for each in Reader(postgres).recent()]
+    assert row["text"] == "a\ufffdb"
+    assert [each["comment"] for each in row["feedback"]] == ["a\ufffdb"]
+    assert models == ["auto", "a\ufffdb"]
+    assert lost == 0
+
+
+def test_the_audit_log_keeps_whatever_was_tried(postgres: Store) -> None:
+    book = AuditBook(postgres)
+    book.add("drain", NUL, name=NUL, source="store", error=NUL)
+    (entry,) = book.list()
+    assert (entry.subject, entry.name) == ("a\ufffdb", "a\ufffdb")
+    assert entry.detail == {"error": NUL}
+
+
+async def test_a_number_that_no_database_holds_is_no_revision(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    # SQLite's driver raises for it; PostgreSQL compares it.
+    mini = target("openai/mini", provider.url)
+    configuration = snapshot([mini], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True, role="admin") as served:
+        for which in (2**63, 10**30):
+            with pytest.raises(NothingBefore, match=f"there is no revision {which}"):
+                gone_back_to(Revisions(served.gateway.store), which, 1)
+        asked = {"name": "k", "expires_in": 10**30}
+        answer = await served.client.post("/admin/keys", json=asked)
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "expires_in")
 
 
 @pytest.mark.parametrize("kind", ["plain", "stream"])
