@@ -128,7 +128,8 @@ class Cycle:
             self.write(message["body"], more=message.get("more_body", False))
 
     async def drain(self) -> None:
-        """Waits until the client's side has room."""
+        """Waits until the client's side has room; not for ever, as the connection of a client that
+        takes nothing is closed."""
         flow = self._protocol.flow
         if flow.write_paused and not self.disconnected:
             await flow.drain()

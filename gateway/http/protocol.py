@@ -28,7 +28,8 @@ FREE_BODY = 65_536
 """Bytes of a body that are not booked: a head may be as large."""
 
 MIN_BYTES_PER_S = 32_768
-"""A body that takes longer than its timeout has to come as fast as this."""
+"""A body that takes longer than its timeout has to come as fast as this; and an answer that a
+client falls behind with has to be taken as fast."""
 
 LINGER_S = 2.0
 """How long a refused client may take to notice."""
@@ -117,6 +118,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._waiting: deque[Cycle] = deque()
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._untaken = 0
+        self._taking: asyncio.TimerHandle | None = None
 
     # -------------------------------------------------------- connection
 
@@ -141,7 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._let_go(cycle)
         self._waiting.clear()
         self._reading = self._running = None
-        self.flow.resume_writing()
+        self.resume_writing()
         self.parser = None  # type: ignore[assignment]
 
     def shutdown(self) -> None:
@@ -150,6 +153,32 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._running.keep_alive = False
+
+    def pause_writing(self) -> None:
+        """The client has fallen behind with what it is sent. Only such a one pays for a timer."""
+        super().pause_writing()
+        self._await_taking()
+
+    def resume_writing(self) -> None:
+        """The client has caught up, or is gone."""
+        super().resume_writing()
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _await_taking(self) -> None:
+        self._untaken = self.transport.get_write_buffer_size()
+        self._taking = self.loop.call_later(self.limits.body_timeout, self._fallen_behind)
+
+    def _fallen_behind(self) -> None:
+        """A client that stops reading would keep its place, its backend and its answer for ever: it
+        is as good as gone, unless it takes a long answer at a fair pace."""
+        taken = self._untaken - self.transport.get_write_buffer_size()
+        if taken >= self.limits.body_timeout * MIN_BYTES_PER_S:
+            self._await_taking()
+        else:
+            self._taking = None
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:

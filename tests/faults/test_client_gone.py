@@ -10,6 +10,7 @@ import pytest
 from gateway.standin import Behaviour, Fault, FaultKind, Seen, StandIn
 from gateway.types.backends import Admission
 from gateway.types.policies import Policy
+from gateway.types.snapshot import Server
 from tests.faults.client import request_bytes
 from tests.gateway.support import Served, serving, snapshot, target
 
@@ -162,6 +163,28 @@ async def test_a_client_that_never_reads_holds_the_backend_back_and_no_memory(
             await asyncio.wait_for(seen.aborted.wait(), 10)
             (row,) = await rows(served, 1)
     assert row["outcome"] == "abandoned"
+
+
+async def test_a_client_that_stops_reading_is_as_good_as_gone(tmp_path: Path) -> None:
+    """Its place, its backend and its limits are not held until it happens to leave."""
+    endless = Behaviour(lambda _: "one two three", fault=ENDLESS)
+    async with StandIn(endless) as provider:
+        made = snapshot([target("p/m", provider.url)], server=Server(body_timeout=0.5))
+        async with serving(made, tmp_path) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
+            body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+            writer.write(request_bytes(body))
+            seen = await asyncio.wait_for(provider.arrived(), 10)
+            await asyncio.wait_for(reader.readuntil(b"data: "), 10)
+            try:
+                await asyncio.wait_for(seen.aborted.wait(), 10)
+                (row,) = await rows(served, 1)
+                running = served.gateway.entrances.at("p", provider.url).running
+            finally:
+                writer.transport.abort()
+    assert (row["outcome"], row["status"]) == ("abandoned", 200)
+    assert [each["outcome"] for each in row["attempts"]] == ["abandoned"]
+    assert running == 0
 
 
 async def test_an_endless_answer_is_relayed_in_flat_memory_until_its_time_is_over(

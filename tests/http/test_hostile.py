@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.http.cycle import CYCLE
 from gateway.http.head import judge
 from gateway.types.snapshot import Server
 from tests.http.test_protocol import echo, error_of, parsed, served, talk
@@ -174,6 +175,58 @@ async def test_a_large_body_that_keeps_coming_is_waited_for() -> None:
         status, _, body = parsed(await asyncio.wait_for(reader.read(), 10))
         writer.close()
     assert (status, len(body)) == (200, 600_000)
+
+
+LARGE = 16 * 1024 * 1024
+"""Bytes of an answer that is more than what connections take."""
+
+
+async def test_the_connection_of_a_client_that_takes_nothing_is_closed() -> None:
+    ended = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not scope[CYCLE].disconnected:
+            await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+        ended.set()
+
+    async with served(endless, LIMITS) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        try:
+            await asyncio.wait_for(ended.wait(), 10)
+        finally:
+            writer.transport.abort()
+
+
+async def test_a_whole_answer_that_nobody_takes_is_dropped() -> None:
+    async with served(large, LIMITS) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await asyncio.sleep(3 * LIMITS.body_timeout)
+        size = 0
+        while piece := await asyncio.wait_for(reader.read(131_072), 10):
+            size += len(piece)
+        writer.close()
+    assert 0 < size < LARGE
+
+
+async def test_a_large_answer_that_is_being_taken_is_waited_for() -> None:
+    size = 0
+    async with served(large, LIMITS) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=65_536)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        while piece := await asyncio.wait_for(reader.read(131_072), 10):
+            size += len(piece)
+            await asyncio.sleep(0.01)  # several times the timeout in all
+        writer.close()
+    assert size > LARGE
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    head = {"type": "http.response.start", "status": 200}
+    await send({**head, "headers": [(b"content-length", b"%d" % LARGE)]})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
 
 
 async def test_bodies_share_one_bound_and_give_it_back() -> None:

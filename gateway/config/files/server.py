@@ -58,8 +58,8 @@ class ServerPart(Part):
     )
     body_timeout: Seconds = Field(
         default=_SERVER.body_timeout,
-        description="Time for a client to send a body; "
-        "after it, one that still comes at 32 KiB/s or more is waited for.",
+        description="Time for a client to send a body, and to catch up with an answer; "
+        "after it, one that still comes, or is taken, at 32 KiB/s or more is waited for.",
         examples=["30 s"],
     )
     open_metrics: Switch = Field(
