@@ -29,7 +29,7 @@ LONGEST_NAME = 200
 """Characters of an application's own name for something."""
 
 MAX_CHOICES = 1024
-"""What a larger `n` counts as where an answer's choices are counted; OpenAI takes up to 128."""
+"""What a larger `n` or `best_of` counts as where answers are counted; OpenAI takes up to 128."""
 
 BYTES_PER_TOKEN = 4
 """English text has about four bytes a token in the usual vocabularies; only an estimate."""
@@ -85,6 +85,7 @@ class _Chat(_Head):
 class _Completion(_Head):
     prompt: str | list[Any] | None = None
     max_tokens: int | None = None
+    best_of: int | None = None
 
 
 class _Embedding(_Head):
@@ -129,6 +130,8 @@ class _Read(msgspec.Struct):
     turns: tuple[str, ...]
     previous: str | None = None
     streams_usage: bool = False
+    prompts: int = 1
+    best_of: int = 1
 
 
 def _refused(name: str) -> BadRequest:
@@ -180,6 +183,7 @@ def parse(
     if endpoint is Endpoint.EMBEDDINGS:
         stream = False  # there is no such thing, whatever was asked for
     seen = read(head, fields, body)
+    choices = _count(head.n)
     return Request(
         id,
         endpoint,
@@ -194,7 +198,8 @@ def parse(
         route=headers.get("x-switchboard-route"),
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
-        choices=min(max(head.n, 1), MAX_CHOICES) if head.n else 1,
+        choices=choices * seen.prompts,
+        written=max(choices, seen.best_of) * seen.prompts,
         within_s=_within(headers),
         size=len(body),
         ref=_own_name(headers, "x-switchboard-ref"),
@@ -290,7 +295,8 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
     needs = Needs(
         endpoint="chat/completions",
         input_tokens=_tokens(fields["messages"]),
-        max_output=_most(chat.max_completion_tokens or chat.max_tokens),
+        # Where both are sent, one backend goes by the one and another by the other.
+        max_output=_most(max(chat.max_completion_tokens or 0, chat.max_tokens or 0) or None),
         tools=bool(chat.tools or chat.functions),
         vision=vision,
         audio=audio,
@@ -303,8 +309,12 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
 def _read_completion(completion: Any, fields: Fields, body: bytes) -> _Read:
     if completion.prompt is None:
         raise _missing("prompt")
-    needs = Needs("completions", _tokens(fields["prompt"]), _most(completion.max_tokens))
-    return _Read(needs, _texts(completion.prompt))
+    prompts = _prompts(completion.prompt)
+    # Absurd numbers stay numbers that can be counted with, of all prompts together, too.
+    most = _most(completion.max_tokens, MAX_COUNT // prompts)
+    needs = Needs("completions", _tokens(fields["prompt"]), most)
+    best_of = _count(completion.best_of)
+    return _Read(needs, _texts(completion.prompt), prompts=prompts, best_of=best_of)
 
 
 def _read_embedding(embedding: Any, fields: Fields, body: bytes) -> _Read:
@@ -356,12 +366,24 @@ def _tokens(value: msgspec.Raw) -> int:
     return len(memoryview(value)) // BYTES_PER_TOKEN
 
 
-def _most(tokens: int | None) -> int | None:
+def _count(answers: int | None) -> int:
+    """How many answers to one prompt; what makes no sense is the backend's to refuse."""
+    return min(max(answers, 1), MAX_CHOICES) if answers else 1
+
+
+def _prompts(prompt: str | list[Any]) -> int:
+    """How many prompts a completion has: each is answered. A list of token ids is one."""
+    if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
+        return 1
+    return len(prompt)
+
+
+def _most(tokens: int | None, limit: int = MAX_COUNT) -> int | None:
     """The most that may be generated; below nought, as some servers have it, there is no limit.
 
     What is sent on stays as it was: the backend judges it.
     """
-    return None if tokens is None or tokens < 0 else min(tokens, MAX_COUNT)
+    return None if tokens is None or tokens < 0 else min(tokens, limit)
 
 
 def _missing(param: str) -> BadRequest:

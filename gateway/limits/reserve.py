@@ -3,8 +3,9 @@
 A composition may use, and cost, what all of its steps may together, each bounded as below; of
 dollars no more than its `max_cost`.
 
-Tokens of a rate: the input as it is estimated, and `max_tokens` for each answer that is asked for;
-where the request bounds none, the 95th percentile of what the target says on this route.
+Tokens of a rate: the input as it is estimated, and `max_tokens` for each answer that is written (to
+each prompt `n`, or `best_of`); where the request bounds none, the 95th percentile of what the
+target says on this route.
 
 Dollars: at the dearest candidate that may still be asked. A tokenizer that works on bytes makes at
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
@@ -38,7 +39,7 @@ def tokens_of(request: Request, decision: Decision, snapshot: Snapshot, live: Li
         output = needs.max_output
         if output is None:
             output = usual_output(live, route, snapshot.targets[first])
-        return needs.input_tokens + output * request.choices
+        return needs.input_tokens + output * request.written
     tokens = 0
     for call in composition.calls():
         output = _output(request, snapshot.targets[call.target], live, route, call.output)
@@ -137,7 +138,7 @@ def plainly(request: Request, decision: Decision, plain: Plain) -> tuple[int, in
             break
     else:
         return None
-    output *= request.choices
+    output *= request.written
     tokens: float = request.size + more
     if tokens > context:
         tokens = context
@@ -148,7 +149,7 @@ def nano_of(
     request: Request, decision: Decision, snapshot: Snapshot, live: Live, fares: Fares
 ) -> int:
     """What to reserve of a budget, in nanodollars, rounded up; `fares` are the route's."""
-    route, bound, times = decision.route, request.needs.max_output, request.choices
+    route, bound, times = decision.route, request.needs.max_output, request.written
     dearest = beside = 0.0  # nanodollars
     choices = decision.ranked
     if decision.ruled_out:
@@ -209,7 +210,7 @@ def _output(
     output = request.needs.max_output
     if output is None:
         output = usual_output(live, route, target)
-    return (output if most is None else most) * request.choices
+    return (output if most is None else most) * request.written
 
 
 def _dollars(request: Request, target: Target, more: int, output: int) -> float:

@@ -73,10 +73,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     `turns` are the user's texts, the latest first; classifiers read them. `asks_usage` is true
     when the client itself asked for a stream's usage event. `route` and `policy` are what headers
-    asked for. `previous` names the response that this one continues. `choices` is OpenAI's `n`.
-    `within_s` are the seconds that the client gives the whole answer. `size` is the body's, in
-    bytes. `ref` is the application's own name for what it is about, `episode` for the piece of work
-    that it is part of.
+    asked for. `previous` names the response that this one continues. `choices` are the answers that
+    are given: OpenAI's `n` for each prompt; `written` those of which they are the best, by
+    `best_of`. `within_s` are the seconds that the client gives the whole answer. `size` is the
+    body's, in bytes. `ref` is the application's own name for what it is about, `episode` for the
+    piece of work that it is part of.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     policy: str | None = None
     previous: str | None = None
     choices: int = 1
+    written: int = 1
     within_s: float | None = None
     size: int = 0
     ref: str | None = None

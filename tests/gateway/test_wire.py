@@ -71,6 +71,26 @@ async def test_1_3_9_a_cut_stream_ends_in_one_error_event(
     assert (row["outcome"], row["estimated"]) == ("truncated", True)
 
 
+@pytest.mark.parametrize("answered", [1, 2])
+async def test_1_a_stream_is_whole_when_every_prompt_is_answered(
+    answered: int, tmp_path: Path
+) -> None:
+    said = [
+        {"index": index, "text": text, "finish_reason": finish}
+        for index in range(answered)
+        for text, finish in (("yes", None), ("", "stop"))
+    ]
+    pieces = [b"data: %b\n\n" % json.dumps({"id": "cmpl-1", "choices": [c]}).encode() for c in said]
+    body = {"model": "auto", "prompt": ["a", "b"], "stream": True}
+    async with speaking(*pieces, whole=False) as url:
+        async with serving(snapshot([target("p/m", url)]), tmp_path) as served:
+            answer = await served.client.post("/v1/completions", json=body)
+            row = await served.decision(answer)
+    whole = answered == 2
+    assert (b"stream_truncated" in answer.content) == (not whole)
+    assert row["outcome"] == ("ok" if whole else "truncated")
+
+
 async def test_2_a_missing_done_is_not_truncation(served: Served, provider: StandIn) -> None:
     provider.next(Fault(kind=FaultKind.NO_DONE))
     answer = await served.chat(stream=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.classify.rules import READ_CHARS
 from gateway.errors import BadRequest
-from gateway.http.parse import MAX_TURNS, parse
+from gateway.http.parse import MAX_CHOICES, MAX_TURNS, parse
 from gateway.types.requests import Caller, Endpoint, Request
 
 
@@ -101,8 +101,42 @@ def test_headers_override_route_and_policy() -> None:
     assert (request.route, request.policy) == ("legal", "best")
 
 
-def test_max_completion_tokens_wins_over_its_old_name() -> None:
-    assert read(chat("x", max_tokens=5, max_completion_tokens=7)).needs.max_output == 7
+@pytest.mark.parametrize(
+    ("sent", "most"),
+    [
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 5}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
+        ({"max_tokens": -1, "max_completion_tokens": 5}, 5),
+        ({"max_tokens": -1}, None),
+        ({}, None),
+    ],
+)
+def test_of_two_bounds_on_the_output_the_larger_counts(
+    sent: dict[str, int | None], most: int | None
+) -> None:
+    assert read(chat("x", **sent)).needs.max_output == most
+
+
+@pytest.mark.parametrize(
+    ("sent", "choices", "written"),
+    [
+        ({"prompt": "a"}, 1, 1),
+        ({"prompt": "a", "n": 2, "best_of": 5}, 2, 5),
+        ({"prompt": "a", "n": 5, "best_of": 2}, 5, 5),
+        ({"prompt": ["a", "b", "c"]}, 3, 3),
+        ({"prompt": ["a", "b", "c"], "n": 2, "best_of": 4}, 6, 12),
+        ({"prompt": [[1, 2], [3]], "n": None}, 2, 2),
+        ({"prompt": [1, 2, 3]}, 1, 1),
+        ({"prompt": []}, 1, 1),
+        ({"prompt": ["a", "b"], "n": 10**9, "best_of": -1}, 2 * MAX_CHOICES, 2 * MAX_CHOICES),
+    ],
+)
+def test_every_prompt_of_a_completion_has_its_answers(
+    sent: dict[str, Any], choices: int, written: int
+) -> None:
+    request = read({"model": "m", **sent}, Endpoint.COMPLETIONS)
+    assert (request.choices, request.written) == (choices, written)
 
 
 @pytest.mark.parametrize("form", ["json_schema", "json_object", "text"])

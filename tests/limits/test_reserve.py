@@ -128,6 +128,18 @@ def test_tokens_are_reserved_as_estimated() -> None:
     assert tokens_of(free, decision, configuration, live) == free.needs.input_tokens + 100
 
 
+def test_whatever_is_written_for_each_prompt_is_reserved() -> None:
+    configuration, decision = world()
+    body = {"model": "auto", "prompt": ["one", "two"], "max_tokens": 7, "n": 2, "best_of": 3}
+    raw = msgspec.json.encode(body)
+    request = parse(Endpoint.COMPLETIONS, raw, id="req_1", headers={}, caller=Caller())
+    tokens = tokens_of(request, decision, configuration, Live())
+    assert tokens == request.needs.input_tokens + 2 * 3 * 7
+    dear = configuration.targets["a/dear"].price
+    dollars = request.size * dear.input + 2 * 3 * 7 * dear.output
+    assert most(request, decision, configuration) == pytest.approx(dollars * NANO)
+
+
 @given(
     st.lists(
         st.tuples(
