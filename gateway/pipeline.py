@@ -68,8 +68,17 @@ from gateway.refusals import (
     refusal_of,
     told_as_text,
 )
-from gateway.resilience.base import NEVER, RULES, Ask, AttemptFailed, Reason, gathered
-from gateway.resilience.breaker import Breakers
+from gateway.resilience.base import (
+    NEVER,
+    RULES,
+    Ask,
+    AttemptFailed,
+    Once,
+    Reason,
+    Shut,
+    gathered,
+)
+from gateway.resilience.breaker import Breakers, Broken
 from gateway.resilience.carry import (
     Disguise,
     both,
@@ -123,6 +132,7 @@ class Pipeline:
         self._limiter = limiter
         self._entrances = entrances
         self._breakers = breakers
+        self._goes_on = Broken(Once(), lambda: live.estimates, clock)
         self._keep = keep
         self._clock = clock
         self._now = now
@@ -639,8 +649,8 @@ class Pipeline:
             if not ask.may_take(choice) or choice.target in compositions:
                 continue
             try:
-                opened = await self._attempt(journey, choice, "continue")
-            except AttemptFailed:
+                opened = await self._goes_on.open(ask, (choice,), "continue")
+            except (AttemptFailed, Shut):
                 continue
             if opened.watch is not None:
                 return opened

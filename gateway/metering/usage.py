@@ -24,7 +24,7 @@ MAX_TEXT = 1024 * 1024
 _ID_BY = 8
 """Events after which a stream that never says its id is taken to have none."""
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for what is not JSON, not UTF-8, or nested deeper than we follow."""
 
 _BOM = b"\xef\xbb\xbf"
@@ -166,7 +166,7 @@ def estimated_output(body: bytes, endpoint: Endpoint) -> int:
         return estimate_tokens(body)
     try:
         said = _all_said(body).choices
-    except _UNREADABLE:
+    except UNREADABLE:
         return estimate_tokens(body)
     return sum(-(-choice.size() // BYTES_PER_TOKEN) for choice in said)
 
@@ -182,7 +182,7 @@ def _last_fields(body: bytes) -> _Plain | None:
         return None
     try:
         return _plain(b"{" + body[at:])
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -200,7 +200,7 @@ def _usage(raw: msgspec.Raw) -> Usage | None:
         return None
     try:
         said = _tokens(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     input = said.input_tokens if said.prompt_tokens is None else said.prompt_tokens
     output = said.output_tokens if said.completion_tokens is None else said.completion_tokens
@@ -454,5 +454,5 @@ def _fields(event: bytes) -> tuple[bytes, bytes]:
 def _decoded(data: bytes) -> _Event | None:
     try:
         return _event(data)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None

@@ -6,10 +6,11 @@ text and nothing else is carried on: no tools, one choice, no log probabilities,
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
-from gateway.metering.usage import MAX_TEXT
+from gateway.metering.usage import MAX_TEXT, UNREADABLE
 from gateway.types.backends import Target
 from gateway.types.records import Usage
 from gateway.types.requests import Endpoint, Request
@@ -17,6 +18,7 @@ from gateway.types.requests import Endpoint, Request
 _encode = msgspec.json.Encoder().encode
 _messages = msgspec.json.Decoder(list[msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _number = msgspec.json.Decoder(int)
 
 NOT_TEXT = ("tools", "functions", "logprobs", "top_logprobs", "response_format", "audio")
@@ -121,22 +123,24 @@ class Disguise:
         if said is None:
             return line
         said |= {name: value for name, value in self._head.items() if name in said}
-        if "choices" in said:
-            said["choices"] = msgspec.Raw(_encode([_without_role(c) for c in _read_list(said)]))
-        usage = said.get("usage")
-        if usage is not None and bytes(usage).startswith(b"{"):
-            said["usage"] = msgspec.Raw(_encode(self._both(_object.decode(usage))))
+        for name, disguised in (("choices", _without_roles), ("usage", self._both)):
+            if name in said:
+                # What is null, or of a shape of its own, stays as the backend wrote it.
+                with suppress(*UNREADABLE):
+                    said[name] = msgspec.Raw(_encode(disguised(said[name])))
         return b"data: " + _encode(said)
 
-    def _both(self, usage: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    def _both(self, raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
         """What was carried on was input to the second, and output to the client."""
+        usage = _object.decode(raw)
         counts = {
             "prompt_tokens": -self._tokens,
             "completion_tokens": self._tokens,
         }
         for name, more in counts.items():
             if name in usage:
-                usage[name] = msgspec.Raw(b"%d" % max(0, _number.decode(usage[name]) + more))
+                with suppress(*UNREADABLE):
+                    usage[name] = msgspec.Raw(b"%d" % max(0, _number.decode(usage[name]) + more))
         return usage
 
 
@@ -146,17 +150,15 @@ def _read(line: bytes) -> dict[str, msgspec.Raw] | None:
         return None
     try:
         return _object.decode(line[5:])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
-def _read_list(said: dict[str, msgspec.Raw]) -> list[dict[str, msgspec.Raw]]:
-    return msgspec.json.decode(said["choices"], type=list[dict[str, msgspec.Raw]])
-
-
-def _without_role(choice: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
-    if "delta" in choice:
-        delta = _object.decode(choice["delta"])
-        delta.pop("role", None)
-        choice["delta"] = msgspec.Raw(_encode(delta))
-    return choice
+def _without_roles(raw: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
+    choices = _choices.decode(raw)
+    for choice in choices:
+        if "delta" in choice:
+            delta = _object.decode(choice["delta"])
+            delta.pop("role", None)
+            choice["delta"] = msgspec.Raw(_encode(delta))
+    return choices

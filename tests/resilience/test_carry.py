@@ -11,9 +11,10 @@ import pytest
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
 from gateway.types.backends import Timeouts
-from gateway.types.policies import Policy
+from gateway.types.policies import Breaking, Policy
 from gateway.types.snapshot import Snapshot
 from tests.gateway.support import events_of, route, serving, snapshot, target, text_of
+from tests.gateway.test_wire import DONE, chunk, speaking
 
 CUT = Fault(kind=FaultKind.CUT, after=3)
 BEGINS, GOES_ON = Behaviour(answer=say("one two three four")), Behaviour(answer=say(" and more"))
@@ -196,3 +197,53 @@ async def test_who_refuses_to_go_on_is_passed_over_and_counted(
     running = [line for line in metrics.splitlines() if "admission_running{" in line]
     assert running
     assert all(line.endswith(" 0.0") for line in running), running
+
+
+async def test_what_it_does_not_say_as_others_do_is_passed_on_as_it_is(tmp_path: Path) -> None:
+    null_choices = {"id": "chatcmpl-1", "choices": None}
+    last = {
+        "id": "chatcmpl-1",
+        "choices": [{"index": 0, "delta": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": None, "completion_tokens": 2},
+    }
+    opening, ending = (b"data: %b\n\n" % json.dumps(each).encode() for each in (null_choices, last))
+    async with StandIn(BEGINS) as first, speaking(opening, chunk(" and more"), ending, DONE) as url:
+        first.next(CUT)
+        made = snapshot(
+            [target("p0/m", first.url), target("p1/n", url)],
+            policies={"quality": Policy("quality", carry_on=True)},
+        )
+        async with serving(made, tmp_path) as served:
+            answer = await served.chat(stream=True, stream_options={"include_usage": True})
+            row = await served.decision(answer)
+    events = events_of(answer.content)
+    assert len({event["id"] for event in events[:-1]}) == 1
+    assert [event["choices"] for event in events if event != "[DONE]"][-3:] == [
+        None,
+        [{"index": 0, "delta": {"content": " and more"}, "finish_reason": None}],
+        [{"index": 0, "delta": None, "finish_reason": "stop"}],
+    ]
+    assert events[-2]["usage"] == {"prompt_tokens": None, "completion_tokens": 2 + 3}
+    assert (events[-1], row["outcome"]) == ("[DONE]", "ok")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind=FaultKind.STATUS, status=429, retry_after=60.0),
+        Fault(kind=FaultKind.STATUS, status=500),
+    ],
+    ids=["resting", "broken"],
+)
+async def test_who_is_left_alone_is_not_asked_to_go_on(fault: Fault, tmp_path: Path) -> None:
+    breaking = Breaking(failures=2, first_s=60.0)
+    async with StandIn(BEGINS) as first, StandIn(Behaviour(fault=fault)) as second:
+        made = two(first, second, retries=0, breaking=breaking)
+        async with serving(made, tmp_path) as served:
+            for _ in range(2):
+                await served.chat(model="p1/n", stream=True)
+            asked = len(second.seen)
+            first.next(CUT)
+            events = await served.events()
+    assert events[-1]["error"]["code"] == "stream_truncated"
+    assert len(second.seen) == asked
