@@ -102,6 +102,9 @@ SHADOW = Caller(name="shadow")
 READ_WITHIN_S = 1.0
 """How long the record of an answer waits for its prompt's features, if they are to be kept."""
 
+LEFT = "the client went away"
+"""Says of a request, or of an attempt, why it was given up."""
+
 CLIENT_GONE = 499
 """nginx's status for a request whose client went away before there was an answer."""
 
@@ -169,7 +172,7 @@ class Pipeline:
             journey.outcome = "error" if isinstance(error, AttemptsFailed) else "refused"
             raise
         except asyncio.CancelledError:
-            journey.outcome, journey.error = "abandoned", "the client went away"
+            journey.outcome, journey.error = "abandoned", LEFT
             journey.status = journey.status or CLIENT_GONE
             raise
         except Exception as error:
@@ -382,7 +385,7 @@ class Pipeline:
             raise self._failed(journey, opened, error) from error
         except asyncio.CancelledError as cancelled:
             opened.reply.abort()
-            why = SOONER if SOONER in cancelled.args else "the client went away"
+            why = SOONER if SOONER in cancelled.args else LEFT
             self._ended(journey, opened, "abandoned", why, 0, unseen(journey))
             raise
         except BaseException:
@@ -406,15 +409,15 @@ class Pipeline:
         self._ended(journey, opened, outcome, failure.message, failure.status, usage, failure.kind)
         return ask.failed(opened.choice, failure)
 
-    def _drop(self, journey: Journey, opened: Opened) -> None:
-        """Gives up what has opened as well as another that was sooner."""
+    def _drop(self, journey: Journey, opened: Opened, why: str | None) -> None:
+        """Gives up what has opened and nobody takes: another was sooner, or the client has gone."""
         if opened.run is not None:
             self._composer.drop(opened.run)
         opened.reply.abort()
         if opened.entrance is None:
             return
         status = opened.reply.status
-        self._ended(journey, opened, "abandoned", SOONER, status, unseen(journey))
+        self._ended(journey, opened, "abandoned", why or LEFT, status, unseen(journey))
 
     def _give_back(self, opened: Opened) -> None:
         """Whatever went wrong, and be it an error of our own: a place is not kept for ever."""
@@ -600,7 +603,7 @@ class Pipeline:
             if not await self._carried_on(journey, opened, watch, outlet):
                 outlet.fail(broke_off(error))
         except asyncio.CancelledError:
-            self._seen(journey, opened, watch, "abandoned", "the client went away")
+            self._seen(journey, opened, watch, "abandoned", LEFT)
             raise
         else:
             outcome: Outcome = "error" if watch.errored else "ok"

@@ -90,8 +90,8 @@ class Ask(Generic[T]):
     `attempt` makes one upstream call, notes a failure here and raises it; `targets` are all;
     `within_s` is what the client gives the whole answer. `until` is when that or the policy's time
     is over, and `patience_s` how long the first token of a stream may take, both set on the way in.
-    `drop` gives up what was opened and is not needed. `forced` are the (target, replica) that are
-    asked though their breakers are open.
+    `drop` gives up what was opened and nobody takes; it is told why, None if the client has gone.
+    `forced` are the (target, replica) that are asked though their breakers are open.
     """
 
     __slots__ = (
@@ -117,7 +117,7 @@ class Ask(Generic[T]):
         within_s: float | None = None,
         needs: Needs = NEEDS,
         stream: bool = False,
-        drop: Callable[[T], None] = lambda opened: None,
+        drop: Callable[[T, str | None], None] = lambda opened, why: None,
     ) -> None:
         self.attempt = attempt
         self.targets = targets

@@ -18,6 +18,7 @@ See Dean and Barroso, The Tail at Scale, 2013, for the 95th percentile.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from gateway.policy.estimates import TAIL, Estimate
 from gateway.resilience.base import Ask, AttemptFailed, Opener, Reason, Shut, T
@@ -76,7 +77,13 @@ class Hedge:
             why = SOONER
             return won.result()
         finally:
-            await _end(ask, [task for task in running if task is not won], why)
+            try:
+                await _end(ask, [task for task in running if task is not won], why)
+            except BaseException:
+                # The client has left meanwhile: nobody takes what has won.
+                if won is not None:
+                    ask.drop(won.result(), None)
+                raise
 
     def _second(self, ask: Ask[T], choices: Sequence[Choice]) -> Choice | None:
         """The best of those elsewhere."""
@@ -132,9 +139,15 @@ async def _soonest(running: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
 async def _end(ask: Ask[T], losers: Sequence[asyncio.Task[T]], why: str | None) -> None:
     """Cancels what still runs, upstream too, and gives up what has opened as well."""
     for task in losers:
+        # Not after the wait for them: it ends sooner for a client that leaves.
+        task.add_done_callback(partial(_drop, ask, why))
         task.cancel(why)
     for outcome in await asyncio.gather(*losers, return_exceptions=True):
-        if not isinstance(outcome, BaseException):
-            ask.drop(outcome)
-        elif not isinstance(outcome, (AttemptFailed, Shut, asyncio.CancelledError)):
+        known = (AttemptFailed, Shut, asyncio.CancelledError)
+        if isinstance(outcome, BaseException) and not isinstance(outcome, known):
             raise outcome
+
+
+def _drop(ask: Ask[T], why: str | None, loser: asyncio.Task[T]) -> None:
+    if not loser.cancelled() and loser.exception() is None:
+        ask.drop(loser.result(), why)

@@ -34,7 +34,8 @@ Outcome = AttemptFailed | str | Never
 
 
 class Scripted:
-    """Attempts that answer or fail as told, in order; the last outcome stays."""
+    """Attempts that answer or fail as told, in order; the last outcome stays. `dropped` are the
+    answers given up, `leaving` is set when one that would wait for ever is cancelled."""
 
     def __init__(self, **outcomes: Any) -> None:
         self.outcomes: dict[str, list[Outcome]] = {
@@ -43,13 +44,19 @@ class Scripted:
         self.asked: list[tuple[str, Reason]] = []
         self.contexts: dict[str, int] = {}
         self.ask: Ask[str]
+        self.dropped: list[str] = []
+        self.leaving = asyncio.Event()
 
     async def __call__(self, asked: Choice, reason: Reason) -> str:
         self.asked.append((asked.target, reason))
         outcomes = self.outcomes[asked.target]
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
         if isinstance(outcome, Never):
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.leaving.set()
+                await asyncio.sleep(0)  # ending takes its time, in which things happen
             raise AssertionError("unreachable")
         if isinstance(outcome, AttemptFailed):
             raise self.ask.failed(asked, outcome)
@@ -61,8 +68,11 @@ class Scripted:
         """What an opener makes of these choices."""
         names = {each.target for each in choices}
         targets = {name: self._target(name) for name in names}
-        self.ask = Ask(self, targets, began, within_s)
+        self.ask = Ask(self, targets, began, within_s, drop=self._drop)
         return await opener.open(self.ask, choices, "first")
+
+    def _drop(self, answer: str, why: str | None) -> None:
+        self.dropped.append(answer)
 
     def _target(self, name: str) -> Target:
         plain = target(f"{name}/{name}", f"http://{name}")

@@ -127,6 +127,16 @@ async def test_it_pays_only_where_the_seconds_saved_cost_more_than_the_second() 
     assert await late(0.001) == ["a"]
 
 
+async def test_a_client_that_leaves_while_the_later_one_ends_leaves_nothing_behind() -> None:
+    backends = Scripted(a=[never()], b="b")
+    asking = asyncio.ensure_future(backends.given(hedge(), quick("a"), quick("b")))
+    await asyncio.wait_for(backends.leaving.wait(), 10)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
+    assert backends.dropped == ["b"]
+
+
 async def test_no_more_than_its_share_of_requests_is_asked_twice() -> None:
     opener = hedge(share=0.25)
     asked = []
