@@ -46,8 +46,9 @@ is for programs. `switchboard schema` writes JSON Schemas: the first line of eac
 - **`${NAME}`** is the environment variable of that name, in any place and any style;
   `${NAME:-text}` has a default for one that is unset or empty; `$${` is `${` itself. What a
   variable holds is put in after parsing: it is text and never YAML, and numbers and switches are
-  read from that text. A variable without default that is not set is an error. In flow style editors
-  want `"${NAME}"` quoted; Switchboard does not.
+  read from that text. A variable without default that is not set is an error; one whose value is
+  wrong where it stands is told as `${NAME}`, without the value. In flow style editors want
+  `"${NAME}"` quoted; Switchboard does not.
 - **Names** of ours (backends, models, adapters, routes, policies) are lower-case letters, digits,
   `.` and `-`. A **target** is `backend/model` or `backend/model+adapter`. A candidate may be
   `backend/model+{key.tenant}`: the adapter that is named as the tenant of the caller's key.

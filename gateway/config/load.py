@@ -22,6 +22,7 @@ from gateway.config.overlay import GATEWAY, environments, merged, overlay_name
 from gateway.config.problems import validated
 from gateway.config.sheets import Files, Sheet
 from gateway.config.words import did_you_mean
+from gateway.config.yaml import without_values
 from gateway.errors import ConfigError, Problem, unread
 from gateway.types.snapshot import Snapshot
 
@@ -80,9 +81,9 @@ def _loaded(
         texts=reading.of_compositions(gateway),
     )
     prompts = reading.prompts(files.routes)
-    problems = sorted(
-        [*reading.problems, *check(files)], key=lambda each: (each.file, each.line, each.key)
-    )
+    # What one file says of another may quote what a variable gave that one.
+    found = [without_values(each, reading.secrets) for each in (*reading.problems, *check(files))]
+    problems = sorted(found, key=lambda each: (each.file, each.line, each.key))
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
     assert files.gateway is not None
@@ -181,6 +182,7 @@ class _Reading:
     def __init__(self, source: _Source, env: Mapping[str, str], environment: str | None) -> None:
         self.problems: list[Problem] = []
         self.texts: dict[str, str] = {}
+        self.secrets: dict[str, str] = {}
         self._source = source
         self._env = env
         self._environment = environment
@@ -274,6 +276,8 @@ class _Reading:
             return None
         document, problems = yaml.read(text, self._source.named(relative), self._env)
         self.problems += problems
+        if document is not None:
+            self.secrets.update(document.secrets)
         return document
 
     def _sheet(self, document: yaml.Document | None, model: type[M]) -> Sheet[M] | None:

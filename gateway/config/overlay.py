@@ -70,7 +70,15 @@ def merged(base: Document, over: Document) -> Document:
         return found
 
     data = laid(base.data, over.data, ())
-    return msgspec.structs.replace(base, data=data, lines=lines, unset=frozenset(unset), over=files)
+    return msgspec.structs.replace(
+        base,
+        data=data,
+        lines=lines,
+        unset=frozenset(unset),
+        over=files,
+        variables={**base.variables, **over.variables},
+        secrets={**base.secrets, **over.secrets},
+    )
 
 
 def _without_nulls(value: object) -> object:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from gateway.config.words import did_you_mean
-from gateway.config.yaml import Document, Path, dotted
+from gateway.config.yaml import Document, Path
 from gateway.errors import Problem
 
 P = TypeVar("P", bound=BaseModel)
@@ -69,7 +69,7 @@ def _problem(
 ) -> tuple[Path, Problem]:
     path = _path(document.data, error["loc"], error["type"])
     message, mend = _said(model, path, error)
-    return path, Problem(document.file_of(path), document.line(path), dotted(path), message, mend)
+    return path, document.problem(path, message, mend)
 
 
 def _path(data: object, place: Sequence[str | int], kind: str) -> Path:

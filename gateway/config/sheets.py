@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import PolicyFile
 from gateway.config.files.routes import RouteFile
-from gateway.config.yaml import Document, Path, dotted
+from gateway.config.yaml import Document, Path
 from gateway.errors import Problem
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +31,7 @@ class Sheet(msgspec.Struct, Generic[M], frozen=True):
 
     def problem(self, path: Path, message: str, mend: str = "") -> Problem:
         """An error at `path`."""
-        document = self.document
-        return Problem(document.file_of(path), document.line(path), dotted(path), message, mend)
+        return self.document.problem(path, message, mend)
 
     def warning(self, path: Path, message: str, mend: str = "") -> Problem:
         """Something to know about `path`."""

@@ -46,6 +46,12 @@ _CORE_TAGS = frozenset(
 )
 _STR_TAG = "tag:yaml.org,2002:str"
 
+HIDDEN_CHARS = 6
+"""A variable's value that is shorter, such as a port, is hidden only at the place where it stands:
+elsewhere it may as well be a word of ours."""
+
+_QUOTED = re.compile(r"`([^`]*)`|'([^']*)'")
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's parser where PyYAML was built with it; about ten times as fast."""
 
@@ -55,7 +61,9 @@ class Document(msgspec.Struct, frozen=True):
 
     `lines` has the line of every key and of every item of a list by its path, counted from 1.
     `unset` are the paths whose value is not known because of a problem with a variable. `over` has
-    the file of what another file laid over this one.
+    the file of what another file laid over this one. `variables` has, by path, each value that a
+    variable is a part of, with how it is written; `secrets` has what the environment gave, with
+    its references.
     """
 
     file: str
@@ -63,6 +71,29 @@ class Document(msgspec.Struct, frozen=True):
     lines: Mapping[Path, int]
     unset: frozenset[Path] = frozenset()
     over: Mapping[Path, str] = {}
+    variables: Mapping[Path, tuple[str, str]] = {}
+    secrets: Mapping[str, str] = {}
+
+    def problem(self, path: Path, message: str, mend: str = "") -> Problem:
+        """An error at `path`. What the environment gave is said as it is written, `${X}`: messages
+        go into logs and to clients."""
+
+        def shown(text: str) -> str:
+            return _QUOTED.sub(lambda quoted: self._shown(path, quoted), text)
+
+        key = dotted(tuple(self.secrets.get(str(part), part) for part in path))
+        said = Problem(self.file_of(path), self.line(path), key, shown(message), shown(mend))
+        return without_values(said, self.secrets)
+
+    def _shown(self, path: Path, quoted: re.Match[str]) -> str:
+        """A word that is quoted at `path`: where it is cut out of a value with a variable there,
+        that value as it is written."""
+        mark, word = quoted[0][0], _plain(quoted[1] or quoted[2] or "")
+        for known, (value, written) in self.variables.items():
+            size = min(len(known), len(path))
+            if word and known[:size] == path[:size] and word in _plain(value):
+                return f"{mark}{written}{mark}"
+        return quoted[0]
 
     def line(self, path: Path) -> int:
         """The line of what is at `path`, or of the nearest thing around it that is there."""
@@ -76,6 +107,31 @@ class Document(msgspec.Struct, frozen=True):
         return next(
             (path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines), ()
         )
+
+
+def without_values(problem: Problem, secrets: Mapping[str, str]) -> Problem:
+    """The problem with the references of these values in their place."""
+    long = sorted((each for each in secrets if len(each) >= HIDDEN_CHARS), key=len, reverse=True)
+    if not long:
+        return problem
+    references = {each.lower(): secrets[each] for each in long}
+    # What is a reference already stays one, though a value be in its name.
+    pattern = re.compile("|".join([r"\$\{[^}]*\}", *map(re.escape, long)]), re.IGNORECASE)
+
+    def shown(text: str) -> str:
+        return pattern.sub(lambda found: references.get(found[0].lower(), found[0]), text)
+
+    return msgspec.structs.replace(
+        problem,
+        key=shown(problem.key),
+        message=shown(problem.message),
+        mend=shown(problem.mend),
+    )
+
+
+def _plain(text: str) -> str:
+    """Its letters and digits: names are suggested in other letters, and with other marks."""
+    return "".join(each for each in text.casefold() if each.isalnum())
 
 
 class _Refused(Exception):
@@ -120,7 +176,9 @@ class _Reader:
         self._references: list[str] = []
         self._lines: dict[Path, int] = {}
         self._unset: set[Path] = set()
-        self._anchors: dict[str, tuple[object, int]] = {}
+        self._variables: dict[Path, tuple[str, str]] = {}
+        self._secrets: dict[str, str] = {}
+        self._anchors: dict[str, tuple[object, int, Path]] = {}
         self._nodes = 0
         self._events: Iterator[yaml.Event]
 
@@ -143,7 +201,14 @@ class _Reader:
         end = self._next()
         if not isinstance(end, yaml.StreamEndEvent):
             raise _Refused(_line(end), "a second document begins here", "one file, one document")
-        return Document(self._file, data, self._lines, frozenset(self._unset))
+        return Document(
+            self._file,
+            data,
+            self._lines,
+            frozenset(self._unset),
+            variables=self._variables,
+            secrets=self._secrets,
+        )
 
     # ------------------------------------------------------------ nodes
 
@@ -165,8 +230,10 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
                 raise _Refused(line, f"unknown alias *{event.anchor}")
-            value, size = self._anchors[event.anchor]
+            value, size, anchored = self._anchors[event.anchor]
             self._count(size, line)
+            for known in [e for e in self._variables if e[: len(anchored)] == anchored]:
+                self._variables[(*path, *known[len(anchored) :])] = self._variables[known]
             return value
         self._count(1, line)
         if isinstance(event, yaml.MappingStartEvent):
@@ -179,7 +246,7 @@ class _Reader:
             assert isinstance(event, yaml.ScalarEvent)
             value = self._scalar(event, path)
         if event.anchor is not None:
-            self._anchors[event.anchor] = (value, self._nodes - before)
+            self._anchors[event.anchor] = (value, self._nodes - before, path)
         return value
 
     def _mapping(self, path: Path, depth: int) -> dict[str, object]:
@@ -270,6 +337,9 @@ class _Reader:
         if unknown:
             self._unset.add(path)
             return None
+        written = self._shown(text)
+        if expanded != written:
+            self._variables[path] = (expanded, written)
         return expanded
 
     def _variable(self, reference: str, line: int, path: Path) -> str | None:
@@ -285,6 +355,8 @@ class _Reader:
         name, default = variable["name"], variable["default"]
         assert self._env is not None
         value = self._env.get(name)
+        if value:
+            self._secrets[value] = reference
         if default is not None:
             return value or default
         if value is None:
@@ -297,7 +369,8 @@ class _Reader:
         return value
 
     def _problem(self, line: int, path: Path, message: str, mend: str) -> None:
-        self.problems.append(Problem(self._file, line, dotted(path), message, mend))
+        problem = Problem(self._file, line, dotted(path), message, mend)
+        self.problems.append(without_values(problem, self._secrets))
 
 
 def resolve(text: str) -> object:

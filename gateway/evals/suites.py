@@ -148,9 +148,7 @@ _NEEDS = {"schema": "schema", "judge": "target", "code": "run", "python": "funct
 
 
 def _unfit(file: SuiteFile, document: yaml.Document) -> Iterator[Problem]:
-    def problem(path: yaml.Path, message: str, mend: str) -> Problem:
-        return Problem(document.file, document.line(path), yaml.dotted(path), message, mend)
-
+    problem = document.problem
     for name, part in file.scorers.items():
         needed = _NEEDS.get(part.kind)
         has = part.schema_file if needed == "schema" else getattr(part, needed or "kind")

@@ -874,3 +874,66 @@ def test_variables_stand_for_numbers_and_switches_too(tmp_path: Path) -> None:
         0,
     )
     assert snapshot.targets["openai/mini"].internal
+
+
+# ---------------------------------------------------------------- what variables hold
+
+SECRET = "Sk-Live_0042.Vault/x9"
+"""Its parts too would be enough: a target's are its two sides, a quantity's its number and unit."""
+
+MISPLACED = [
+    ("gateway.yaml", "default_route: general", "default_route: ${S}", "unknown route `${S}`"),
+    ("gateway.yaml", "kind: openai", "kind: ${S}", "`${S}` is not one of"),
+    ("gateway.yaml", "0.25 usd/Mtok", "${S}", "`${S}` is not a price per token"),
+    ("gateway.yaml", "0.25 usd/Mtok", "1 ${S}", "unknown unit `1 ${S}`"),
+    ("gateway.yaml", "gpt-4o: auto", "gpt-4o: ${S}", "`${S}` is neither `auto` nor a route"),
+    ("gateway.yaml", "https://api.openai.com/v1", "${S}", "`${S}` is not a URL"),
+    ("gateway.yaml", "https://api", "https://[${S}", "`https://[${S}.openai.com/v1` is not a URL"),
+    ("gateway.yaml", "rename: {max", "no${S}: {max", "unknown key `no${S}`"),
+    ("gateway.yaml", "      mini:", "      ${S}:", "models.${S}"),
+    ("gateway.yaml", "aliases:", "server: {listen: '${S}'}\naliases:", "`${S}` is not HOST:PORT"),
+    (ROUTE, "data: internal", "data: ${S}", "`${S}` is not one of `any`, `internal`"),
+    (ROUTE, "quality: 0.80", "quality: ${S}", "`${S}` is not"),
+    (ROUTE, "target: local/qwen,", "target: '${S}',", "`${S}` is not a target"),
+    (ROUTE, "target: local/qwen,", "target: 'a/${T}',", "unknown candidate `a/${T}`"),
+    (ROUTE, "policy: balanced", "policy: ${T}", "unknown policy `${T}`"),
+    (ROUTE, "prompts/contracts-base.md", "${S}", "there is no file `${S}`"),
+    ("routes/general.yaml", "name: general", "name: ${S}", "`${S}` is not a name"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "said"), MISPLACED)
+def test_what_a_variable_holds_is_never_said(
+    file: str, old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    assert old in FILES[file]
+    env = {**ENV, "S": SECRET, "T": "live-0042.vault"}
+    found = problems(tmp_path, {file: FILES[file].replace(old, new)}, env)
+    told = "\n".join(map(str, found))
+    assert said in told
+    for part in ("live", "0042", "vault", "x9"):
+        assert part not in told.lower()
+
+
+def test_what_a_variable_gave_another_file_is_not_said_either(tmp_path: Path) -> None:
+    """A name that is likely meant, one of an overlay, and one that stands in two places by `*`."""
+    models = GATEWAY.replace("      mini:", "      ${T}:").replace("auto}", "&a '${S}', b: *a}")
+    write(tmp_path, {**FILES, "gateway.yaml": models, "gateway.prod.yaml": "store: ${S}\n"})
+    mistaken = GENERAL.replace("openai/mini", "openai/live-0042.vaul")
+    write(tmp_path, {"routes/general.yaml": mistaken})
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {**ENV, "S": SECRET, "T": "live-0042.vault"}, "prod")
+    told = str(caught.value).replace("openai/live-0042.vaul`", "")
+    assert "did you mean `openai/${T}`?" in told
+    assert "aliases.b: `${S}` is neither" in told
+    assert "vault" not in told.lower()
+
+
+def test_a_short_value_is_hidden_where_it_stands_alone(tmp_path: Path) -> None:
+    """`auto` is a word of ours."""
+    changed = GATEWAY.replace("auto}", "aut, b: '${P}', c: '${P}-x'}")
+    found = problems(tmp_path, {"gateway.yaml": changed}, {**ENV, "P": "auto"})
+    assert [each.message.split(" nor ")[0] for each in found] == [
+        "`${P}-x` is neither `${P}-x`",
+        "`aut` is neither `auto`",
+    ]

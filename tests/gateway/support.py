@@ -212,9 +212,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def serving_home(home: Path, key: str | None = None) -> AsyncIterator[Served]:
+async def serving_home(
+    home: Path, key: str | None = None, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Served]:
     """The gateway of the files in `home`, with revisions; the store is there too."""
-    where = Home(home, {})
+    where = Home(home, env or {})
     store, opening = open_home(where, f"sqlite:///{home}/switchboard.db")
     gateway = Gateway(opening.snapshot, store, home=where, opening=opening)
     await gateway.start()

@@ -1,8 +1,9 @@
 """Secrets stay where they belong: in no log, row, file, page, error or other peer's request."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import httpx
@@ -10,12 +11,15 @@ import msgspec
 import pytest
 
 from gateway.app import Gateway
+from gateway.revisions.opening import Home, open_home
 from gateway.serving import listening
 from gateway.standin.behaviour import LEAKY_HEADERS, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.store import Store
-from tests.gateway.support import Served, serving_client, snapshot, target
+from tests.cli.running import switchboard
+from tests.config.trees import ENV, FILES, GATEWAY, GENERAL, write
+from tests.gateway.support import Served, serving_client, serving_home, snapshot, target
 
 PROVIDER_KEY = "sk-provider-5f1c6e0d2a"
 TEAM_HEADER = "hdr-secret-77ab10c4"
@@ -144,3 +148,30 @@ async def test_a_key_that_a_backend_says_is_not_passed_on(
     seen += files_of(tmp_path)
     assert PROVIDER_KEY.encode() not in seen
     assert TEAM_HEADER.encode() not in seen
+
+
+async def test_what_a_variable_holds_is_not_told_where_it_stands_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a refused revision, a start with wrong files, /ready, and the command that checks them."""
+    caplog.set_level(logging.DEBUG)
+    env = {**ENV, "VAULT": PROVIDER_KEY}
+    write(tmp_path)
+    home = Home(tmp_path, env)
+    with closing(open_home(home, f"sqlite:///{tmp_path}/switchboard.db")[0]) as store:
+        admin = Keys(store).create("chief", role="admin").secret
+    wrong = {
+        "gateway.yaml": GATEWAY.replace("https://api", "${VAULT}").replace("auto}", "'${VAULT}'}"),
+        "routes/general.yaml": GENERAL.replace("balanced", "${VAULT}"),
+    }
+    write(tmp_path, wrong)
+    async with serving_home(tmp_path, admin, env) as served:
+        refused = await served.client.post("/admin/revisions", json={"files": {**FILES, **wrong}})
+        ready = await served.client.get("/ready")
+    checked = await asyncio.to_thread(
+        switchboard, "validate", "--config", str(tmp_path), env={**env, "COLUMNS": "200"}
+    )
+    assert refused.status_code == 422
+    for told in (refused.text, ready.text, caplog.text, checked.out):
+        assert "`${VAULT}` is neither" in told
+        assert PROVIDER_KEY not in told
