@@ -22,7 +22,14 @@ class _Named(msgspec.Struct):
     url: str | None = None
 
 
+class _File(msgspec.Struct):
+    file_id: str | None = None
+    file_data: str | None = None
+
+
 _decode = msgspec.json.Decoder(_Named | str | None)
+_decode_text = msgspec.json.Decoder(str | None)
+_decode_file = msgspec.json.Decoder(_File | None)
 
 
 def host_of(value: msgspec.Raw) -> str | None:
@@ -37,7 +44,33 @@ def host_of(value: msgspec.Raw) -> str | None:
         named = _decode.decode(value)
     except msgspec.DecodeError:
         return UNREADABLE
-    url = named.url if isinstance(named, _Named) else named
+    return _host(named.url if isinstance(named, _Named) else named)
+
+
+def host_of_text(value: msgspec.Raw) -> str | None:
+    """The same of a file's id or data, in the place of which some take a URL."""
+    try:
+        text = _decode_text.decode(value)
+    except msgspec.DecodeError:
+        return UNREADABLE
+    return _host_of_either(text)
+
+
+def hosts_of_file(value: msgspec.Raw) -> set[str | None]:
+    """The same of a file with its id, or its data."""
+    try:
+        file = _decode_file.decode(value) or _File()
+    except msgspec.DecodeError:
+        return {UNREADABLE}
+    return {_host_of_either(file.file_id), _host_of_either(file.file_data)}
+
+
+def _host_of_either(text: str | None) -> str | None:
+    # Neither an id nor base64 has a colon, and no URL is without.
+    return _host(text) if text is not None and ":" in text else None
+
+
+def _host(url: str | None) -> str | None:
     if url is None or url[:5].lower() == "data:":
         return None
     found = _PLAIN.fullmatch(url)

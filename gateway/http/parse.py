@@ -13,7 +13,7 @@ import msgspec
 from gateway.classify.rules import read_of
 from gateway.config import units
 from gateway.errors import BadRequest
-from gateway.http.media import host_of
+from gateway.http.media import host_of, host_of_text, hosts_of_file
 from gateway.types.requests import Caller, Endpoint, Needs, Request
 
 MAX_TURNS = 6
@@ -45,11 +45,20 @@ class _Part(msgspec.Struct):
     audio_url: msgspec.Raw = _NOTHING
     video_url: msgspec.Raw = _NOTHING
     file_url: msgspec.Raw = _NOTHING
+    file: msgspec.Raw = _NOTHING
+    file_id: msgspec.Raw = _NOTHING
+    file_data: msgspec.Raw = _NOTHING
 
 
 class _Message(msgspec.Struct):
     role: str = ""
     content: str | list[_Part] | None = None
+
+
+class _Item(_Message):
+    """Of a response's input: what a tool gave back may be a picture, too."""
+
+    output: str | list[_Part] | _Part | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -93,7 +102,7 @@ class _Embedding(_Head):
 
 
 class _Response(_Head):
-    input: str | list[_Message] | None = None
+    input: str | list[_Item] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     tools: list[msgspec.Raw] | None = None
@@ -330,7 +339,9 @@ def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
     if isinstance(response.input, str):
         turns = (read_of(response.input),)
     elif response.input is not None:
-        turns, vision, audio, hosts = _read_messages(response.input)
+        outputs = (item.output for item in response.input if item.output is not None)
+        given = [_Message("", [each] if isinstance(each, _Part) else each) for each in outputs]
+        turns, vision, audio, hosts = _read_messages([*response.input, *given])
     text_format = response.text.format if response.text is not None else None
     needs = Needs(
         endpoint="responses",
@@ -392,9 +403,6 @@ def _missing(param: str) -> BadRequest:
     )
 
 
-_TEXTS = frozenset({"text", "input_text", "output_text"})
-
-
 def _read_messages(
     messages: Iterable[_Message],
 ) -> tuple[tuple[str, ...], bool, bool, tuple[str, ...]]:
@@ -413,9 +421,7 @@ def _read_messages(
             for part in content:
                 if part.text is not None:
                     texts.append(part.text)
-                    if part.type in _TEXTS:
-                        continue
-                # Who serves it goes by the type: a text beside a picture hides nothing.
+                # A text beside a picture hides nothing: some go by the type, some by what is there.
                 vision |= "image" in part.type or bool(part.image_url)
                 audio |= "audio" in part.type or bool(part.audio_url)
                 hosts |= _hosts(part)
@@ -428,6 +434,9 @@ def _read_messages(
 def _hosts(part: _Part) -> set[str]:
     named = (part.image_url, part.audio_url, part.video_url, part.file_url)
     found = {host_of(value) for value in named if value}
+    if part.file or part.file_id or part.file_data:
+        found |= {host_of_text(value) for value in (part.file_id, part.file_data) if value}
+        found |= hosts_of_file(part.file) if part.file else set()
     return {host for host in found if host is not None}
 
 

@@ -25,6 +25,9 @@ CLOSED = Capabilities(vision=True, media_from=frozenset())
 DECLARED = Capabilities(vision=True, media_from=frozenset({"images.example.com", ".cdn.example"}))
 
 
+OUTPUT = {"type": "function_call_output", "call_id": "call_1"}
+
+
 def picture(url: str) -> list[dict[str, Any]]:
     part = {"type": "image_url", "image_url": {"url": url}}
     return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, part]}]
@@ -85,12 +88,70 @@ def test_the_host_of_what_is_named(written: str, host: str | None) -> None:
                 ]
             },
         ),
+        *(
+            (Endpoint.CHAT, {"messages": [{"role": "user", "content": [{**part, "text": "x"}]}]})
+            for part in (
+                {"type": "text", "uuid": "u", "image_url": METADATA},
+                {"type": "file", "file": {"file_id": METADATA}},
+                {"type": "file", "file": {"file_data": METADATA, "file_id": "file-1"}},
+            )
+        ),
+        *(
+            (Endpoint.RESPONSES, {"input": [item]})
+            for item in (
+                {"role": "user", "content": [{"type": "input_file", "file_data": METADATA}]},
+                {"role": "user", "content": [{"type": "input_image", "file_id": METADATA}]},
+                {**OUTPUT, "output": [{"type": "input_image", "image_url": METADATA}]},
+                {**OUTPUT, "output": [{"type": "input_file", "file_url": METADATA}]},
+                {**OUTPUT, "content": "x", "output": [{"image_url": METADATA}]},
+                {
+                    "type": "computer_call_output",
+                    "output": {"type": "computer_screenshot", "image_url": METADATA},
+                },
+            )
+        ),
     ],
 )
 def test_each_way_to_name_a_url_is_seen(endpoint: Endpoint, body: dict[str, Any]) -> None:
     text = json.dumps({"model": "auto", **body}).encode()
     asked = parse(endpoint, text, id="req_1", headers={}, caller=Caller())
     assert asked.needs.media_hosts == ("169.254.169.254",)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        (Endpoint.CHAT, {"messages": [{"role": "user", "content": [{"file": file}]}]})
+        for file in (
+            None,
+            {"file_id": "file-abc"},
+            {"file_data": "//uQxAAA/9j+8="},
+            {"file_data": "data:application/pdf;base64,AAAA", "filename": "a: b.pdf"},
+        )
+    ]
+    + [
+        (Endpoint.RESPONSES, {"input": [item]})
+        for item in (
+            {"role": "user", "content": [{"type": "input_file", "file_id": "file-abc"}]},
+            {**OUTPUT, "output": "see http://169.254.169.254/"},
+            {**OUTPUT, "output": [{"type": "input_text", "text": "http://169.254.169.254/"}]},
+            {**OUTPUT, "output": None},
+            {"type": "shell_call_output", "output": [{"stdout": "x", "outcome": {"type": "exit"}}]},
+        )
+    ],
+)
+def test_ids_contents_and_texts_are_no_urls(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    text = json.dumps({"model": "auto", **body}).encode()
+    asked = parse(endpoint, text, id="req_1", headers={}, caller=Caller())
+    assert asked.needs.media_hosts == ()
+    assert asked.turns == ()
+
+
+def test_a_picture_that_a_tool_gave_back_is_one() -> None:
+    part = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    text = json.dumps({"input": [{**OUTPUT, "output": [part]}]}).encode()
+    asked = parse(Endpoint.RESPONSES, text, id="req_1", headers={}, caller=Caller())
+    assert asked.needs.vision
 
 
 def test_only_targets_that_may_fetch_from_there_are_left() -> None:
