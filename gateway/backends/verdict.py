@@ -89,6 +89,13 @@ SIGNS: tuple[Sign, ...] = (
         "|blocked (input|output)|prohibited[_ ]content"  # Cohere, Google
         "|usage polic(y|ies)",
     ),
+    # ---- what the client goes on with is not there: OpenAI, vLLM
+    _sign(
+        "client",
+        "400 404",
+        "previousresponsenotfound",
+        words="^(previous )?(response|item|conversation) with id .{1,200} not found",
+    ),
     # ---- the team's own doing at that backend: its key, its credit, its model's id
     _sign(
         "setup",

@@ -85,6 +85,12 @@ CASES: list[tuple[str, int, Any, str]] = [
     ("busy", 424, azure("NoCapacity", "The system is at its capacity."), "azure"),
     ("setup", 401, {"statusCode": 401, "message": "Access denied due to invalid subscription key"},
      "azure"),
+    ("client", 404, openai("Response with id 'resp_1' not found.", code=404, param="response_id"),
+     "vllm"),
+    ("client", 404, openai("Item with id 'rs_1' not found. Items are not persisted when `store` is"
+     " set to false.", param="input"), "openai"),
+    ("client", 400, openai("Previous response with id 'resp_1' not found.",
+     code="previous_response_not_found", param="previous_response_id"), "openai"),
     # Anthropic
     ("client", 400, anthropic("invalid_request_error", "messages: at least one message is"
      " required"), "anthropic"),

@@ -260,6 +260,22 @@ async def test_a_clients_faults_open_nothing(status: int, tmp_path: Path) -> Non
             assert len(first.seen) == 8
 
 
+async def test_what_goes_on_with_a_response_that_is_not_there_opens_nothing(
+    tmp_path: Path,
+) -> None:
+    async with StandIn() as first, StandIn() as second:
+        words = "Response with id 'resp_made_up' not found."
+        first.fault = Fault(kind=FaultKind.STATUS, status=404, message=words)
+        async with serving(two(first, second), tmp_path) as served:
+            body = {"model": "auto", "input": "on", "previous_response_id": "resp_made_up"}
+            for _ in range(8):
+                answer = await served.client.post("/v1/responses", json=body)
+                assert answer.status_code == 404
+                assert answer.json()["error"]["message"] == words
+            assert len(first.seen) == 8
+            assert (await served.client.get("/ready")).json()["breakers"] == []
+
+
 async def test_a_busy_provider_is_left_alone_for_as_long_as_it_says(tmp_path: Path) -> None:
     async with StandIn() as first, StandIn(Behaviour(answer=say("other"))) as second:
         first.next(Fault(kind=FaultKind.STATUS, status=429, retry_after=30))
