@@ -269,9 +269,11 @@ class Pipeline:
     ) -> tuple[Recognition, Question, Prompt | None]:
         """The request as `decide` is asked it, and its prompt, read where that was needed."""
         recognised = await plane.recogniser.recognise(request)
-        only = recognised.only
+        only, at = recognised.only, None
         if request.previous is not None:
-            only = await self._made_by(request.previous, request.caller)
+            made = await self._made_by(request.previous, request.caller)
+            if made is not None:
+                only, at = made.target, made.replica
         qualities = prompt = None
         kind = plane.kind()
         if kind is not None and request.turns:
@@ -290,10 +292,11 @@ class Pipeline:
             conversation=hash((request.caller.key, request.turns[-1])) if request.turns else 0,
             stream=request.stream,
             qualities=qualities,
+            at=at,
         )
         return recognised.recognition, question, prompt
 
-    async def _made_by(self, response: str, caller: Caller) -> str | None:
+    async def _made_by(self, response: str, caller: Caller) -> Made | None:
         """A response is kept where it was made, so what continues it must go there; by whom it was
         made for, or for whose tenant: to others it is as if not there."""
         made = await self.maker(response)
@@ -306,7 +309,7 @@ class Pipeline:
             why = f"'{response}' was made by {made.target}, which is no longer declared."
         if why is not None:
             raise BadRequest(why, param="previous_response_id", code="previous_response_not_found")
-        return made.target
+        return made
 
     # ------------------------------------------------------------ dispatch
 

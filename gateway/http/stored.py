@@ -1,12 +1,12 @@
 """Objects that a backend keeps: responses and stored completions, asked for by their id later.
 
-They live where they were made. A known id goes back to the backend that made it, for the key that
+They live where they were made. A known id goes back to the replica that made it, for the key that
 it was made for and those of its tenant; an id that we have not seen goes to the one backend that
-keeps such objects, if there is only one.
+keeps such objects, if there is only one, to one replica after the other until one has it.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -46,27 +46,29 @@ class StoredObjects:
         if not id and caller.key is not None:
             # The backend's list is of everybody's, and whose each is stands nowhere in it.
             raise NotFound("A list of everybody's is for no key: ask by id.", code="not_found")
-        name = await self._owner(plane.snapshot, caller, endpoint, id)
+        name, replicas = await self._owner(plane.snapshot, caller, endpoint, id)
         below = "/".join(["", endpoint.value, *filter(None, (id, part))])
         query = f"?{request.url.query}" if request.url.query else ""
-        call = Call(
-            plane.snapshot.backends[name].replicas[0],
-            (below + query).encode(),
-            await request.body(),
-            method=request.method.encode(),
-        )
+        body, method = await request.body(), request.method.encode()
+        calls = [Call(each, (below + query).encode(), body, method=method) for each in replicas]
         try:
-            reply = await plane.backends[name].send(call)
+            reply = await _first_found(plane.backends[name].send, calls)
             return await _answer(reply, plane.snapshot.backends[name])
         except UpstreamError as error:
             raise backend_failure(name, error) from error
 
-    async def _owner(self, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, id: str) -> str:
+    async def _owner(
+        self, snapshot: Snapshot, caller: Caller, endpoint: Endpoint, id: str
+    ) -> tuple[str, Sequence[str]]:
+        """The backend, and those of its replicas that may have it."""
         made = await self._pipeline.maker(id) if id else None
         if made is not None:
             target = snapshot.targets.get(made.target or "")
             if target is not None and caller.owns(made.key, made.tenant):
-                return target.backend
+                replicas = snapshot.backends[target.backend].replicas
+                return target.backend, [
+                    each for each in replicas if each == made.replica
+                ] or replicas
         elif caller.direct:
             keepers = {
                 target.backend
@@ -74,7 +76,8 @@ class StoredObjects:
                 if endpoint.value in target.capabilities.endpoints and not target.internal
             }
             if len(keepers) == 1:
-                return keepers.pop()
+                (only,) = keepers
+                return only, snapshot.backends[only].replicas
         raise NotFound(f"There is no '{id}' at /v1/{endpoint.value}.", code="not_found")
 
 
@@ -85,6 +88,17 @@ def _named(path: str, method: str, endpoint: Endpoint) -> tuple[str, str]:
     if not listed and (method not in _PARTS[endpoint].get(part, ()) or not _ID.fullmatch(id)):
         raise NotFound(f"There is nothing at {path!r}.", code="unknown_url")
     return id, part
+
+
+async def _first_found(send: Callable[[Call], Awaitable[Reply]], calls: Sequence[Call]) -> Reply:
+    """The answer of the first that has the object, or of the last."""
+    *others, last = calls
+    for call in others:
+        reply = await send(call)
+        if reply.status != 404:
+            return reply
+        reply.abort()
+    return await send(last)
 
 
 async def _answer(reply: Reply, declared: Backend) -> Response:

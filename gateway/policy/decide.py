@@ -151,6 +151,8 @@ class Decider:
         elif rows is None:
             rows, ruled_out = candidates.resolve(question.caller.tenant)
         ranked, over, shut = _score(question, candidates.route, terms, rows, live, ruled_out)
+        if question.at is not None:
+            ranked, shut = _at(question.at, ranked, shut)
         if shut:
             if ranked or (over and not terms.refuse):
                 ruled_out += _left_alone(shut, question.qualities, live)
@@ -213,6 +215,15 @@ class Decider:
             found = row_or_not(route, target, -1, NEUTRAL_QUALITY, self._weights)
             self._named[key] = found
         return ([found], []) if isinstance(found, Row) else ([], [found])
+
+
+def _at(
+    replica: str, ranked: list[Scored], shut: list[Closed]
+) -> tuple[list[Scored], list[Closed]]:
+    """What is at the replica; all where nothing is there any more."""
+    here = [scored for scored in ranked if scored[4] == replica]
+    shut_here = [closed for closed in shut if closed[0][4] == replica]
+    return (here, shut_here) if here or shut_here else (ranked, shut)
 
 
 def _terms(snapshot: Snapshot) -> dict[str, tuple[Terms, Terms]]:

@@ -72,7 +72,7 @@ class Answers:
             return
         if len(self._made) >= MADE:
             del self._made[next(iter(self._made))]
-        self._made[id] = Made(record.target, caller.key, caller.tenant)
+        self._made[id] = Made(record.target, record.replica, caller.key, caller.tenant)
 
     async def made(self, completion: str, *, elsewhere: bool) -> Made | None:
         """Who made a completion, looked for as by `find` where it is not remembered."""
@@ -80,7 +80,9 @@ class Answers:
         if known is not None:
             return known
         row = await self.find(completion, elsewhere=elsewhere)
-        return None if row is None else Made(row["target"], row["key"], row["tenant"])
+        if row is None:
+            return None
+        return Made(row["target"], row["replica"], row["key"], row["tenant"])
 
     async def find(self, id: str, *, elsewhere: bool) -> dict[str, Any] | None:
         """The row of a request, decision or completion.

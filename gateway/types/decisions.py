@@ -11,7 +11,8 @@ from gateway.types.requests import Caller, Needs
 class Question(msgspec.Struct, frozen=True, gc=False):
     """What `decide` is asked: a recognised request without its transport.
 
-    `only` names the single target that the client asked for, if it did. `conversation` is the same
+    `only` names the single target that the client asked for, if it did, and `at` the replica that
+    has what the request goes on with. `conversation` is the same
     number for requests of one conversation within this process, 0 where it has no beginning.
     `qualities` are P(right) on this very prompt, by index of the route's candidates, and below 0
     for one whose known quality is to count; None for all of them.
@@ -25,6 +26,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     conversation: int = 0
     stream: bool = False
     qualities: tuple[float, ...] | None = None
+    at: str | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

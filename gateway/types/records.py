@@ -78,10 +78,16 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         """What answered, or was asked last; None where nothing was."""
         return self.composed or (self.attempts[-1].target if self.attempts else None)
 
+    @property
+    def replica(self) -> str | None:
+        """Where it was asked last."""
+        return self.attempts[-1].replica if self.attempts else None
+
 
 class Made(msgspec.Struct, frozen=True, gc=False):
-    """Which target made a completion, for which key and tenant."""
+    """Which target made a completion, at which replica, for which key and tenant."""
 
     target: str | None
+    replica: str | None
     key: str | None
     tenant: str | None

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from gateway.standin.standin import StandIn
 from gateway.types.policies import Policy
 from gateway.types.routes import Match
+from gateway.types.snapshot import Snapshot
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, route, serving, snapshot, target, with_adapters
 from tests.transport.peer import forwarding, peer
@@ -146,6 +148,45 @@ async def test_a_response_goes_on_where_it_was_made(provider: StandIn, tmp_path:
     assert second["previous_response_id"] == first["id"]
     assert found.json()["id"] == second["id"]
     assert not provider.seen
+
+
+def of_two_replicas(first: StandIn, second: StandIn) -> Snapshot:
+    urls = (first.url, second.url)
+    made = snapshot([target("own/model", first.url, replicas=urls)])
+    own = msgspec.structs.replace(made.backends["own"], replicas=urls)
+    return msgspec.structs.replace(made, backends={"own": own})
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["remembered", "by the log"])
+async def test_a_response_is_kept_by_the_replica_that_made_it(
+    remembered: bool, tmp_path: Path
+) -> None:
+    async with StandIn() as first, StandIn() as second:
+        async with serving(of_two_replicas(first, second), tmp_path) as served:
+            post, get = served.client.post, served.client.get
+            await first.stop()
+            body = {"model": "auto", "input": "hello"}
+            id = (await post("/v1/responses", json=body)).json()["id"]
+            await first.start()
+            if not remembered:
+                served.gateway._answers._made.clear()
+            for _ in range(4):
+                more = {**body, "previous_response_id": id}
+                assert (await post("/v1/responses", json=more)).status_code == 200
+            assert (await get(f"/v1/responses/{id}")).json()["id"] == id
+            assert (await served.client.delete(f"/v1/responses/{id}")).json()["deleted"]
+    assert not first.seen
+
+
+async def test_what_was_made_elsewhere_is_looked_for_at_each_replica(tmp_path: Path) -> None:
+    async with StandIn() as first, StandIn() as second, httpx.AsyncClient() as client:
+        body = {"model": "m", "input": "hello"}
+        id = (await client.post(f"{second.url}/responses", json=body)).json()["id"]
+        async with serving(of_two_replicas(first, second), tmp_path) as served:
+            found = await served.client.get(f"/v1/responses/{id}")
+            nowhere = await served.client.get("/v1/responses/resp_none")
+    assert found.json()["id"] == id
+    assert nowhere.status_code == 404
 
 
 # ------------------------------------------------------------------ keys

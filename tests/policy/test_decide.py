@@ -7,6 +7,7 @@ import pytest
 
 from gateway.policy.decide import Decider, decide
 from gateway.policy.live import Live
+from gateway.resilience.breaker import Breaker
 from gateway.types.backends import Capabilities, Target
 from gateway.types.decisions import Decision, Question
 from gateway.types.policies import Limits, Policy
@@ -201,6 +202,25 @@ def test_a_named_target_is_alone_and_above_the_limits() -> None:
     assert decision.fits
     assert decision.ranked[0].candidate == 3
     assert decision.ranked[0].quality == 0.98
+
+
+def test_what_goes_on_stays_at_its_replica_while_that_is_there() -> None:
+    pair = target("local/qwen", internal=True, replicas=("http://one", "http://two"))
+    config = snapshot([route([("local/qwen", 0.9)])], [pair], policy())
+    live = Live()
+
+    def replicas(at: str) -> list[str]:
+        asked = msgspec.structs.replace(question(only="local/qwen"), at=at)
+        return [choice.replica for choice in ask(config, asked, live=live).ranked]
+
+    live.started(pair, "http://two", ROUTE, 0.0)
+    assert replicas("http://two") == ["http://two"]
+    resting = Breaker()
+    resting.rest_until = 60.0
+    live.estimate(pair, "http://two").gate = resting
+    assert replicas("http://two") == ["http://two"]
+    assert replicas("http://one") == ["http://one"]
+    assert replicas("http://gone") == ["http://one"]
 
 
 def test_a_named_target_that_is_no_candidate_has_neutral_quality() -> None:

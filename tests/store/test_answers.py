@@ -32,7 +32,7 @@ async def test_of_very_many_responses_the_last_are_remembered(
         for n in range(7)
     }
     answers.stop()
-    made = Made("local/qwen+contracts", "key_1", "acme")
+    made = Made("local/qwen+contracts", "http://gpu-1:8000", "key_1", "acme")
     assert found == {0: made, 1: None, 2: made, 3: made, 4: made, 5: None, 6: None}
 
 
