@@ -135,7 +135,7 @@ def _print(
     html: Path | None,
 ) -> None:
     from gateway.evals.page import label_words, preferred_words, words
-    from gateway.evals.runs import named
+    from gateway.evals.runs import lacking, named
 
     out = Console(soft_wrap=True, highlight=False)
     rows = [
@@ -157,6 +157,8 @@ def _print(
         for each in found.standings
     ]
     Lines(out, HEAD).print(rows)
+    if why := lacking(found.run):
+        out.print(f"not complete: {why}", style="yellow", markup=False)
     for pair in found.compared:
         out.print(words(pair), style="green" if pair.sure else ASIDE)
     for scorer, each in preferred.items():

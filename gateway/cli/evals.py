@@ -262,7 +262,7 @@ def _told(
         cost_usd=progress.cost_usd,
         judge_usd=progress.judge_usd,
         versions={"switchboard": version("switchboard"), "python": platform.python_version()},
-        note=note or (progress.stopped and f"stopped by {progress.stopped}"),
+        note="; ".join(filter(None, (note, progress.stopped and f"stopped by {progress.stopped}"))),
         judges=tuple(each.name for each in suite.scorers if each.part.kind == "judge"),
     )
 
@@ -271,7 +271,7 @@ def _told(
 
 
 def _print(run: "Run", results: "list[Result]", home: Path) -> None:
-    from gateway.evals.runs import named
+    from gateway.evals.runs import lacking, named
 
     out = Console(soft_wrap=True, highlight=False)
     Lines(out, HEAD).print([_cells(row) for row in summed(results)])
@@ -284,7 +284,7 @@ def _print(run: "Run", results: "list[Result]", home: Path) -> None:
         style=ASIDE,
     )
     if not run.complete:
-        why = run.note or f"{run.errors} answers failed"
+        why = lacking(run)
         out.print(f"not complete: {why}; it feeds nothing; run it again to go on", style="yellow")
     unscored = sum(each.error is None and each.right is None for each in results)
     if unscored:

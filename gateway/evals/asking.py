@@ -64,7 +64,7 @@ class Asker:
                 id = answer.headers.get("x-switchboard-decision")
                 if not answer.is_success:
                     await answer.aread()
-                    return Reply("", error=f"{answer.status_code} {_message(answer.text)}")
+                    return Reply("", error=_refused(answer))
                 async for line in answer.aiter_lines():
                     piece, model, error = _event(line, model)
                     text.append(piece)
@@ -113,6 +113,13 @@ def _event(line: str, model: str) -> tuple[str, str, str | None]:
     choices = event.get("choices") or [{}]
     piece = (choices[0].get("delta") or {}).get("content") or ""
     return piece, event.get("model") or model, None
+
+
+def _refused(answer: httpx.Response) -> str:
+    said = f"{answer.status_code} {_message(answer.text)}"
+    if answer.status_code in (401, 403):
+        return f"{said} Give a key that may name targets by --key or SWITCHBOARD_KEY."
+    return said
 
 
 def _message(text: str) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from gateway.evals import ranking, wins
 from gateway.evals.agreement import Agreement, Labelled, ScorerAgreement
 from gateway.evals.compare import Compared, Disagreement, Report, Standing
+from gateway.evals.runs import lacking
 from gateway.experiments.page import STYLE
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 320, 56, 150, 16, 40
@@ -42,9 +43,7 @@ def page(
         f'<p class="soft">run {escape(run.id)} · {_instant(run.started)} · {run.cases} cases'
         f" · {_times(run.repetitions)} · right by {escape(run.right or '–')}"
         f" · {_dollars(run.cost_usd)} for answers, {_dollars(run.judge_usd)} for judging</p>",
-        ""
-        if run.complete
-        else f'<p class="breach">⚠ not complete: {escape(run.note or "answers failed")}</p>',
+        f'<p class="breach">⚠ not complete: {escape(lacking(run))}</p>' if lacking(run) else "",
         "<h2>Quality against cost</h2>",
         plot(found.standings),
         '<p class="soft">Green: no other target is at once as good and as cheap. Bars: 95 % '

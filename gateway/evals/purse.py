@@ -126,13 +126,14 @@ class Purse:
             "messages": [{"role": "user", "content": "."}],
             "max_tokens": 1,
         }
-        reply = await self._answers.ask(body)
+        reply = await self._paid(target, body, judging=judging)
+        if reply is None:
+            raise RunFailed(
+                f"{self.progress.stopped} leaves too little to ask {target} who it is, which may"
+                f" cost {self._most(target, body):.2g} usd; set a higher one"
+            )
         if reply.error is not None:
             raise RunFailed(f"{target} does not answer: {reply.error}")
-        if judging:
-            self.progress.judge_usd += reply.cost_usd
-        else:
-            self.progress.cost_usd += reply.cost_usd
         self.models[target] = reply.model
         return reply.model
 
@@ -148,6 +149,17 @@ class Purse:
         if kept is not None:
             self.progress.cached += not judging
             return kept, True
+        reply = await self._paid(target, body, judging=judging)
+        if reply is None:
+            return None
+        self.progress.asked += not judging
+        if reply.error is None:
+            self._cache.put(key, reply)
+        self.told()
+        return reply, False
+
+    async def _paid(self, target: str, body: Mapping[str, Any], *, judging: bool) -> Reply | None:
+        """The answer, and what it cost is spent; None where money is at an end."""
         most = self._most(target, body)
         progress = self.progress
         if not await self._reserved(most):
@@ -163,11 +175,7 @@ class Purse:
             progress.judge_usd += reply.cost_usd
         else:
             progress.cost_usd += reply.cost_usd
-            progress.asked += 1
-        if reply.error is None:
-            self._cache.put(key, reply)
-        self.told()
-        return reply, False
+        return reply
 
     async def _reserved(self, most: float) -> bool:
         """Sets so much aside. What does not fit beside questions under way waits for what those

@@ -175,6 +175,13 @@ def named(run: Run) -> str:
     return f"{run.suite}/{run.id}"
 
 
+def lacking(run: Run) -> str:
+    """Why a run is not complete; empty for one that is."""
+    if run.complete:
+        return ""
+    return run.note or f"{run.errors} answers failed"
+
+
 def as_json(run: Run) -> dict[str, Any]:
     """For programs."""
     told: dict[str, Any] = msgspec.to_builtins(run)

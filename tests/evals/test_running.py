@@ -19,6 +19,7 @@ from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import EvidenceBook
+from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.store import Store
 from tests.gateway.support import serving_home
@@ -144,9 +145,40 @@ async def test_a_run_stops_before_the_limit_and_goes_on(
     assert 0 < part["asked"] < 8
     assert part["cost_usd"] <= limit
     assert "limit" in part["note"]
+    assert "not complete: stopped by the limit of 0.0125 usd" in await ran(
+        tmp_path, "report", "capitals"
+    )
     whole = await run(tmp_path)
     assert whole["asked"] + whole["cached"] == 8
     assert whole["cached"] == part["asked"]
+
+
+async def test_who_is_asked_is_asked_within_the_limit_too(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    path = tree(tmp_path, providers)
+    # One token of each is $0.001: the second one's does not fit.
+    line = ("run", str(path), "--limit-usd", "0.0015")
+    out = " ".join((await ran(tmp_path, *line, code=1)).split())
+    assert "the limit of 0.0015 usd leaves too little to ask half/m who it is" in out
+    assert asked(*providers) == 1
+
+
+async def test_a_gateway_that_wants_a_key_is_told_with_the_option_for_it(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    path = tree(tmp_path, providers)
+    snapshot = load(tmp_path, {}).snapshot
+    store = Store.open(f"sqlite:///{tmp_path}/switchboard.db")
+    Keys(store).create("someone")
+    gateway = Gateway(snapshot, store)
+    await gateway.start()
+    async with listening(gateway, "127.0.0.1", 0, snapshot.server) as port:
+        line = ("run", str(path), "--gateway", f"http://127.0.0.1:{port}")
+        out = " ".join((await ran(tmp_path, *line, code=1)).split())
+    await gateway.stop()
+    assert "401 You did not provide an API key." in out
+    assert "Give a key that may name targets by --key or SWITCHBOARD_KEY." in out
 
 
 async def test_questions_wait_for_what_those_under_way_really_cost(
