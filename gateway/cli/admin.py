@@ -58,8 +58,10 @@ def ask(
     gateway: str | None,
     key: str | None,
     config: Path,
+    as_json: bool = False,
 ) -> Any:
-    """What the gateway answers; what it refuses is told in red, with exit code 1."""
+    """What the gateway answers; what it refuses is told in red, with exit code 1, and what is wrong
+    with files `as_json` too."""
     import httpx
 
     base = base_of(gateway, config)
@@ -85,7 +87,7 @@ def ask(
     if answer.is_success:
         return found
     if answer.status_code == 422 and "problems" in found:
-        tell_problems(msgspec.convert(found["problems"], list[Problem]))
+        tell_problems(msgspec.convert(found["problems"], list[Problem]), as_json=as_json)
     message = found.get("error", {}).get("message", answer.text[:300])
     if answer.status_code in (401, 403) and not key:
         message = f"{message} Give a key with a role by --key or SWITCHBOARD_ADMIN_KEY."

@@ -73,14 +73,15 @@ def register(app: typer.Typer) -> None:
         Exit code 0 for no difference, 2 for one, 1 for files that are wrong. With a key the running
         gateway compares, by its own variables and by what it has measured.
         """
-        loaded = _loaded(config, environment)
+        as_json = as_json or form is Format.JSON
+        loaded = _loaded(config, environment, as_json=as_json)
         if key is not None:
-            report = _asked(loaded, environment, gateway, key, config)
+            report = _asked(loaded, environment, gateway, key, config, as_json=as_json)
         else:
             report = _compared(loaded, environment, store, config)
         if out is not None:
             _write_plan(out, loaded, environment, report)
-        if as_json or form is Format.JSON:
+        if as_json:
             print(msgspec.json.encode(report).decode())
         elif form is Format.MARKDOWN:
             print("\n".join(markdown(report)))
@@ -91,22 +92,28 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(2)
 
 
-def _loaded(config: Path, environment: str | None) -> "Loaded":
+def _loaded(config: Path, environment: str | None, *, as_json: bool) -> "Loaded":
     from gateway.config.load import load
 
     try:
         return load(config, os.environ, environment)
     except ConfigError as error:
-        tell_problems(error.problems)
+        tell_problems(error.problems, as_json=as_json)
 
 
 def _asked(
-    loaded: "Loaded", environment: str | None, gateway: str | None, key: str, config: Path
+    loaded: "Loaded",
+    environment: str | None,
+    gateway: str | None,
+    key: str,
+    config: Path,
+    *,
+    as_json: bool,
 ) -> "Report":
     from gateway.revisions.report import Report
 
     body = {"files": dict(loaded.texts), "environment": environment}
-    found = ask("POST", "diff", body, gateway=gateway, key=key, config=config)
+    found = ask("POST", "diff", body, gateway=gateway, key=key, config=config, as_json=as_json)
     return msgspec.convert(found, Report)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -98,8 +99,12 @@ def known_routes(store: "Store", config: Path) -> set[str]:
     return found
 
 
-def tell_problems(problems: Iterable[Problem]) -> NoReturn:
-    """Says on the error output what is wrong, and ends the command with exit code 1."""
+def tell_problems(problems: Iterable[Problem], *, as_json: bool = False) -> NoReturn:
+    """Says on the error output what is wrong, and ends the command with exit code 1. Programs that
+    asked for JSON have the problems on the standard output, too."""
+    problems = list(problems)
+    if as_json:
+        print(msgspec.json.encode({"problems": problems}).decode())
     print_problems(Console(stderr=True, soft_wrap=True, highlight=False), problems)
     raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from gateway.cli.opening import (
     tell_problems,
 )
 from gateway.errors import ConfigError, SwitchboardError
+from gateway.types.snapshot import Server
 
 if TYPE_CHECKING:
     from gateway.config.load import Loaded
@@ -91,7 +92,7 @@ def register(app: typer.Typer) -> None:
         watched = _guard(guard, max_errors, max_latency)
         planned = _planned(plan) if plan is not None else None
         environment = planned.environment if planned is not None else environment
-        loaded = _loaded(config, environment)
+        loaded = _loaded(config, environment, as_json=as_json)
         if planned is not None and dict(loaded.texts) != planned.files:
             fail("the files have changed since the plan was made: make a new one with `diff --out`")
         after = planned.report.running if planned is not None else None
@@ -103,7 +104,9 @@ def register(app: typer.Typer) -> None:
                 "after": after,
                 "guard": None if watched is None else msgspec.structs.asdict(watched),
             }
-            found = ask("POST", "revisions", body, gateway=gateway, key=key, config=config)
+            found = ask(
+                "POST", "revisions", body, gateway=gateway, key=key, config=config, as_json=as_json
+            )
             if watched is not None and wait:
                 path = f"revisions/{found['seq']}"
                 found = _until_ended(
@@ -119,7 +122,7 @@ def register(app: typer.Typer) -> None:
         if watched is not None and wait:
             url = store or loaded.snapshot.server.store
             plain = _until_ended(plain, lambda: _plain(_again(revision.seq, url, config)))
-        _tell(plain, served, as_json, watched=watched is not None)
+        _tell(plain, served, as_json, base=base, watched=watched is not None)
 
     @app.command()
     def history(
@@ -165,11 +168,14 @@ def register(app: typer.Typer) -> None:
         which, steps = _meant(to, seq)
         if key is not None:
             body = {"to": which, "steps": steps, "note": note}
-            found = ask("POST", "rollback", body, gateway=gateway, key=key, config=config)
+            found = ask(
+                "POST", "rollback", body, gateway=gateway, key=key, config=config, as_json=as_json
+            )
             _tell(found, True, as_json)
             return
+        base = _base(gateway, config)
         revision = _gone_back(which, steps, note, store, config)
-        _tell(_plain(revision), _taken_up(revision, base_of(gateway, config)), as_json)
+        _tell(_plain(revision), _taken_up(revision, base), as_json, base=base)
 
 
 def _meant(to: str | None, seq: int | None) -> tuple[str | int | None, int]:
@@ -245,13 +251,13 @@ def author() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _loaded(config: Path, environment: str | None) -> "Loaded":
+def _loaded(config: Path, environment: str | None, *, as_json: bool) -> "Loaded":
     from gateway.config.load import load
 
     try:
         loaded = load(config, os.environ, environment)
     except ConfigError as error:
-        tell_problems(error.problems)
+        tell_problems(error.problems, as_json=as_json)
     print_problems(Console(stderr=True, soft_wrap=True, highlight=False), loaded.warnings)
     return loaded
 
@@ -308,6 +314,14 @@ def _gone_back(
             fail(str(error))
 
 
+def _base(gateway: str | None, config: Path) -> str:
+    """Where the gateway is asked whether it serves it. A store that is named needs no files here:
+    without any it is asked where it usually listens."""
+    if gateway is None and not (config / "gateway.yaml").is_file():
+        gateway = f"http://{Server().host}:{Server().port}"
+    return base_of(gateway, config)
+
+
 def _plain(revision: "Revision") -> dict[str, Any]:
     from gateway.revisions.running import brief
 
@@ -343,9 +357,15 @@ def _taken_up(revision: "Revision", base: str) -> bool | None:
 
 
 def _tell(
-    revision: Mapping[str, Any], served: bool | None, as_json: bool, *, watched: bool = False
+    revision: Mapping[str, Any],
+    served: bool | None,
+    as_json: bool,
+    *,
+    base: str = "",
+    watched: bool = False,
 ) -> None:
-    """What has come of it; `watched` is whether a guard was asked for."""
+    """What has come of it; `base` is where a gateway was looked for, `watched` whether a guard was
+    asked for."""
     if as_json:
         print(msgspec.json.encode({"served": served, "revision": revision}).decode())
         if revision["verdict"].startswith("rolled back") and not revision.get("unchanged"):
@@ -359,7 +379,9 @@ def _tell(
     name = f"revision {revision['seq']} ({revision['hash'][:12]})"
     said = {
         True: f"[green]{name} is served[/green]",
-        False: f"[green]{name} is written[/green]; no gateway answers, the next start serves it",
+        False: f"[green]{name} is written[/green]; no gateway answers at {escape(base)}: the next "
+        "start serves it, and one that runs elsewhere on this store within a second (--gateway URL "
+        "names it)",
         None: f"[green]{name} is written[/green]; the gateway takes it up within a second, and "
         "tells so to whoever gives a key (--key)",
     }

@@ -187,7 +187,7 @@ def _at_home(
     if last is not None:
         others = [each for each in sorted(homes) if (Path(each) / GATEWAY).exists()]
         if others and not _same(last, files):
-            raise ConfigError([*problems, _of_another(store, others[0], last)])
+            raise ConfigError([*problems, _of_another(home, store, others[0], last)])
     if problems and _empty(home) and not named:
         raise ConfigError(problems)
 
@@ -203,15 +203,16 @@ def _same(last: Revision, files: Loaded | ConfigError) -> bool:
     return isinstance(files, Loaded) and last.same_as(files.snapshot.hash, dict(files.texts))
 
 
-def _of_another(store: str, other: str, last: Revision) -> Problem:
+def _of_another(home: Home, store: str, other: str, last: Revision) -> Problem:
     return Problem(
-        GATEWAY,
+        str(home.directory / GATEWAY),
         0,
         "store",
         f"the store {store} is that of another configuration, in {other}: its revision {last.seq}, "
         f"by {last.author}, would be served in the place of these files",
         "give this one a store of its own, as by `store: sqlite:///OTHER.db` or `--store`; if its "
-        "files are to take the other's place, `switchboard apply` them first",
+        "files are to take the other's place: `switchboard apply --config "
+        f"{home.directory} --store {store}`",
     )
 
 

@@ -277,7 +277,10 @@ async def test_another_directory_is_not_served_from_this_ones_store(
     with pytest.raises(ConfigError) as refused:
         open_home(Home(other), store_url(home))
     assert f"another configuration, in {home}" in str(refused.value)
+    assert f"{other}/gateway.yaml: store: the store" in str(refused.value)
     assert "a store of its own" in str(refused.value)
+    mend = f"`switchboard apply --config {other} --store {store_url(home)}`"
+    assert mend in str(refused.value)
     # The same files elsewhere are no other configuration, and neither is one that was applied.
     store = Store.open(store_url(home))
     files = {str(path.relative_to(other)): path.read_text() for path in other.rglob("*.yaml")}
@@ -348,12 +351,41 @@ async def test_an_environment_that_finds_anothers_revision_says_so(home: Path) -
 async def test_where_none_runs_it_is_for_the_next_start(home: Path) -> None:
     ran = await quickly(home, "apply", url="http://127.0.0.1:9")
     assert ran.code == 0, ran.err
-    assert "the next start serves it" in ran.out
+    assert "no gateway answers at http://127.0.0.1:9: the next start serves it" in ran.out
+    assert "--gateway URL" in ran.out
     add_route(home, "legal")
     assert (await quickly(home, "apply", url="http://127.0.0.1:9")).code == 0
     (home / "routes/legal.yaml").unlink()
     async with inside(home) as (_, url, _):
         assert await serves(url, "legal")
+
+
+async def test_with_a_store_that_is_named_going_back_needs_no_files(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    await quickly(home, "apply", url="http://127.0.0.1:9")
+    add_route(home, "legal")
+    await quickly(home, "apply", url="http://127.0.0.1:9")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    line = ("rollback", "--store", store_url(home), "--json")
+    ran = await asyncio.to_thread(switchboard, *line, home=elsewhere)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["revision"]["seq"] == 3
+    # Where the files there cannot be read nothing is done before that is said.
+    (elsewhere / "gateway.yaml").write_text("default_route: [\n")
+    ran = await asyncio.to_thread(switchboard, *line, home=elsewhere)
+    assert (ran.code, len(revisions(home))) == (1, 3)
+
+
+@pytest.mark.parametrize("words", [("apply", "--json"), ("diff", "--json")])
+async def test_programs_have_what_is_wrong_as_json(home: Path, words: tuple[str, ...]) -> None:
+    add_route(home, "legal")
+    (home / "routes/legal.yaml").write_text("name: legal\n")
+    ran = await quickly(home, *words, url="http://127.0.0.1:9")
+    assert ran.code == 1
+    problem = json.loads(ran.out)["problems"][0]
+    assert (problem["file"], problem["severity"]) == (f"{home}/routes/legal.yaml", "error")
+    assert "legal.yaml" in ran.err
 
 
 async def test_files_that_are_wrong_do_not_keep_the_last_revision_from_serving(home: Path) -> None:
