@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from gateway.cli.opening import EnvironmentOption, JsonOption, print_problems, tell
 from gateway.config.load import Loaded, load
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, Problem, SwitchboardError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Say everything that is wrong with a configuration, with file, line, key and mend.
 
-        Exit code 1 if it cannot run.
+        Exit code 1 if it cannot run, or a suite in evals/ cannot.
         """
-        loaded, problems = _checked(config, environment)
+        checked = _checked(config, environment)
         if as_json:
-            print(msgspec.json.encode(_report(loaded, problems)).decode())
+            print(msgspec.json.encode(_report(checked)).decode())
         else:
-            _print(config, loaded, problems)
-        if loaded is None:
+            _print(config, checked)
+        if checked.errors:
             raise typer.Exit(1)
 
     @app.command()
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
         try:
             written = write(directory)
-        except OSError as error:
+        except (OSError, SwitchboardError) as error:
             tell(error)
             raise typer.Exit(1) from None
         console = Console()
@@ -70,44 +70,68 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--check", help="Write nothing; exit code 1 if one is not current.")
         ] = False,
     ) -> None:
-        """Write the JSON Schemas of gateway.yaml, routes/*.yaml and policies/*.yaml."""
+        """Write the JSON Schemas of gateway.yaml, routes, policies and suites (suite.json)."""
         from gateway.config.schema import run
 
         sys.exit(run(directory, check=check))
 
 
-def _checked(directory: Path, environment: str | None) -> tuple[Loaded | None, tuple[Problem, ...]]:
+class _Checked(msgspec.Struct, frozen=True):
+    """What the files are, as far as they are that, and all that is wrong with them."""
+
+    loaded: Loaded | None
+    suites: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> int:
+        return sum(problem.severity == "error" for problem in self.problems)
+
+
+def _checked(directory: Path, environment: str | None) -> _Checked:
+    from gateway.evals.suites import read
+
+    loaded: Loaded | None = None
     try:
         loaded = load(directory, os.environ, environment)
+        problems = loaded.warnings
     except ConfigError as error:
-        return None, error.problems
-    return loaded, loaded.warnings
+        problems = error.problems
+    suites = sorted((directory / "evals").glob("*.yaml"))
+    for path in suites:
+        try:
+            read(path, os.environ, None if loaded is None else loaded.snapshot)
+        except ConfigError as error:
+            problems += error.problems
+    return _Checked(loaded, len(suites), problems)
 
 
-def _report(loaded: Loaded | None, problems: tuple[Problem, ...]) -> dict[str, object]:
+def _report(checked: _Checked) -> dict[str, object]:
+    loaded = checked.loaded
     return {
-        "valid": loaded is not None,
+        "valid": not checked.errors,
         "snapshot": loaded.snapshot.hash if loaded is not None else None,
-        "problems": [msgspec.to_builtins(problem) for problem in problems],
+        "problems": [msgspec.to_builtins(problem) for problem in checked.problems],
     }
 
 
-def _print(directory: Path, loaded: Loaded | None, problems: tuple[Problem, ...]) -> None:
+def _print(directory: Path, checked: _Checked) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    print_problems(console, problems)
-    errors = sum(problem.severity == "error" for problem in problems)
-    warnings = len(problems) - errors
+    print_problems(console, checked.problems)
+    errors = checked.errors
+    warnings = len(checked.problems) - errors
     counted = f"{errors} {_plural('error', errors)}, {warnings} {_plural('warning', warnings)}"
-    if loaded is None:
+    if errors or checked.loaded is None:
         console.print(f"[red]{escape(str(directory))}: {counted}[/red]")
         return
-    snapshot = loaded.snapshot
+    snapshot = checked.loaded.snapshot
+    suites = f" {checked.suites} {_plural('suite', checked.suites)}," if checked.suites else ""
     console.print(
         f"[green]{escape(str(directory))} is valid[/green]:"
         f" {len(snapshot.routes)} {_plural('route', len(snapshot.routes))},"
         f" {len(snapshot.policies)} {'policy' if len(snapshot.policies) == 1 else 'policies'},"
         f" {len(snapshot.targets)} {_plural('target', len(snapshot.targets))},"
-        f" {warnings} {_plural('warning', warnings)}; snapshot {snapshot.hash[:12]}"
+        f"{suites} {warnings} {_plural('warning', warnings)}; snapshot {snapshot.hash[:12]}"
     )
 
 

@@ -48,8 +48,9 @@ def check(files: Files) -> Iterator[Problem]:
         if sheet.model is not None:
             yield from _route(sheet, sheet.model, files, targets)
     yield from _same_examples(files.routes)
-    declared = [] if files.gateway is None else declared_targets(files.gateway.document.data)
-    yield from check_experiments(files.routes, declared, targets, _asked_by(files.gateway))
+    if files.gateway is not None:
+        declared = declared_targets(files.gateway.document.data)
+        yield from check_experiments(files.routes, declared, targets, _asked_by(files.gateway))
 
 
 def _route(

@@ -34,9 +34,9 @@ A configuration is a directory:
 | `prompts/` or any other folder | system prompts that routes name |
 
 `switchboard init DIR` writes one to start from. `switchboard validate --config DIR` says everything
-that is wrong with one, with file, line, key and mend, and exits with 1 if it cannot run; `--json`
-is for programs. `switchboard schema` writes JSON Schemas: the first line of each file,
-`# yaml-language-server: $schema=…`, lets an editor complete and check it while you type.
+that is wrong with one, with file, line, key and mend, and exits with 1 if it cannot run, or a suite
+cannot; `--json` is for programs. `switchboard schema` writes JSON Schemas: the first line of each
+file, `# yaml-language-server: $schema=…`, lets an editor complete and check it while you type.
 
 ## How files are read
 
@@ -59,8 +59,10 @@ is for programs. `switchboard schema` writes JSON Schemas: the first line of eac
 | money | `0.01 usd` | `usd` |
 | price of tokens | `0.25 usd/Mtok` | `usd/Mtok`, `usd/ktok`, `usd/tok` |
 | cost of waiting | `0.002 usd/s` | `usd/s`, `usd/ms` |
-| time | `1.5 s` | `s`, `ms`, `m` (minutes), `h` |
+| time | `1.5 s` | `s`, `ms`, `m` (minutes), `h`, `d` (days) |
 | share | `5 %` or `0.05` | `%`, or a number from 0 to 1 |
+| difference of shares | `2 points` | `points`, `point` |
+| rate | `600/min` or `100k/min` | `/s`, `/min`, `/h`, after a whole number, also in `k` or `M` |
 | size | `32 MiB` | `B`, `kB`, `MB`, `GB`, `KiB`, `MiB`, `GiB` |
 """
 _FILES = (

@@ -6,17 +6,22 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gateway.config.schema import schemas
+from gateway.errors import SwitchboardError
+
+
+class NothingWritten(SwitchboardError):
+    """Something is there already; the text names it."""
 
 
 def write(directory: Path) -> list[Path]:
     """Writes the starting configuration with its schemas; the files' paths.
 
-    Raises FileExistsError, before anything is written, if one of them is there already.
+    Raises NothingWritten, before anything is written, if one of them is there already.
     """
     texts = {directory / name: text for name, text in sorted(starting_files().items())}
     there = [str(path) for path in texts if path.exists()]
     if there:
-        raise FileExistsError(f"nothing was written: {', '.join(there)} would be overwritten")
+        raise NothingWritten(f"nothing was written: {', '.join(there)} would be overwritten")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")

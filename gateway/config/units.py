@@ -102,9 +102,9 @@ def parse(written: str | int | float, dimension: Dimension) -> float:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise UnitError(f"`{written}` is not {dimension.what}", _mend(text, dimension))
-    factor = _factor(match["number"], match["unit"], dimension)
     if match["sign"] == "-":
         raise UnitError(f"`{written}` is below zero", _mend(text, dimension))
+    factor = _factor(match["number"], match["unit"], dimension)
     with localcontext(prec=_DIGITS):
         value = float(Decimal(match["number"]) * factor)
     if not math.isfinite(value):
@@ -161,8 +161,11 @@ def _factor(number: str, unit: str | None, dimension: Dimension) -> Decimal:
     if factor is None:
         near = next((each for each in dimension.units if each.startswith(f"{unit}/")), None)
         near = near or closest(unit, dimension.units)
-        mend = f"did you mean `{number} {near}`?" if near else _mend(number, dimension)
-        raise UnitError(f"unknown unit `{unit}`", mend)
+        there = ", ".join(f"`{each}`" for each in dimension.units)
+        mend = f"{_mend(number, dimension)}, in one of {there}"
+        raise UnitError(
+            f"unknown unit `{unit}`", f"did you mean `{number} {near}`?" if near else mend
+        )
     return factor
 
 

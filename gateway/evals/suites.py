@@ -4,7 +4,7 @@ data."""
 import csv
 import random
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gateway.config.words import did_you_mean
 from gateway.errors import ConfigError, Problem, unread
 from gateway.evals import scorers
 from gateway.types.routes import Comparison
+from gateway.types.snapshot import Snapshot
 
 csv.field_size_limit(1 << 27)
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -93,8 +94,9 @@ class Suite(msgspec.Struct, frozen=True):
         return next(each for each in self.scorers if each.name == self.right)
 
 
-def read(path: Path, env: Mapping[str, str]) -> Suite:
-    """The suite of a file with its cases. Raises ConfigError with everything that is wrong."""
+def read(path: Path, env: Mapping[str, str], snapshot: Snapshot | None = None) -> Suite:
+    """The suite of a file with its cases. Raises ConfigError with everything that is wrong: with a
+    `snapshot` also that its route or a target is none there."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -108,6 +110,7 @@ def read(path: Path, env: Mapping[str, str]) -> Suite:
         problems = [*problems, *wrong]
         if file is not None:
             problems += _unfit(file, document)
+            problems += _unknown(file, document, snapshot) if snapshot is not None else ()
     if file is None or document is None or problems:
         raise ConfigError(problems)
     data = path.parent / file.data
@@ -167,6 +170,24 @@ def _unfit(file: SuiteFile, document: yaml.Document) -> Iterator[Problem]:
     if file.right is not None and file.right not in (list(file.scorers) or [file.score]):
         mend = did_you_mean(file.right, list(file.scorers), "declare it under `scorers`")
         yield problem(("right",), f"unknown scorer `{file.right}`", mend)
+
+
+def _unknown(file: SuiteFile, document: yaml.Document, snapshot: Snapshot) -> Iterator[Problem]:
+    """What the suite names that the configuration has not."""
+    named: list[tuple[yaml.Path, str, str, Iterable[str]]] = []
+    if file.route is not None:
+        named.append((("route",), "route", file.route, snapshot.routes))
+    for place, to in enumerate(map(_to, file.targets)):
+        named.append((("targets", place), "target", to.target, snapshot.targets))
+    for name, part in file.scorers.items():
+        if part.target is not None:
+            named.append((("scorers", name, "target"), "target", part.target, snapshot.targets))
+    for path, kind, name, known in named:
+        if name not in known:
+            mend = did_you_mean(name, known, "declare it first")
+            at = yaml.dotted(path)
+            said = f"unknown {kind} `{name}`"
+            yield Problem(document.file, document.line(path), at, said, mend)
 
 
 def _scorers(file: SuiteFile) -> tuple[Scorer, ...]:

@@ -156,5 +156,6 @@ def test_init_twice_is_1_and_changes_nothing(tmp_path: Path) -> None:
     changed.write_text("mine")
     ran = switchboard("init", str(tmp_path), env={})
     assert ran.code == 1
-    assert "would be overwritten" in ran.said
+    assert ran.said.startswith(f"nothing was written: {changed}")
+    assert ran.said.endswith("would be overwritten")
     assert changed.read_text() == "mine"

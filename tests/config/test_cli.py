@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import config
 from gateway.config import schema
-from tests.config.trees import CONTRACTS, ENV, FILES, GATEWAY, write
+from tests.config.trees import CONTRACTS, ENV, FILES, GATEWAY, GENERAL, write
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -65,6 +65,38 @@ def test_programs_get_json(tmp_path: Path) -> None:
             "severity": "error",
         }
     ]
+
+
+SUITE = "name: sums\nroute: general\ndata: sums.jsonl\ntargets: [local/qwen]\n"
+
+
+def test_suites_are_checked_too(tmp_path: Path) -> None:
+    cases = '{"input": "1+1", "expected": "2"}\n'
+    write(tmp_path, {**FILES, "evals/sums.yaml": SUITE, "evals/sums.jsonl": cases})
+    code, said, _ = run("validate", "--config", str(tmp_path))
+    assert code == 0
+    assert "3 targets, 1 suite, 0 warnings" in said
+    wrong = SUITE.replace("general", "genral").replace("qwen", "qwin")
+    write(tmp_path, {"evals/sums.yaml": wrong})
+    code, said, _ = run("validate", "--config", str(tmp_path))
+    assert code == 1
+    assert f"{tmp_path}/evals/sums.yaml:2 route" in said
+    assert "unknown route `genral`" in said
+    assert "did you mean `general`?" in said
+    assert f"{tmp_path}/evals/sums.yaml:4 targets[0]" in said
+    write(tmp_path, {"evals/sums.yaml": SUITE + "color: red\n"})
+    code, said, _ = run("validate", "--config", str(tmp_path), "--json")
+    assert (code, json.loads(said)["valid"]) == (1, False)
+
+
+def test_without_the_overlay_nothing_else_is_called_wrong(tmp_path: Path) -> None:
+    shadow = "shadow: {target: openai/mini, traffic: 5 %, budget: 5 usd}\n"
+    write(tmp_path, {**FILES, "routes/general.yaml": GENERAL + shadow})
+    assert run("validate", "--config", str(tmp_path))[0] == 0
+    code, said, _ = run("validate", "--config", str(tmp_path), "--env", "prod")
+    assert code == 1
+    assert "there is no such file, and the environment is `prod`" in said
+    assert "1 error, 0 warnings" in said
 
 
 def test_init_then_validate(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from demo import tasks
 from gateway.classify.lexical import fit_lexical
-from gateway.config.init import starting_files, write
+from gateway.config.init import NothingWritten, starting_files, write
 from gateway.config.load import load
 from gateway.types.snapshot import Snapshot
 
@@ -133,7 +133,7 @@ def test_what_init_writes_is_valid_as_it_stands(tmp_path: Path) -> None:
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "balanced.yaml").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"balanced\.yaml would be overwritten"):
+    with pytest.raises(NothingWritten, match=r"balanced\.yaml would be overwritten"):
         write(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["balanced.yaml"]
     assert (tmp_path / "policies" / "balanced.yaml").read_text() == "mine"

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import units
+from gateway.config.docs import page
 from gateway.config.units import (
     DURATION,
     MONEY,
+    POINTS,
     SHARE,
     SIZE,
     TOKEN_PRICE,
@@ -66,7 +68,9 @@ def test_reads(written: str | float, dimension: Dimension, value: float) -> None
         ("1 eur", MONEY, "unknown unit `eur`", "money is written as `0.01 usd`"),
         ("0.25 usd", TOKEN_PRICE, "unknown unit `usd`", "did you mean `0.25 usd/Mtok`?"),
         ("1 mib", SIZE, "unknown unit `mib`", "did you mean `1 MiB`?"),
+        ("1 y", DURATION, "unknown unit `y`", "`1.5 s`, in one of `s`, `ms`, `m`, `h`, `d`"),
         ("-1 s", DURATION, "below zero", "written as `1.5 s`"),
+        ("-1", DURATION, "`-1` is below zero", "written as `1.5 s`"),
         ("1,5 s", DURATION, "is not a time", "written as `1.5 s`"),
         ("1e3 s", DURATION, "unknown unit", "written as `1.5 s`"),
         ("soon", DURATION, "is not a time", "written as `1.5 s`"),
@@ -82,6 +86,15 @@ def test_refuses_with_a_mend(
         units.parse(written, dimension)
     assert message in refused.value.message
     assert mend in refused.value.mend
+
+
+def test_the_page_of_units_lacks_none() -> None:
+    table = [line for line in page().splitlines() if line.startswith("| ")]
+    rows = {row.split(" | ")[1]: row.split(" | ")[2] for row in table if row.count(" | ") == 2}
+    for dimension in (*DIMENSIONS, POINTS):
+        (written,) = [row for example, row in rows.items() if f"`{dimension.example}`" in example]
+        assert not [unit for unit in dimension.units if f"`{unit}`" not in written], dimension.what
+    assert [example for example in rows if "`600/min`" in example]
 
 
 @given(some_value, some_dimension)
