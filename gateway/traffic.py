@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.complaints import Complaint
+from gateway.config.words import closest
 from gateway.errors import Conflict, NotFound, SwitchboardError
 from gateway.policy.live import Live
 from gateway.policy.table import Candidates
-from gateway.policy.weights import Weights, is_subject
+from gateway.policy.weights import Weights, is_subject, subjects
 from gateway.types.backends import declared_as
 from gateway.types.snapshot import Snapshot, Weight
 
@@ -79,8 +80,12 @@ class Traffic:
         without `force`, Conflict where a route would have no candidate left.
         """
         if not is_subject(snapshot, subject) and not (share == 1.0 and subject in self.weights):
+            near = closest(subject, subjects(snapshot))
+            meant = f"did you mean '{near}'?" if near else "GET /v1/models lists the targets."
             raise NotFound(
-                f"There is no target, backend or replica '{subject}'.", code="subject_not_found"
+                f"There is no target, backend or replica '{subject}'; {meant}",
+                param="subject",
+                code="subject_not_found",
             )
         async with self._writing:
             if not force and share < 1.0:

@@ -93,7 +93,7 @@ class Recogniser:
         if route not in self._snapshot.routes:
             raise BadRequest(
                 f"x-switchboard-route: there is no route '{route}'"
-                f"{_suggestion(route, list(self._snapshot.routes))}.",
+                f"{_suggestion(route, list(self._snapshot.routes))}",
                 code="route_not_found",
             )
         return Recognition(route, "header", detail="x-switchboard-route")
@@ -106,7 +106,7 @@ class Recogniser:
         if request.policy not in self._snapshot.policies:
             raise BadRequest(
                 f"x-switchboard-policy: there is no policy '{request.policy}'"
-                f"{_suggestion(request.policy, list(self._snapshot.policies))}.",
+                f"{_suggestion(request.policy, list(self._snapshot.policies))}",
                 code="policy_not_found",
             )
         return request.policy
@@ -164,7 +164,7 @@ class Recogniser:
             *self._snapshot.targets,
         ]
         return NotFound(
-            f"The model '{model}' does not exist{_suggestion(model, known)}. "
+            f"The model '{model}' does not exist{_suggestion(model, known)} "
             "GET /v1/models lists what there is.",
             param="model",
             code="model_not_found",
@@ -172,7 +172,8 @@ class Recogniser:
 
 
 def _suggestion(word: str, known: list[str]) -> str:
+    """The end of the sentence: what may be meant, or a full stop."""
     if len(word) > LIKENED_CHARS:
-        return ""
+        return "."
     close = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."

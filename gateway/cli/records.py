@@ -17,7 +17,9 @@ from gateway.cli.opening import (
     StoreOption,
     console,
     instant,
+    known_routes,
     local,
+    missing,
     opened,
     snapshot_of,
 )
@@ -99,7 +101,10 @@ def register(app: typer.Typer) -> None:
         begin = None if since is None else instant(since, time.time())
         only = Filter(route, target, key, status, outcome, begin)
         with opened(store, config) as found:
-            batches = _batches(Reader(found), only, limit, follow)
+            reader = Reader(found)
+            if route is not None:
+                _check_route(route, reader, known_routes(found, config))
+            batches = _batches(reader, only, limit, follow)
             try:
                 if as_json:
                     _print_json(batches)
@@ -216,6 +221,13 @@ class Lines:
 
 
 # ---------------------------------------------------------------- log
+
+
+def _check_route(route: str, reader: "Reader", known: set[str]) -> None:
+    """Fails for a route that is not declared, as far as that is known, nor ever was logged."""
+    if known and route not in known and not reader.has_route(route):
+        missing("route", route, sorted(known))
+
 
 LOG_HEAD = (
     *("time", "status", "outcome", "route", "target", "key"),

@@ -114,7 +114,7 @@ def _said(model: type[BaseModel], path: Path, error: Mapping[str, Any]) -> tuple
         return "its `kind` is missing", "add `kind: vllm`, `kind: openai` or `kind: litellm`"
     if kind == "too_short":
         return "is empty", _example(model, place, path[-1])
-    said = _WHAT.get(kind, str(error["msg"]).lower())
+    said = _WHAT.get(kind, str(error["msg"]).removeprefix("Value error, ").lower())
     return said, _example(model, place, path[-1]) if path else ""
 
 

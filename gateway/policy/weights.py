@@ -67,12 +67,19 @@ def weighed(snapshot: Snapshot, weights: Weights) -> Snapshot:
     return msgspec.structs.replace(snapshot, weights=weights, targets=targets)
 
 
+def subjects(snapshot: Snapshot) -> set[str]:
+    """The names by which a weight means something in the snapshot."""
+    return set(snapshot.targets).union(
+        *(
+            (backend.name, declared_as(backend.name), *backend.replicas)
+            for backend in snapshot.backends.values()
+        )
+    )
+
+
 def is_subject(snapshot: Snapshot, name: str) -> bool:
     """Whether a weight of that name means something in the snapshot."""
-    return name in snapshot.targets or any(
-        name in (backend.name, declared_as(backend.name), *backend.replicas)
-        for backend in snapshot.backends.values()
-    )
+    return name in subjects(snapshot)
 
 
 def _subjects(target: Target) -> tuple[str, ...]:

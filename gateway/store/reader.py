@@ -88,6 +88,12 @@ class Reader:
             row = connection.execute(query).first()
             return None if row is None else _whole(connection, row)
 
+    def has_route(self, route: str) -> bool:
+        """Whether any request was of that route."""
+        query = select(requests.c.seq).where(requests.c.route == route).limit(1)
+        with self.store.read() as connection:
+            return connection.execute(query).first() is not None
+
     def recent(
         self, only: Filter | None = None, *, limit: int | None = 50, after: int | None = None
     ) -> list[dict[str, Any]]:

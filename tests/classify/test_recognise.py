@@ -329,6 +329,7 @@ async def test_without_an_encoder_rules_and_the_default_remain(
         (request("x", model="zzz"), NotFound, "model_not_found", "GET /v1/models"),
         (request("x", route="codes"), BadRequest, "route_not_found", "did you mean 'code'?"),
         (request("x", policy="bst"), BadRequest, "policy_not_found", "did you mean 'best'?"),
+        (request("x", policy="zzz"), BadRequest, "policy_not_found", "no policy 'zzz'."),
     ],
 )
 async def test_an_unknown_name_is_told_with_the_one_that_may_be_meant(
@@ -338,6 +339,7 @@ async def test_an_unknown_name_is_told_with_the_one_that_may_be_meant(
         await recognised(asked)
     assert caught.value.code == code
     assert told in caught.value.message
+    assert "?." not in caught.value.message
 
 
 NARROW = Caller(routes=frozenset({"code"}), direct=False)

@@ -23,6 +23,11 @@ class Ran(NamedTuple):
         """The error output on one line: a terminal's width breaks it anywhere."""
         return " ".join(self.err.split())
 
+    @property
+    def plain(self) -> str:
+        """The same without the frame that is drawn around what a command does not take."""
+        return " ".join(self.err.replace("│", " ").split())
+
 
 def switchboard(*words: str, home: Path | None = None, env: Mapping[str, str] = ENV) -> Ran:
     """`switchboard WORDS` in the directory `home`."""

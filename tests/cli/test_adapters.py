@@ -108,6 +108,13 @@ def test_a_share_is_a_share(share: str, tmp_path: Path) -> None:
     assert ran.code == 2
 
 
+def test_a_share_that_may_be_meant_in_percent_is_told_so(tmp_path: Path) -> None:
+    ran = switchboard("weight", "local/qwen", "25", home=tmp_path)
+    assert ran.code == 2
+    assert "'25' is not at least 0 % and at most 100 %: it is 2500 %" in ran.plain
+    assert "write '25 %' or 0.25" in ran.plain
+
+
 # ---------------------------------------------------------------- check
 
 

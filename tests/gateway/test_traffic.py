@@ -147,6 +147,8 @@ async def test_only_what_there_is_and_only_by_who_may(
         operator = Operator(served)
         unknown = await operator("drain", "three")
         assert "There is no target, backend or replica 'three'" in unknown.said
+        near = await operator("drain", "two/bgi")
+        assert "'two/bgi'; did you mean 'two/big'?" in near.said
         reader = Keys(served.gateway.store).create("eyes", role="read").secret
         served.gateway.keyring.refresh()
         headers = {"authorization": f"Bearer {reader}"}

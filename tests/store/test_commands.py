@@ -96,7 +96,7 @@ def test_the_log_passes_on_what_was_asked(app: typer.Typer, store: Store, tmp_pa
     assert shown("--outcome", "ok", "--limit", "1") == ["req_000003"]
     assert shown("--key", "other") == ["req_000003"]
     assert shown("--target", "local/qwen") == ["req_000002"]
-    assert shown("--route", "nowhere") == []
+    assert shown("--route", "nowhere", "--config", str(tmp_path)) == []
     assert shown("--since", datetime.fromtimestamp(AT + 3).isoformat()) == ["req_000003"]
     assert shown("--since", "1h") == []
 
@@ -113,6 +113,19 @@ def test_the_log_refuses_what_it_does_not_know(
     app: typer.Typer, store: Store, tmp_path: Path, words: list[str], told: str
 ) -> None:
     assert told in run(app, tmp_path, "log", *words, code=2).stderr
+
+
+def test_the_log_of_a_route_that_there_is_not_is_told(
+    app: typer.Typer, store: Store, tmp_path: Path
+) -> None:
+    write(tmp_path, "http://127.0.0.1:9/v1")
+    keep(store, record(1))
+    asked = ("log", "--config", str(tmp_path), "--route")
+    told = run(app, tmp_path, *asked, "genral", code=1)
+    assert "there is no route 'genral'; did you mean 'general'?" in told.stderr
+    # One that has no request is no mistake, and neither is one that is gone and has some.
+    assert "no requests" in run(app, tmp_path, *asked, "general").output
+    assert "contracts" in run(app, tmp_path, *asked, "contracts").stdout
 
 
 def test_the_log_is_followed_until_interrupted(store: Store, tmp_path: Path) -> None:
