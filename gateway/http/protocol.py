@@ -205,8 +205,9 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._barren > self.limits.max_head:
                 self._refuse(head_too_large(self.limits))
                 return
-        if self._timer is None:
-            # Only a request that did not come in one piece pays for a timer.
+        if self._timer is None and (self._in_head or not self.expect_100_continue):
+            # Only a request that did not come in one piece pays for a timer. One whose body is not
+            # asked for yet, since the answer before it is under way, is not slow.
             limits = self.limits
             self._arm(limits.head_timeout if self._in_head else limits.body_timeout)
 
@@ -241,15 +242,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if error is not None:
             self._refuse(error)
             return
-        if self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.expect_100_continue and self._running is None:
+            self._ask_for_body()  # else in its turn: it would stand in the middle of an answer
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self._reading = Cycle(self, self._scope(version), keep_alive)
         self._had = 0
 
+    def _ask_for_body(self) -> None:
+        self.expect_100_continue = False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
+        self.expect_100_continue = False  # it did not wait to be asked
         cycle = self._reading
         assert cycle is not None
         if not cycle.body:
@@ -364,6 +370,9 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.flow.resume_reading()
         elif self._refusal is not None:
             self._part_with(self._refusal)
+        elif self._reading is not None and self.expect_100_continue:
+            self._ask_for_body()
+            self._arm(self.limits.body_timeout)
         else:
             self._idle_since = self.loop.time()
             if self._idle_timer is None:

@@ -227,6 +227,45 @@ async def test_expect_continue_is_answered_before_the_body_is_sent() -> None:
     assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
+async def test_a_pipelined_expect_continue_is_answered_in_its_turn() -> None:
+    leave = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/second":
+            return await echo(scope, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await leave.wait()
+        await send({"type": "http.response.body", "body": b"two"})
+
+    first = b"GET /first HTTP/1.1\r\nhost: x\r\n\r\n"
+    second = b"POST /second HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+    async with served(slow, SMALL) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first + second + b"content-length: 2\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"one\r\n"), 10)
+        await asyncio.sleep(2 * SMALL.body_timeout)  # waiting for its turn, it is not too slow
+        leave.set()
+        rest = await asyncio.wait_for(reader.readuntil(b"100 Continue\r\n\r\n"), 10)
+        writer.write(b"ok")
+        answer = await asyncio.wait_for(reader.readuntil(b"ok"), 10)
+        writer.close()
+    assert rest == b"3\r\ntwo\r\n0\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("more", [b"x: y", b"content-length: 2\r\n\r\n"])
+async def test_who_expects_to_be_asked_has_no_more_time(more: bytes) -> None:
+    whole = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    slow = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n" + more
+    async with served(echo, SMALL) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(whole + slow)
+        raw = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert b"HTTP/1.1 408" in raw
+
+
 async def test_a_client_that_goes_away_cancels_what_was_registered() -> None:
     entered: asyncio.Event = asyncio.Event()
     cancelled: asyncio.Event = asyncio.Event()
