@@ -45,7 +45,7 @@ def request(model: str, text: str, headers: str, stream: bool) -> bytes:
     }
     raw = json.dumps(body).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\naccept: application/json\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n"
         f"content-type: application/json\r\n{headers}content-length: {len(raw)}\r\n\r\n"
     )
     return head.encode() + raw

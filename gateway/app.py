@@ -320,7 +320,9 @@ class Gateway:
                 ),
             ],
         )
-        self.asgi = DataPlane(self.pipeline, control, self.authenticate)
+        self.asgi = DataPlane(
+            self.pipeline, control, self.authenticate, is_open=lambda: self.keyring.empty
+        )
         if self._link is not None:
             await self._link.start(self.metrics.page)
         self._tend()

@@ -5,6 +5,7 @@ either become HTTP here, and only here.
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import ApiError, BadRequest, MethodNotAllowed, Unauthorized
+from gateway.errors import ApiError, BadRequest, Forbidden, MethodNotAllowed, Unauthorized
 from gateway.http.cycle import CYCLE, Cycle
 from gateway.http.parse import TOO_DEEP, parse
 from gateway.journey import Lines
@@ -42,10 +43,14 @@ class DataPlane:
         pipeline: Pipeline,
         control: ASGIApp,
         authenticate: Authenticate,
+        is_open: Callable[[], bool],
     ) -> None:
+        """While it `is_open` whoever reaches us may ask without a key, but not through the browser
+        of somebody who does."""
         self._pipeline = pipeline
         self.control = control
         self._authenticate = authenticate
+        self._is_open = is_open
         self._random = RandomStock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +64,9 @@ class DataPlane:
                 path = path.replace("//", "/")
             scope["path"] = path
             scope["raw_path"] = path.encode()
+        if self._is_open() and path != "/health" and (refusal := foreign(scope)) is not None:
+            HttpOutlet(scope[CYCLE]).refuse(refusal, new_id(self._random))
+            return
         endpoint = _ENDPOINTS.get(path)
         if endpoint is None or (scope["method"] == "GET" and endpoint is Endpoint.CHAT):
             await self.control(scope, receive, send)
@@ -218,6 +226,45 @@ async def read_body(receive: Receive) -> bytes:
         message = await receive()
         body += message.get("body", b"")
     return body
+
+
+_OURS = ("localhost", "host.docker.internal")
+"""Names of this machine: its own, and that of the containers on it."""
+
+
+def foreign(scope: Scope) -> Forbidden | None:
+    """Why a request is not answered while there is no key: a page from elsewhere has sent it,
+    through a browser on this machine. None for all that no page has sent.
+
+    The browser tells itself where a page comes from. Where that page's own name was made to lead
+    here (DNS rebinding), it holds us to be the same, and the name is in `host`.
+    """
+    said = {name: value.decode("latin-1").lower() for name, value in scope["headers"]}
+    host = said.get(b"host", "")
+    origin = said.get(b"origin", f"http://{host}")
+    if origin.partition("://")[2] != host or said.get(b"sec-fetch-site") == "cross-site":
+        why = "a web page from elsewhere sent this"
+    elif _is_loopback((scope.get("server") or ("",))[0]) and not _is_ours(host):
+        why = f"'{host}' is no name of this machine"
+    else:
+        return None
+    return Forbidden(
+        f"While there is no key, only programs on this machine are answered, and {why}. Make a key "
+        "with `switchboard keys create --name NAME`, and send it.",
+        code="foreign_request",
+    )
+
+
+def _is_ours(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return not name or name in _OURS or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def require_key(token: bytes | None) -> Unauthorized:

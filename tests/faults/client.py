@@ -65,7 +65,7 @@ def request_bytes(body: Any, headers: Mapping[str, str] | None = None) -> bytes:
     content = json.dumps(body).encode()
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         f"content-type: application/json\r\n{more}content-length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content

@@ -57,7 +57,7 @@ async def test_a_server_that_takes_any_number_is_never_bound() -> None:
 async def metrics(port: int) -> str:
     """The gateway's metrics page."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     page = (await reader.read()).decode()
     writer.close()
     return page

@@ -383,7 +383,7 @@ async def test_23_a_client_that_goes_away_stops_the_backend(
         {"model": "auto", "stream": stream, "messages": [{"role": "user", "content": "x"}]}
     ).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     writer.write(head % len(body) + body)
     seen = await asyncio.wait_for(provider.arrived(), 5)
     if kind is FaultKind.HANG:

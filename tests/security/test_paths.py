@@ -67,7 +67,7 @@ async def ask(served: Served, method: str, path: str) -> tuple[int, bytes]:
     length = b"content-length: 2\r\n" if method == "POST" else b""
     body = b"{}" if method == "POST" else b""
     writer.write(
-        b"%b %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%b\r\n%b"
+        b"%b %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n%b\r\n%b"
         % (method.encode(), path.encode(), length, body)
     )
     answer = await reader.read()
