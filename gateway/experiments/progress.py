@@ -21,7 +21,8 @@ SLOTS_OPEN = 2
 
 class Ended(msgspec.Struct, frozen=True):
     """One logged request of an experiment. `failed` says that its arm did not answer it well;
-    `counts` is false for what says nothing of the arm: refused, or the client went away."""
+    `counts` is false for what says nothing of the arm: refused, wrong in itself, or the client went
+    away."""
 
     seq: int
     started: float

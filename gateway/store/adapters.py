@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, case, func, insert, select
+from sqlalchemy import Select, and_, case, func, insert, not_, or_, select
 
 from gateway.adapters.canary import Seen
 from gateway.adapters.state import AdapterState
-from gateway.store.schema import adapter_states, attempts
+from gateway.store.schema import adapter_states, attempts, requests
 from gateway.store.store import Store
+from gateway.types.records import WRONG_REQUEST
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -84,12 +85,21 @@ class AdapterBook:
             ]
 
     def seen(self, target: str, since: float) -> Seen:
-        """What a target's attempts did since an instant; abandoned ones say nothing."""
-        query = select(attempts.c.outcome, attempts.c.total_s).where(
-            attempts.c.request_id >= _first_id(since),
-            attempts.c.target == target,
-            attempts.c.started >= since,
-            attempts.c.outcome != "abandoned",
+        """What a target's attempts did since an instant. Those that were abandoned, or asked what
+        is wrong, say nothing: a 404 that the client was told is that of what it names, any other
+        the adapter's."""
+        c = attempts.c
+        wrong = or_(c.status.in_(WRONG_REQUEST), and_(c.status == 404, requests.c.status == 404))
+        query = (
+            select(c.outcome, c.total_s)
+            .select_from(attempts.join(requests, c.request_id == requests.c.id))
+            .where(
+                c.request_id >= _first_id(since),
+                c.target == target,
+                c.started >= since,
+                c.outcome != "abandoned",
+                not_(and_(c.outcome == "error", wrong)),
+            )
         )
         with self._store.read() as connection:
             return _summed((row.outcome, row.total_s) for row in connection.execute(query))

@@ -20,6 +20,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 Outcome = Literal["ok", "error", "truncated", "abandoned", "refused"]
 
 
+WRONG_REQUEST = frozenset({400, 413, 422})
+"""A backend's statuses that speak against what it was asked, not against what was to answer."""
+
+
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One upstream call. `status` is 0 when no head came back."""
 

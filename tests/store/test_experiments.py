@@ -65,6 +65,9 @@ def test_requests_of_an_experiment_are_read_once_and_in_order(store: Store) -> N
         trial(4, "new", outcome="abandoned"),
         record(5),
         trial(6, "new", attempt("local/qwen+contracts@v2")),
+        trial(7, "new", outcome="error", status=400),
+        trial(8, "new", outcome="error", status=404),
+        trial(9, "new", outcome="error", status=429),
     )
     first = book.ended(EXPERIMENT, AT, 0, 2)
     rest = book.ended(EXPERIMENT, AT, first[-1].seq, 10)
@@ -76,6 +79,9 @@ def test_requests_of_an_experiment_are_read_once_and_in_order(store: Store) -> N
         (True, True),
         (True, False),
         (False, True),
+        (True, False),
+        (True, False),
+        (True, True),
     ]
     assert book.ended(EXPERIMENT, AT + 100, 0, 10) == []
 
