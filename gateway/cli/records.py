@@ -259,15 +259,17 @@ def _batches(
     reader: "Reader", only: "Filter", limit: int, follow: bool
 ) -> Iterator[list[dict[str, Any]]]:
     """The newest rows; then, where they are followed, the new ones each time that there are any."""
-    seen = reader.last_seq()
+    last = reader.last_seq() if follow else 0
+    known = reader.numbers(only, last) if follow else set()
     rows = reader.recent(only, limit=limit)
     yield rows
-    seen = max([seen, *(row["seq"] for row in rows[-1:])])
+    known |= {row["seq"] for row in rows}
     while follow:
-        rows = reader.recent(only, limit=1000, after=seen)
-        if rows:
-            seen = rows[-1]["seq"]
-            yield rows
+        last = max({last, *known})
+        there = reader.numbers(only, last)
+        new, known = there - known, there
+        if new:
+            yield reader.recent(only, limit=None, among=new)
         else:
             time.sleep(FOLLOW_EVERY_S)
 

@@ -57,7 +57,7 @@ class AdapterBook:
 
     def save(self, target: str, state: AdapterState, change: str, author: str) -> None:
         """Makes `state` the adapter's last revision."""
-        with self._store.change() as connection:
+        with self._store.change_alone() as connection:
             connection.execute(
                 insert(adapter_states).values(
                     target=target,

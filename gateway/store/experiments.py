@@ -46,7 +46,7 @@ class ExperimentBook:
     def save(self, experiment: str, standing: Standing, author: str) -> None:
         """From now on that is how it stands. Raises StoreError."""
         state = msgspec.json.encode(standing).decode()
-        with self._store.change() as connection:
+        with self._store.change_alone() as connection:
             connection.execute(
                 insert(states).values(
                     experiment=experiment, state=state, author=author, saved=self._now()

@@ -76,7 +76,7 @@ class LearnedBook:
         values = msgspec.structs.asdict(new)
         del values["seq"]
         c = rows_of.c
-        with self._store.change() as connection:
+        with self._store.change_alone() as connection:
             key = connection.execute(
                 insert(rows_of).values(**values, model=model)
             ).inserted_primary_key

@@ -1,6 +1,6 @@
 """Reads what happened: one record, a list of them, and usage summed up."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -24,6 +24,12 @@ from gateway.types.compositions import BACKEND
 
 By = Literal["route", "target", "key", "adapter", "policy", "tenant", "composition"]
 GROUPS: tuple[By, ...] = get_args(By)
+
+FOLLOWED = 1000
+"""Rows that are read at once where a list is followed."""
+
+BEHIND = 5000
+"""How far behind a row's number may be: one batch that took longer to be written."""
 
 _LISTED = [
     column for column in requests.columns if column.name not in ("decision", "needs", "features")
@@ -95,22 +101,33 @@ class Reader:
             return connection.execute(query).first() is not None
 
     def recent(
-        self, only: Filter | None = None, *, limit: int | None = 50, after: int | None = None
+        self,
+        only: Filter | None = None,
+        *,
+        limit: int | None = 50,
+        among: Collection[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """The last `limit` requests that pass, the oldest first, without decision and attempts.
-
-        With `after`, a `seq`, the first ones that were stored after that one: so a list is
-        followed.
-        """
+        """The last `limit` requests that pass, the oldest first, without decision and attempts;
+        of those with the numbers `among`, if given."""
         query = select(*_LISTED).where(*_conditions(only or Filter()))
-        if after is not None:
-            query = query.where(requests.c.seq > after).order_by(requests.c.seq)
-        else:
-            query = query.order_by(requests.c.seq.desc())
+        if among is not None:
+            query = query.where(requests.c.seq.in_(among))
         with self.store.read() as connection:
-            rows = connection.execute(query.limit(limit)).all()
-        found = [fields(row) for row in rows]
-        return found if after is not None else found[::-1]
+            rows = connection.execute(query.order_by(requests.c.seq.desc()).limit(limit)).all()
+        return [fields(row) for row in rows][::-1]
+
+    def numbers(self, only: Filter, last: int) -> set[int]:
+        """The `seq` of those that pass above `last`, the next `FOLLOWED` at most, and of those that
+        are not far behind it: so a list is followed. Numbers are given before rows are there for
+        others to see, so a lower one may come after a higher one."""
+        query = (
+            select(requests.c.seq)
+            .where(*_conditions(only), requests.c.seq > last - BEHIND)
+            .order_by(requests.c.seq)
+            .limit(BEHIND + FOLLOWED)
+        )
+        with self.store.read() as connection:
+            return set(connection.scalars(query))
 
     def sample(
         self, since: float, limit: int, *, read: int = 0

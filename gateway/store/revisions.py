@@ -5,8 +5,7 @@ in the files. What was left by a rollback is marked, so that nobody but a person
 again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -19,9 +18,6 @@ from gateway.store.store import Store
 Kind = Literal["start", "apply", "watch", "rollback", "guard", "experiment"]
 """How a revision came: the files of a first start, a command, a watcher, going back by a command or
 by a guard, or the winner of an experiment."""
-
-CHANGING = 7_232_650_012
-"""The number of PostgreSQL's advisory lock, held while a revision is added."""
 
 HIGHEST = 2**63 - 1
 """No revision's number is larger, nor could a database compare one with it."""
@@ -95,7 +91,7 @@ class Revisions:
         Raises Moved when `after` is not the last one's `seq`. A content that was left and is gone
         back to stands in the list again.
         """
-        with self._alone() as connection:
+        with self._store.change_alone() as connection:
             last = connection.execute(_LAST).first()
             _check(last, after)
             if last is not None and _revision(last).same_as(hash, files):
@@ -129,7 +125,7 @@ class Revisions:
         Raises Moved when `after` is not the last one's `seq`.
         """
         c = revisions.c
-        with self._alone() as connection:
+        with self._store.change_alone() as connection:
             _check(connection.execute(_LAST).first(), after)
             connection.execute(
                 update(revisions)
@@ -215,16 +211,6 @@ class Revisions:
         """Notes one more of them."""
         with self._store.change() as connection:
             connection.execute(insert(meta).values(name=_HOME + directory, value=1))
-
-    @contextmanager
-    def _alone(self) -> Iterator[Connection]:
-        """A transaction beside which no other one adds a revision."""
-        with self._store.change() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({CHANGING})")
-            yield connection
 
 
 def before(revisions: Sequence[Revision], steps: int = 1) -> Revision | None:

@@ -24,6 +24,8 @@ PAGE_SIZE = 16_384
 MIGRATING = 7_232_650_011
 """The number of PostgreSQL's advisory lock, held while the schema changes."""
 
+CHANGING = 7_232_650_012
+"""… and of the one that is held while what runs is changed: a revision, a weight and the like."""
 
 IN_TIME = {
     "connect_timeout": 5,
@@ -157,6 +159,17 @@ class Store:
                 yield connection
         except (DBAPIError, NoConnectionFree) as error:
             raise StoreError(f"cannot write to the store {self.name}: {_cause(error)}") from error
+
+    @contextmanager
+    def change_alone(self) -> Iterator[Connection]:
+        """As `change`, but one after the other: who follows the highest number misses none, for a
+        row with a lower one is never there to be read later than one with a higher."""
+        with self.change() as connection:
+            if _is_sqlite(self.engine.url):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({CHANGING})")
+            yield connection
 
     def _catch_up(self) -> None:
         """Opens what was away. Only one thread tries: the others need not wait with it."""

@@ -34,7 +34,7 @@ class WeightBook:
     def save(self, subject: str, share: float, why: str, author: str) -> Weight:
         """From now on that is the subject's share. Raises StoreError."""
         at = self._now()
-        with self._store.change() as connection:
+        with self._store.change_alone() as connection:
             connection.execute(
                 insert(weights).values(
                     subject=subject, share=share, why=why, author=author, saved=at

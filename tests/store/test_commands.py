@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from sqlalchemy import insert, select
 from typer.testing import CliRunner, Result
 
 from gateway.cli import audit, keys, migrate, records
 from gateway.cli.opening import instant, store_of
 from gateway.store.keys import Keyring
 from gateway.store.revisions import Revisions
-from gateway.store.store import Store
+from gateway.store.schema import requests
+from gateway.store.store import Store, fields
 from gateway.types.requests import Caller
 from tests.gateway.files import write
 from tests.store.world import AT, attempt, keep, record, url
@@ -141,6 +143,29 @@ def test_the_log_is_followed_until_interrupted(store: Store, tmp_path: Path) -> 
         assert json.loads(child.stdout.readline())["id"] == "req_000003"
         child.send_signal(signal.SIGINT)
         assert child.wait(20) == 0
+
+
+def test_a_row_that_was_numbered_before_and_is_there_after_is_followed_too(
+    postgres: Store,
+) -> None:
+    keep(postgres, record(1))
+    words = ["log", "--json", "--follow", "--store", postgres.url]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, text=True
+        ) as child,
+        postgres.engine.connect() as slow,
+    ):
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["id"] == "req_000001"
+        row = fields(slow.execute(select(requests)).one())
+        del row["seq"]
+        slow.execute(insert(requests).values({**row, "id": "req_slow"}))
+        keep(postgres, record(2))
+        assert json.loads(child.stdout.readline())["id"] == "req_000002"
+        slow.commit()
+        assert json.loads(child.stdout.readline())["id"] == "req_slow"
+        child.terminate()
 
 
 def test_a_store_that_is_not_there_is_not_made(app: typer.Typer, tmp_path: Path) -> None:

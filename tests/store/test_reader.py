@@ -132,13 +132,14 @@ def test_a_list_ends_with_the_newest(store: Store, reader: Reader) -> None:
 def test_a_list_is_followed(store: Store, reader: Reader) -> None:
     assert reader.last_seq() == 0
     keep(store, record(0), record(1))
-    seen = reader.last_seq()
-    assert reader.recent(after=seen) == []
+    last = reader.last_seq()
+    known = reader.numbers(Filter(), last)
+    assert len(known) == 2
 
-    keep(store, *(record(n) for n in range(2, 6)))
-    first = reader.recent(after=seen, limit=2)
-    assert ids(first) == ["req_000002", "req_000003"]
-    assert ids(reader.recent(after=first[-1]["seq"])) == ["req_000004", "req_000005"]
+    keep(store, *(record(n) for n in range(2, 5)), record(5, outcome="error"))
+    new = reader.numbers(Filter(), last) - known
+    assert ids(reader.recent(among=new)) == [f"req_{n:06}" for n in range(2, 6)]
+    assert len(reader.numbers(Filter(outcome="error"), last)) == 1
 
 
 @pytest.mark.parametrize(

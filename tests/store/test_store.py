@@ -2,6 +2,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import gateway.store
+from gateway.adapters.state import NEW
+from gateway.store.adapters import AdapterBook
+from gateway.store.experiments import ExperimentBook
+from gateway.store.learned import Kept, LearnedBook
 from gateway.store.schema import VERSION, metadata
 from gateway.store.store import Store, StoreAway, StoreError
+from gateway.store.weights import WeightBook
+from gateway.types.experiments import Standing
 from tests import servers
 from tests.servers import RealServer
 from tests.store.world import url
@@ -157,3 +164,23 @@ def test_a_database_that_says_nothing_is_given_up() -> None:
         with store.read() as asking:
             assert asking.exec_driver_sql("SELECT 1").scalar() == 1
         store.close()
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda store: WeightBook(store).save("a/b", 0.5, "", "me"),
+        lambda store: AdapterBook(store).save("a/b+c", NEW, "", "me"),
+        lambda store: ExperimentBook(store).save("x", Standing("hash", 0.0), "me"),
+        lambda store: LearnedBook(store).save(Kept("r", "v", "", 0.0, "me", True, "{}"), b""),
+    ],
+    ids=["weights", "adapters", "experiments", "learned"],
+)
+def test_what_is_followed_by_its_number_is_written_one_after_the_other(
+    save: Callable[[Store], object], postgres: Store, postgres_server: RealServer
+) -> None:
+    hurried = Store.open(f"{postgres_server.url}?options=-c%20lock_timeout%3D50")
+    with postgres.change_alone(), pytest.raises(StoreError, match="lock timeout"):
+        save(hurried)
+    save(hurried)
+    hurried.close()
