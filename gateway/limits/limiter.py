@@ -242,11 +242,15 @@ class Limiter:
         """What was spent of a budget before it was declared stands in the store, soon."""
         now = self.now()
         account.roll(self._clock(), now)
-        for budget in (account.day, account.month):
-            if budget is not None and not budget.known:
-                self._unknown.setdefault(budget, (account, now))
-        if self._unknown and (self._loading is None or self._loading.done()):
+        news = [each for each in (account.day, account.month) if each and not each.known]
+        if not news:
+            return
+        for budget in news:
+            self._unknown.setdefault(budget, (account, now))
+        if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load())
+        if self._shared is not None:
+            self._shared.bring_up(account)
 
     async def _load(self) -> None:
         wait = 0.0

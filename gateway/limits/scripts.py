@@ -7,7 +7,8 @@ taken in each slice, as `gateway.limits.accounts` has it.
     c, r             requests under way, and nanodollars that are reserved for them
     c:W, r:W         those of worker W among them
     D, d, M, m       when the day and the month began, and the nanodollars spent in them
-    S, ok            what ended before S comes from the store; ok once it has come
+    S, ok            what ended before S comes from the store; has come where ok is the same
+    D0, d0, M0, m0   until it has: what of d and m is of before S
 
 A worker is a hash too, `g` its round and `s` the last settling that it sent. It says anew what it
 has under way in each round: after its connection broke, or when it was taken for dead; what an
@@ -258,7 +259,7 @@ return each(function(from, to)
   if (tonumber(known[2]) or 0) >= tonumber(number) then return 1 end
   for _, entry in ipairs(cmsgpack.unpack(packed)) do
     local account, ended, freed, per, slices, seconds = unpack(entry)
-    local h = call('HMGET', account, 'c:' .. worker, 'r:' .. worker, 't', 'S')
+    local h = call('HMGET', account, 'c:' .. worker, 'r:' .. worker, 't', 'S', 'ok')
     if ended ~= 0 or freed ~= 0 then
       hold(account, worker, math.max(0, (tonumber(h[1]) or 0) - ended),
         math.max(0, (tonumber(h[2]) or 0) - freed))
@@ -278,10 +279,16 @@ return each(function(from, to)
       end
       call('HSET', account, 't', cmsgpack.pack(w))
     end
+    local since, come = tonumber(h[4]), h[5] == h[4]
     for _, spent in ipairs(seconds) do
-      if h[4] and spent[1] >= tonumber(h[4]) then
-        spend(account, 'D', 'd', spent[3], spent[2])
-        spend(account, 'M', 'm', spent[4], spent[2])
+      local second, nano, day, month = unpack(spent)
+      if since and (second >= since or not come) then
+        spend(account, 'D', 'd', day, nano)
+        spend(account, 'M', 'm', month, nano)
+        if second < since then
+          spend(account, 'D0', 'd0', day, nano)
+          spend(account, 'M0', 'm0', month, nano)
+        end
       end
     end
     call('EXPIRE', account, KEEP)
@@ -295,18 +302,24 @@ end)
 SEED = (
     _COMMON
     + """
--- account, S, day, spent in it, month, spent in it: of what ended before S
+local function raise(account, when, what, period, spent)
+  local h = call('HMGET', account, when, what, when .. '0', what .. '0')
+  if (tonumber(h[1]) or 0) > tonumber(period) then return end
+  local counted = h[1] == period and tonumber(h[2]) or 0
+  local of_before = h[3] == period and tonumber(h[4]) or 0
+  call('HSET', account, when, period, what, counted + math.max(0, spent - of_before))
+end
+
+-- account, S, day, spent in it, month, spent in it: of what ended before S. What was counted of
+-- that is never made less: the log may be kept for less than a month
 return each(function(from, to)
   local account, since, day, d, month, m = unpack(ARGV, from, to)
-  local h = call('HMGET', account, 'S', 'ok', 'D', 'd', 'M', 'm')
-  if h[1] ~= since or h[2] then return 0 end
-  call('HSET', account, 'ok', 1)
-  if (tonumber(h[3]) or 0) <= tonumber(day) then
-    call('HSET', account, 'D', day, 'd', d + (h[3] == day and tonumber(h[4]) or 0))
-  end
-  if (tonumber(h[5]) or 0) <= tonumber(month) then
-    call('HSET', account, 'M', month, 'm', m + (h[5] == month and tonumber(h[6]) or 0))
-  end
+  local known = call('HMGET', account, 'S', 'ok')
+  if known[1] ~= since or known[2] == since then return 0 end
+  raise(account, 'D', 'd', day, d)
+  raise(account, 'M', 'm', month, m)
+  call('HSET', account, 'ok', since)
+  call('HDEL', account, 'D0', 'd0', 'M0', 'm0')
   return 1
 end)
 """
@@ -315,13 +328,16 @@ end)
 CLAIM = (
     _COMMON
     + """
--- account, S if there is none yet: S, or 0 where what ended before it has come already
+-- account, S, unless there is a later one: that, or 0 where what ended before it has come already
 return each(function(from, to)
   local account, since = unpack(ARGV, from, to)
-  if call('HEXISTS', account, 'ok') == 1 then return 0 end
-  call('HSETNX', account, 'S', since)
+  local h = call('HMGET', account, 'S', 'ok', 'D', 'd', 'M', 'm')
+  local last = tonumber(h[1]) or 0
+  if last >= tonumber(since) then return h[1] == h[2] and 0 or last end
+  call('HSET', account, 'S', since,
+    'D0', h[3] or 0, 'd0', h[4] or 0, 'M0', h[5] or 0, 'm0', h[6] or 0)
   call('EXPIRE', account, KEEP)
-  return tonumber(call('HGET', account, 'S'))
+  return tonumber(since)
 end)
 """
 )

@@ -5,9 +5,10 @@ gathered for `FLUSH_S` and sent as one numbered item that is sent again, the sam
 that it has it: nothing is counted twice and nobody waits for it. `ready` is false while Redis is
 away or has not been told yet what this worker has under way.
 
-What was spent before Redis knew an account comes from the store: Redis fixes an instant, from which
-on it counts, and whoever first hears of it reads what had ended before, a little later, when those
-rows are surely written.
+What Redis was not told comes from the store: what was spent before it knew an account, while that
+had no budget, or by a worker that stopped while Redis was away. Whenever a worker comes to Redis,
+and when a budget is declared, Redis fixes an instant, and that worker reads what had ended before,
+a little later, when those rows are surely written; of that, Redis adds what it has not counted.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class SharedLimits:
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
         self._seeding: asyncio.Task[None] | None = None
-        self._unknown: dict[str, tuple[str, int]] = {}
+        self._unknown: dict[str, int] = {}
         self._packed: dict[Account, tuple[object, bytes]] = {}
         self._second_ends = 0.0
         self._admit_head = b""
@@ -144,7 +145,7 @@ class SharedLimits:
 
     @property
     def seeded(self) -> bool:
-        """Whether Redis knows, as far as is known here, what was spent before."""
+        """Whether Redis knows, as far as is known here, all that was spent before."""
         return self.ready and not self._unknown
 
     @property
@@ -347,23 +348,32 @@ class SharedLimits:
         self.alive = future.result()
         self.ready = True
         self._flush()
-        since = int(self._now()) + 1
         for account in self._accounts():
             if account.has_money:
-                self._claim_for(self._key(account), since)
+                self.bring_up(account)
 
-    def _claim_for(self, key: str, since: int) -> None:
+    def bring_up(self, account: Account) -> None:
+        """Has Redis told, soon, what the log says was spent that Redis does not know of."""
+        if not self.ready:
+            return  # whoever comes to Redis has all of them brought up
+        key, since = self._key(account), int(self._now()) + 1
+
         def heard(future: asyncio.Future[Any]) -> None:
-            if not future.cancelled() and future.exception() is None and future.result():
+            failed = future.cancelled() or future.exception() is not None
+            if not failed and future.result():
                 self._to_seed(key, future.result())
+            elif self._unknown.get(key) == since:
+                del self._unknown[key]
 
         try:
             self._claim.put([key, since]).add_done_callback(heard)
         except CoordinatorAway:
             return
+        self._unknown[key] = since
 
     def _away(self) -> None:
         self.ready = False
+        self._unknown.clear()
 
     async def _keep_beating(self) -> None:
         while True:
@@ -385,16 +395,16 @@ class SharedLimits:
     # ------------------------------------------------------------ what was spent before
 
     def _to_seed(self, key: str, since: int) -> None:
-        self._unknown[key] = (key, since)
+        self._unknown[key] = since
         if self._seeding is None or self._seeding.done():
             self._seeding = asyncio.create_task(self._bring())
 
     async def _bring(self) -> None:
         """Brings what was spent before from the store."""
         while self._unknown:
-            since = min(since for _, since in self._unknown.values())
+            since = min(self._unknown.values())
             await asyncio.sleep(max(0.0, since + SETTLED_S - self._now()))
-            keys = [key for key, (_, when) in self._unknown.items() if when == since]
+            keys = [key for key, when in self._unknown.items() if when == since]
             day, month = day_of(since)[0], month_of(since)[0]
             try:
                 spent = await self._spent(since, day, month)
@@ -402,7 +412,8 @@ class SharedLimits:
                     account = key.removeprefix(self._coordinator.key("limits", ""))
                     in_day, in_month = spent.get(account, (0, 0))
                     await self._seed.ask([key, since, int(day), in_day, int(month), in_month])
-                    del self._unknown[key]
+                    if self._unknown.get(key) == since:
+                        del self._unknown[key]
             except SwitchboardError as error:
                 log.warning("what was spent before is not known yet: %s", error)
                 await asyncio.sleep(SETTLED_S)

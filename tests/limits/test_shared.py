@@ -10,8 +10,10 @@ import pytest
 from gateway.limits.accounts import NANO
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
+from gateway.store.keys import Keys
 from gateway.types.limits import Quota, Rate
 from tests import servers
+from tests.gateway.support import Served, serving
 from tests.limits.shared import USD, configured, until, working
 
 WORKERS = 4
@@ -30,6 +32,12 @@ async def provider() -> AsyncIterator[StandIn]:
     behaviour = Behaviour(answer=lambda _: words, between_tokens_s=0.002)
     async with StandIn(behaviour) as standin:
         yield standin
+
+
+def known(served: Served) -> bool:
+    """Whether Redis decides, and knows all that was spent."""
+    shared = served.gateway.shared_limits
+    return shared is not None and shared.seeded and shared.settled
 
 
 async def test_200_at_once_from_four_workers_pass_no_budget(
@@ -179,6 +187,55 @@ async def test_a_held_redis_delays_nobody_for_long_and_is_told_what_it_missed(
         while 200 in await workers.ask(20, max_tokens=10):
             pass
         assert await workers.spent() <= 0.4
+
+
+async def test_what_a_worker_spent_that_stopped_while_redis_was_away_comes_from_the_log(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    configuration, quota = configured(provider, redis.url), Quota(day=1.0, month=1.0)
+    async with serving(configuration, tmp_path, key=True, quota=quota) as served:
+        await until(lambda: known(served))
+        assert (await served.chat("hello", max_tokens=10)).status_code == 200
+        await until(lambda: known(served))
+        redis.hold()
+        for _ in range(3):
+            assert (await served.chat("hello", max_tokens=10)).status_code == 200
+        await asyncio.to_thread(served.gateway.writer.flush)
+        rows = served.gateway.reader.recent(limit=10)
+    redis.go_on()
+    async with serving(configuration, tmp_path) as served:
+        await until(lambda: known(served))
+        (row,) = await served.gateway.limiter.shown()
+    spent = pytest.approx(sum(row["cost_usd"] for row in rows), abs=1e-9)
+    assert len(rows) == 4
+    assert (row["limits"]["day"]["used"], row["limits"]["month"]["used"]) == (spent, spent)
+
+
+async def test_what_was_spent_while_a_budget_was_lifted_is_of_it_when_it_is_set_again(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    quota = Quota(day=1.0)
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, 2, quota) as workers:
+        await workers.known()
+        keys = Keys(workers.served[0].gateway.store)
+        accounts = [
+            account
+            for each in workers.served
+            for account in each.gateway.limiter.accounts()
+            if account.id.startswith("key:")
+        ]
+        assert (await workers.ask(4, max_tokens=10)).count(200) == 4
+        keys.limit("test", lambda _: Quota())
+        await until(lambda: not any(account.has_money for account in accounts))
+        assert (await workers.ask(4, max_tokens=10)).count(200) == 4
+        keys.limit("test", lambda _: quota)
+        await until(lambda: all(account.has_money for account in accounts))
+        assert (await workers.ask(4, max_tokens=10)).count(200) == 4
+        await workers.known()
+        await workers.settled()
+        told = await workers.told()
+        assert told["day"]["used"] == pytest.approx(await workers.spent(), abs=1e-9)
 
 
 async def test_what_a_dead_worker_had_under_way_is_free_again(
