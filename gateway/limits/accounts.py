@@ -48,7 +48,8 @@ WAIT_S = 1.0
 """What is advised where nobody knows how long requests under way will take."""
 
 PLENTY = 1 << 62
-"""What is left where nothing is limited: more than is ever taken."""
+"""What is left where nothing is limited: more than is ever taken. A larger limit is taken as this
+one, which Redis can be told."""
 
 What = Literal["requests", "tokens", "concurrent", "day", "month"]
 """The kinds of limit."""
@@ -164,7 +165,7 @@ class Budget:
 
     def __init__(self, limit: float) -> None:
         """`limit` in dollars."""
-        self.limit = round(limit * NANO)
+        self.limit = _nano(limit)
         self.base = self.own = 0
         self.starts = self.ends = 0.0
         self.known = False
@@ -238,7 +239,7 @@ class Account:
         self.book()
         running = self.running
         self.quota = quota
-        self.places = PLENTY if quota.concurrent is None else quota.concurrent
+        self.places = PLENTY if quota.concurrent is None else min(quota.concurrent, PLENTY)
         self.places_left = self.places - running
         self.requests, self.requests_left = _window(
             self.requests, self.requests_left, quota.requests
@@ -535,6 +536,11 @@ def _part(limit: int, workers: int) -> int:
     return limit if workers == 1 else max(1, limit // workers)
 
 
+def _nano(dollars: float) -> int:
+    """A budget in nanodollars."""
+    return round(min(dollars * NANO, PLENTY))
+
+
 def _window(before: Window | None, left: int, rate: Rate | None) -> tuple[Window | None, int]:
     """The window of a rate that may be another, and what is left of it."""
     if rate is None:
@@ -549,6 +555,6 @@ def _budget(before: Budget | None, limit: float | None) -> Budget | None:
         return None
     if before is None:
         return Budget(limit)
-    before.limit = round(limit * NANO)
+    before.limit = _nano(limit)
     before.alert_at = 0.0
     return before

@@ -439,7 +439,7 @@ class SharedLimits:
                 requests.per_s if requests is not None else 0,
                 tokens.amount if tokens is not None else NO_LIMIT,
                 tokens.per_s if tokens is not None else 0,
-                quota.concurrent if quota.concurrent is not None else NO_LIMIT,
+                account.places if quota.concurrent is not None else NO_LIMIT,
                 account.day.limit if account.day is not None else NO_LIMIT,
                 account.month.limit if account.month is not None else NO_LIMIT,
             )

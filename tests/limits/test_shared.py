@@ -189,6 +189,18 @@ async def test_a_held_redis_delays_nobody_for_long_and_is_told_what_it_missed(
         assert await workers.spent() <= 0.4
 
 
+async def test_limits_beyond_all_bounds_are_none(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    quota = Quota(requests=Rate(10**12, 60), concurrent=10**30, day=1e30, month=1e305)
+    configuration = configured(provider, redis.url)
+    async with working(configuration, provider, tmp_path, 1, quota) as workers:
+        await workers.known()
+        assert await workers.ask(3, max_tokens=10) == [200, 200, 200]
+        await workers.settled()
+        assert (await workers.told())["day"]["used"] == pytest.approx(await workers.spent())
+
+
 async def test_what_a_worker_spent_that_stopped_while_redis_was_away_comes_from_the_log(
     redis: servers.RealServer, provider: StandIn, tmp_path: Path
 ) -> None:
