@@ -150,6 +150,7 @@ def register(app: typer.Typer) -> None:
         concurrent: ConcurrentOption = None,
         per_day: PerDayOption = None,
         per_month: PerMonthOption = None,
+        as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),
     ) -> None:
@@ -165,7 +166,10 @@ def register(app: typer.Typer) -> None:
             with written_down(found, "keys limit", which) as written:
                 key = Keys(found).limit(which, change)
                 written["limits"] = quota_text(key.quota)
-        console().print(f"[green]{key.id}[/green] {escape(key.name)}: {quota_text(key.quota)}")
+        if as_json:
+            print(msgspec.json.encode(key).decode())
+        else:
+            console().print(f"[green]{key.id}[/green] {escape(key.name)}: {quota_text(key.quota)}")
 
     @keys.command("list")
     def list_keys(

@@ -100,6 +100,10 @@ def test_keys_are_made_and_changed_with_limits(tmp_path: Path) -> None:
         shown.output
     )
     assert known() == Quota(Rate(600, 60), None, 20, 10.0, 200.0, lifted=frozenset({"tokens"}))
+    told = run("keys", "limit", "app", "--concurrent", "5", "--json", *store).output
+    (listed,) = json.loads(run("keys", "list", "--json", *store).output)
+    assert {**json.loads(told), "state": "valid"} == listed
+    assert listed["quota"]["concurrent"] == 5
     names = ("requests", "tokens", "concurrent", "per-day", "per-month")
     run("keys", "limit", "app", *(word for n in names for word in (f"--{n}", "default")), *store)
     assert known() is None
