@@ -96,18 +96,27 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Make a key and print it: the only time that it can be seen.
 
-        The key alone goes to the output, what is said about it to the error output.
+        The key alone goes to the output, what is said about it to the error output. The first key
+        of a store closes it: from then on every request needs one, even when all are revoked.
         """
-        from gateway.store.keys import Keys
+        from gateway.store.keys import Keys, fault_of_name
 
-        if not name.strip():
-            raise typer.BadParameter("--name is empty; say who will use the key")
+        wrong = fault_of_name(name)
+        if wrong is not None:
+            raise typer.BadParameter(f"--name {wrong}")
         allowed = None if routes is None else [each for each in routes.split(",") if each.strip()]
         if allowed is not None and not allowed:
             raise typer.BadParameter("--routes names none; leave it out for every route")
+        if admin and role not in (None, "admin"):
+            raise typer.BadParameter(
+                f"--admin is the same as --role admin, and --role says {role}; write one of both"
+            )
         may = _role("admin" if admin else role)
         change = _changed(requests, tokens, concurrent, per_day, per_month)
-        end = None if expires is None else instant(expires, time.time(), ahead=True)
+        now = time.time()
+        end = None if expires is None else instant(expires, now, ahead=True)
+        if end is not None and end <= now:
+            raise typer.BadParameter(f"--expires {expires} is over; write a time to come")
         with opened(store, config, new=True) as found:
             routes_of = None if allowed is None else [each.strip() for each in allowed]
             quota = change(Quota())
@@ -130,6 +139,11 @@ def register(app: typer.Typer) -> None:
                     f"[yellow]warning: {escape(lacking('route', each, sorted(known)))}[/yellow]",
                     highlight=False,
                 )
+        if made.first:
+            _note(
+                "This is the store's first key: from now on every request needs one, and whoever "
+                "was let in without gets 401. That stays so when it is revoked."
+            )
         if as_json:
             shown = {"secret": made.secret, **msgspec.structs.asdict(made.key)}
             print(msgspec.json.encode(shown).decode())
@@ -208,7 +222,19 @@ def register(app: typer.Typer) -> None:
         with opened(store, config) as found:
             with written_down(found, "keys revoke", which):
                 key = Keys(found).revoke(which)
+            now = time.time()
+            last = not any(each.valid(now) for each in Keys(found).list())
         console().print(f"[red]revoked[/red] {key.id} {escape(key.name)}")
+        if last:
+            _note(
+                "No key is valid now, and nobody is let in without: "
+                "`switchboard keys create --name NAME` makes one."
+            )
+
+
+def _note(text: str) -> None:
+    """What changes for others, on the error output."""
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]{text}[/yellow]", highlight=False)
 
 
 def quota_text(quota: Quota | None) -> str:

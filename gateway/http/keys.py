@@ -7,12 +7,13 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import Conflict
 from gateway.http.body import Body
 from gateway.http.gate import Gate
-from gateway.store.keys import Keys
+from gateway.store.keys import Keys, fault_of_name
 from gateway.store.store import StoreError
 from gateway.types.requests import Caller, Role
 
@@ -20,10 +21,18 @@ LONGEST_S = 100 * 366 * 86_400
 """A key may expire in a hundred years, or never."""
 
 
+def _well_named(name: str) -> str:
+    wrong = fault_of_name(name)
+    if wrong is not None:
+        raise PydanticCustomError("name", "a key's name {wrong}", {"wrong": wrong})
+    return name
+
+
+
 class Wanted(Body):
     """A key to be made. `expires_in` is in seconds."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: Annotated[str, AfterValidator(_well_named)]
     routes: list[str] | None = Field(default=None, min_length=1)
     tenant: str | None = None
     role: Role | None = None

@@ -27,6 +27,9 @@ SHOWN = len(PREFIX) + 4
 """Characters of a key that are kept in the clear: 24 of its 256 bits, for people to tell keys
 apart."""
 
+LONGEST_NAME = 200
+"""Characters of a key's name."""
+
 
 class Key(msgspec.Struct, frozen=True):
     """A key as it is stored: all but the key itself. Instants are Unix seconds."""
@@ -57,10 +60,12 @@ class Opens(msgspec.Struct, frozen=True):
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A key just made, the only time that `secret` can be seen."""
+    """A key just made, the only time that `secret` can be seen. The `first` one of a store closes
+    it to whoever has none, for good."""
 
     secret: str
     key: Key
+    first: bool = False
 
     def __repr__(self) -> str:
         return f"NewKey({self.key.id})"
@@ -87,8 +92,14 @@ class Keys:
         """Makes a key. `direct` (targets, and overrides by header) is off where `routes` are set.
         Without a `role` it opens none of the admin API.
 
-        Raises StoreError for a name that another valid key has.
+        Raises StoreError for a name that another valid key has, for one that cannot be one, and
+        for an end that is over.
         """
+        wrong = fault_of_name(name)
+        if wrong is not None:
+            raise StoreError(f"a key's name {wrong}")
+        if expires is not None and expires <= self._now():
+            raise StoreError("a key that ends before now opens nothing; give it a later end")
         secret = PREFIX + secrets.token_urlsafe(32)
         allowed = None if routes is None else tuple(sorted(set(routes)))
         key = Key(
@@ -106,13 +117,14 @@ class Keys:
         )
         with self._store.change() as connection:
             _touch(connection)
-            if any(other.name == name and other.valid(self._now()) for other in _all(connection)):
+            before = _all(connection)
+            if any(other.name == name and other.valid(self._now()) for other in before):
                 raise StoreError(f"there is a key '{name}' already; revoke it or take another name")
             row = msgspec.structs.asdict(key)
             row["routes"] = None if allowed is None else msgspec.json.encode(allowed).decode()
             row["quota"] = _written(quota)
             connection.execute(insert(keys).values(digest=_digest(secret.encode()).hex(), **row))
-        return NewKey(secret, key)
+        return NewKey(secret, key, first=not before)
 
     def limit(self, which: str, change: Callable[[Quota], Quota]) -> Key:
         """Changes the limits of a key by its id or name. Raises StoreError where no valid key is
@@ -223,6 +235,19 @@ class Keyring:
         if expires is not None and self._now() >= expires:
             return None
         return caller
+
+
+def fault_of_name(name: str) -> str | None:
+    """What is wrong with a key's name, with the mend; None where nothing is. It stands in paths,
+    logs and tables, as one word among others."""
+    if not name.strip():
+        return "is empty; say who will use the key"
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name)} characters; write {LONGEST_NAME} at most"
+    bad = next((each for each in name if each == "/" or not each.isprintable()), None)
+    if bad is None:
+        return None
+    return f"may not have {bad!a} in it; write letters, digits, blanks, '-', '.' or '_'"
 
 
 def _digest(token: bytes) -> bytes:

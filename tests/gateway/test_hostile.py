@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ async def test_no_name_has_a_nul_whatever_the_store(
             answer = await served.client.post(path, json=body)
             assert answer.status_code == 400, (path, body, answer.text)
             assert error_of(answer)["param"].startswith(field)
-            assert "NUL" in error_of(answer)["message"]
+            assert re.search(r"NUL|\\x00", error_of(answer)["message"])
         for path in ADDRESSES:
             answer = await served.client.get(path)
             assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_url"), path

@@ -1,6 +1,7 @@
 """Keys' roles at the admin API, and what the audit log says of it."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -133,3 +134,24 @@ async def test_an_admin_makes_and_revokes_keys(served: Served) -> None:
         ("keys revoke", "done"),
     ]
     assert made["secret"] not in str(entries)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"name": "a/b"}, "name: a key's name may not have '/' in it"),
+        ({"name": "a\nb"}, "name: a key's name may not have '\\n' in it"),
+        ({"name": ""}, "name: a key's name is empty; say who will use the key"),
+        ({"name": "app", "expires_in": -5}, "expires_in: "),
+        ({"name": "app", "expires_in": 1e300}, "expires_in: "),
+    ],
+)
+async def test_what_is_no_key_is_refused(served: Served, wanted: Any, said: str) -> None:
+    keys = Keys(served.gateway.store)
+    admin = keys.create("boss", role="admin").secret
+    served.gateway.keyring.refresh()
+    headers = {"authorization": f"Bearer {admin}"}
+    answer = await served.client.post("/admin/keys", json=wanted, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(said)
+    assert [key.name for key in keys.list()] == ["boss"]

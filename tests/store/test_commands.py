@@ -256,11 +256,59 @@ def test_what_was_done_to_keys_is_in_the_audit_log(app: typer.Typer, tmp_path: P
     assert run(app, tmp_path, "audit", "--since", "2099-01-01").output.startswith("nothing since")
 
 
+def test_the_first_key_says_that_it_closes_the_door_for_good(
+    app: typer.Typer, tmp_path: Path
+) -> None:
+    first = run(app, tmp_path, "keys", "create", "--name", "one")
+    assert "the store's first key: from now on every request needs one" in first.stderr
+    assert "That stays so when it is revoked." in first.stderr
+    assert len(first.stdout.split()) == 1
+    second = run(app, tmp_path, "keys", "create", "--name", "two", "--json")
+    assert "first key" not in second.stderr
+    assert "nobody" not in run(app, tmp_path, "keys", "revoke", "one").stderr
+    last = run(app, tmp_path, "keys", "revoke", "two")
+    assert "No key is valid now, and nobody is let in without" in last.stderr
+    assert "first key" not in run(app, tmp_path, "keys", "create", "--name", "one").stderr
+    store = Store.open(url(tmp_path))
+    run(app, tmp_path, "keys", "revoke", "one")
+    ring = Keyring(store)
+    ring.refresh()
+    assert not ring.empty
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--name", "x", "--admin", "--role", "read"], "--role says read; write one of both"),
+        (["--name", " "], "--name is empty; say who will use the key"),
+        (["--name", "a/b"], "--name may not have '/' in it"),
+        (["--name", "a\nb"], "--name may not have '\\n' in it"),
+        (["--name", "a\x1b[31m"], "--name may not have '\\x1b' in it"),
+        (["--name", "a\u202eb"], "--name may not have '\\u202e' in it"),
+        (["--name", "x" * 201], "--name has 201 characters; write 200 at most"),
+        (["--name", "x", "--expires", "2020-01-01"], "--expires 2020-01-01 is over"),
+        (["--name", "x", "--expires", "0s"], "--expires 0s is over; write a time to come"),
+    ],
+)
+def test_what_is_no_key_is_refused(
+    words: list[str], said: str, app: typer.Typer, tmp_path: Path
+) -> None:
+    ran = run(app, tmp_path, "keys", "create", *words, code=2)
+    assert said in " ".join(ran.output.replace("│", " ").split())
+    assert not (tmp_path / "switchboard.db").exists()
+
+
+def test_admin_may_be_said_twice(app: typer.Typer, tmp_path: Path) -> None:
+    words = ("--name", "x", "--admin", "--role", "admin", "--json")
+    assert json.loads(run(app, tmp_path, "keys", "create", *words).stdout)["role"] == "admin"
+
+
 def test_a_role_is_one_of_four(app: typer.Typer, tmp_path: Path) -> None:
     said = run(app, tmp_path, "keys", "create", "--name", "x", "--role", "root", code=2)
     assert "'root' is no role" in said.output
-    made = run(app, tmp_path, "keys", "create", "--name", "x", "--admin", "--json").output
-    assert json.loads(made.splitlines()[0])["role"] == "admin"
+    made = run(app, tmp_path, "keys", "create", "--name", "x", "--admin", "--json").stdout
+    assert json.loads(made)["role"] == "admin"
 
 
 def test_a_key_for_programs_is_json(app: typer.Typer, tmp_path: Path) -> None:

@@ -184,3 +184,20 @@ def test_the_list_tells_keys_apart_by_their_beginning(keys: Keys) -> None:
 
     assert listed == made.key
     assert listed.prefix == made.secret[:7]
+
+
+@pytest.mark.parametrize(
+    ("name", "expires", "why"),
+    [
+        ("a\tb", None, r"name may not have '\\t' in it"),
+        ("", None, "name is empty"),
+        ("app", AT, "a key that ends before now opens nothing"),
+    ],
+)
+def test_what_is_no_key_is_refused(
+    sqlite: Store, name: str, expires: float | None, why: str
+) -> None:
+    keys = Keys(sqlite, now=lambda: AT)
+    with pytest.raises(StoreError, match=why):
+        keys.create(name, expires=expires)
+    assert keys.list() == ()
