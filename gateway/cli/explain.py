@@ -1,6 +1,7 @@
 """A decision as a table that a person reads at 3 a.m., and as JSON."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -130,14 +131,35 @@ class _Candidates:
             table.add_column(heading, justify="right", no_wrap=True)
         if beside:
             table.add_column("verdict", overflow="fold", ratio=1)
+        room = options.max_width if beside else self._room(options.max_width)
         for line in self._lines:
             verdict = [Text(line.verdict)] if beside else []
-            table.add_row(line.mark, Text(line.name), *line.figures, *verdict, style=line.style)
+            name = Text("\n".join(_folded(part, room) for part in line.name.splitlines()))
+            table.add_row(line.mark, name, *line.figures, *verdict, style=line.style)
         yield table
         if not beside:
             yield Text()
             for line in self._lines:
                 yield Text(f"{line.mark} {line.name.split()[0]}: {line.verdict}", style=line.style)
+
+    def _room(self, width: int) -> int:
+        """Columns that the figures leave for the names, without the mark and what is between."""
+        cells = [FIGURES, *(line.figures for line in self._lines)]
+        return width - 3 - sum(2 + max(map(len, column)) for column in zip(*cells, strict=True))
+
+
+def _folded(name: str, width: int) -> str:
+    """A target's name on lines of that width, broken before its parts where there is room."""
+    lines = [""]
+    for part in _PARTS.split(name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+_PARTS = re.compile(r"(?<=[^/:]/)(?=[^/])|(?=[+@])")
+"""Where a name may be broken: after its backend, before its adapter and before its version."""
 
 
 def _lines(decision: Decision, snapshot: Snapshot) -> list[_Line]:

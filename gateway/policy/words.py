@@ -313,7 +313,7 @@ def _differences(
         (
             policy.value_weight * route.value * worse,
             f"right {'less' if worse > 0 else 'more'} often"
-            f" ({choice.quality:.2f}, not {winner.quality:.2f})",
+            f" ({_apart(choice.quality, winner.quality)})",
         ),
         (
             policy.price_weight * dearer,
@@ -330,6 +330,12 @@ def _differences(
     ]
     floor = _SMALL * sum(abs(worth) for worth, _ in terms)
     return sorted((term for term in terms if abs(term[0]) > floor), reverse=True)
+
+
+def _apart(one: float, other: float) -> str:
+    """Two numbers with two decimals, or with as many as it takes to see that they differ."""
+    digits = next((n for n in range(2, 9) if f"{one:.{n}f}" != f"{other:.{n}f}"), 9)
+    return f"{one:.{digits}f}, not {other:.{digits}f}"
 
 
 def explained(decision: Decision, snapshot: Snapshot) -> Decision:

@@ -88,6 +88,13 @@ def test_on_a_narrow_terminal_the_verdicts_stand_below(width: int) -> None:
     assert "– openai/large: costs $0.009, over $0.001" in text
 
 
+def test_a_name_that_has_no_room_is_broken_before_its_adapter() -> None:
+    lines = printed(world(), width=80)
+    names = [line[3:].split("  ")[0].strip() for line in lines]
+    assert "local/qwen" in names
+    assert "+contracts" in names
+
+
 def test_figures_stand_below_each_other() -> None:
     lines = printed(world())
     heading = next(line for line in lines if "net $" in line)

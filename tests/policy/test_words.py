@@ -124,6 +124,13 @@ def test_the_winner_and_each_loser_say_why() -> None:
     assert verdict["openai/large"].endswith("though right more often (0.98, not 0.90)")
 
 
+def test_two_shares_that_differ_are_told_apart() -> None:
+    near = [("local/qwen", 0.9301), ("openai/mini", 0.9304)]
+    config = snapshot([route(near, value=10.0)], [LOCAL, MINI], policy())
+    verdict = said(config)["local/qwen"]
+    assert "right less often (0.9301, not 0.9304)" in verdict
+
+
 def test_an_explored_choice_says_so() -> None:
     verdict = said(world(policy(explore=0.3)), draw=0.29)
     assert verdict["openai/large"] == "explored (the draw was 0.29, under 0.3)"
