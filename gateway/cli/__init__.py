@@ -1,6 +1,6 @@
 """The `switchboard` command. Each group of commands registers itself; nothing is imported early."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -48,6 +48,25 @@ class _Plain(TyperGroup):
             raise typer.Exit(1) from None
 
 
+def _told(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"switchboard {version('switchboard')}")
+        raise typer.Exit
+
+
+def _switchboard(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_told, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """What goes before any command."""
+
+
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -58,6 +77,7 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals can hold keys
         rich_markup_mode="rich",
     )
+    app.callback()(_switchboard)
     running = (
         serve,
         up,

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,11 @@ def test_help_is_no_error(words: list[str]) -> None:
     ran = switchboard(*words)
     assert ran.code == 0
     assert ran.out.lstrip().startswith("Usage: ")
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    ran = switchboard("--version", home=tmp_path)
+    assert (ran.code, ran.out) == (0, f"switchboard {version('switchboard')}\n")
 
 
 def test_the_command_is_installed_and_starts_without_the_gateway() -> None:
