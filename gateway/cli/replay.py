@@ -121,7 +121,7 @@ def _replayed(
     except ConfigError as error:
         tell_problems(error.problems)
     if not routes:
-        fail(f"no route has the policy {what}; name one with --route")
+        fail(f"no route has {what}; name one with --route")
     log = ReplayLog(store)
     known = {running.hash: running, latest.hash: running}
     served = Served(revisions, config, os.environ, known)
@@ -179,15 +179,25 @@ def _other(
             text = policy.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             fail(f"{policy}: {unread(error)}")
-        new, name, tried = with_policy(
-            running,
-            latest.files,
-            (policy.name, text),
-            config,
-            os.environ,
-            latest.environment,
-            route,
-        )
+        try:
+            new, name, tried = with_policy(
+                running,
+                latest.files,
+                (policy.name, text),
+                config,
+                os.environ,
+                latest.environment,
+                route,
+            )
+        except ConfigError as error:
+            # It is read as one of the running files, and found where it is.
+            own = f"policies/{policy.name}"
+            raise ConfigError(
+                [
+                    msgspec.structs.replace(each, file=str(policy)) if each.file == own else each
+                    for each in error.problems
+                ]
+            ) from error
         return new, f"the policy {name}", tried
     assert files is not None
     new = load(files, os.environ, environment).snapshot
@@ -318,6 +328,12 @@ def _support(each: "RouteReplay") -> Iterator[str]:
         yield (
             f"{each.route}: of what it would choose, {100 * support.unsupported:.3g} % was never "
             f"chosen there, so nothing is known of it: {names}. {_need(support)}"
+        )
+        return
+    if any(not each.figures[what].measured for what in ("cost", "whole")):
+        yield (
+            f"{each.route}: too few requests to measure it by: all of it weighs as much as "
+            f"{support.effective:,.0f}. {_need(support)}"
         )
         return
     right = each.figures["right"]

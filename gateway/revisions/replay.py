@@ -54,6 +54,9 @@ GAP = 0.01
 """Share of the new policy's choices that the log may know nothing of, before an interval would
 promise too much."""
 POINT = 0.01
+ENOUGH = 30.0
+"""Requests of equal weight. Of fewer an estimate beyond what can be, such as a cost below nothing,
+says that they are too few; of more it is that bound."""
 
 _MENDS = {
     TEXTS: "`keep: text` on their routes, for those to come",
@@ -82,7 +85,8 @@ class Figure(msgspec.Struct, frozen=True):
     `logged` is that mean as it was; `estimates` has what each method says, with its interval, and
     `change` the doubly robust one. `known` is of how many requests the outcome is known. Where
     `measured` is false both are what decisions expected, at least on one route, and there is no
-    interval: nobody has said what was right, or the log knows too little of the choices.
+    interval: nobody has said what was right, or the log knows too little of the choices, or the
+    requests are too few for an estimate that could be.
     """
 
     logged: float
@@ -270,7 +274,10 @@ def _estimated(name: str, outcomes: Outcomes, new: Snapshot, *, measured: bool) 
         if sure:
             told[what] = influences(logged, found, seen, guess, sieve)
             means[what] = _mean(seen, known_weights(logged, seen, sieve))
-        else:
+            low, high = _possible(what, means[what])
+            possible = low <= told[what]["dr"].estimate <= high
+            certain[what] = possible or found.effective >= ENOUGH
+        if not certain[what]:
             told[what] = _foreseen(logged, guess)
             means[what] = float(np.mean(np.einsum("nk,nk->n", logged.old, guess)))
     known = {"right": int(np.sum(~np.isnan(right))) if measured else 0}
@@ -291,7 +298,9 @@ def _estimated(name: str, outcomes: Outcomes, new: Snapshot, *, measured: bool) 
             elsewhere=float(np.mean(np.abs(logged.new - logged.old).sum(axis=1))) / 2,
             refused=float(np.mean(logged.new[:, 0])),
             figures={
-                what: _figure(means[what], told[what], certain[what], known.get(what, logged.n))
+                what: _figure(
+                    what, means[what], told[what], certain[what], known.get(what, logged.n)
+                )
                 for what in _ORDER
             },
             support=_support(logged, found, math.sqrt(max(q * (1.0 - q), 0.01) / share_known)),
@@ -340,8 +349,18 @@ def _foreseen(logged: Logged, expected: Floats) -> Mapping[Method, Influence]:
     return {method: Influence(mean, each - mean) for method in METHODS}
 
 
-def _figure(logged: float, told: Mapping[Method, Influence], measured: bool, known: int) -> Figure:
-    estimates = {method: told[method].interval() for method in METHODS}
+def _possible(what: str, logged: float) -> tuple[float, float]:
+    """The least and the greatest change of a mean: none is below nought, no share above 1."""
+    if what == "net":
+        return -math.inf, math.inf
+    return -logged, 1.0 - logged if what == "right" else math.inf
+
+
+def _figure(
+    what: str, logged: float, told: Mapping[Method, Influence], measured: bool, known: int
+) -> Figure:
+    least, most = _possible(what, logged)
+    estimates = {method: _within(told[method].interval(), least, most) for method in METHODS}
     change = estimates["dr"]
     # Of too few requests an interval has no end: that is none, and JSON has no word for it.
     bounded = {
@@ -359,6 +378,16 @@ def _figure(logged: float, told: Mapping[Method, Influence], measured: bool, kno
         known=known,
         estimates=bounded if measured else {},
     )
+
+
+def _within(found: Interval, least: float, most: float) -> Interval:
+    """Cut to what can be; an end that is nowhere stays so."""
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return msgspec.structs.replace(found, estimate=min(max(found.estimate, least), most))
+    low, estimate, high = (
+        min(max(value, least), most) for value in (found.low, found.estimate, found.high)
+    )
+    return Interval(estimate, low, high)
 
 
 def _support(logged: Logged, found: Weights, spread: float) -> Support:
@@ -405,6 +434,7 @@ def _together(
             for method in METHODS
         }
         figures[what] = _figure(
+            what,
             mean(part.told.figures[what].logged for part in parts),
             whole,
             all(part.measured[what] for part in parts),

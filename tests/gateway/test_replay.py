@@ -155,3 +155,24 @@ async def test_what_was_never_tried_is_not_called_measured(
     words = await replayed(before, "--files", str(after))
     assert "nothing is known of it: openai/small (95 %)" in words
     assert "not measured" in words
+
+
+async def test_what_is_wrong_with_a_policys_file_is_told_where_it_is(
+    provider: StandIn, tmp_path: Path
+) -> None:
+    before = home(tmp_path / "before", provider.url, BALANCED)
+    (before / "policies/idle.yaml").write_text("name: idle\n")
+    async with serving_home(before) as served:
+        await one(served, 5)
+    file = tmp_path / "tried.yaml"
+
+    async def told(text: str) -> str:
+        file.write_text(text)
+        store = f"sqlite:///{before}/switchboard.db"
+        line = ["replay", "--config", str(before), "--store", store, "--policy", str(file)]
+        done = await asyncio.to_thread(CliRunner().invoke, build(), line)
+        assert done.exit_code == 1, done.output
+        return done.stderr
+
+    assert (await told("name: balanced\nexplor: 10 %\n")).startswith(f"{file}:2 explor\n")
+    assert await told("name: idle\n") == ("no route has the policy idle; name one with --route\n")
