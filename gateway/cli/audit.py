@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from gateway.cli.opening import (
+    MOST,
     ConfigOption,
     SinceOption,
     StoreOption,
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
     def audit(
         since: SinceOption = "7d",
         limit: Annotated[
-            int, typer.Option(min=1, metavar="N", help="Only the newest so many.")
+            int, typer.Option(min=1, max=MOST, metavar="N", help="Only the newest so many.")
         ] = 100,
         as_json: Annotated[
             bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")

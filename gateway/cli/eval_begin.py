@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gateway.cli.eval_gateway import chats
 from gateway.cli.opening import (
+    MOST,
     AllTenantsOption,
     ConfigOption,
     JsonOption,
@@ -49,7 +50,9 @@ def register(evals: typer.Typer) -> None:
         name: Annotated[
             str | None, typer.Option(metavar="NAME", help="The suite's; ROUTE-log if left out.")
         ] = None,
-        cases: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 200,
+        cases: Annotated[
+            int, typer.Option(min=1, max=MOST, metavar="N", help="At most so many.")
+        ] = 200,
         seed: Annotated[int, typer.Option(metavar="N", help="Of the choice among more.")] = 0,
         since: SinceOption = "7d",
         tenant: TenantOption = None,

@@ -53,6 +53,9 @@ TenantOption = Annotated[
 ]
 AllTenantsOption = Annotated[bool, typer.Option("--all-tenants", help="Of all tenants together.")]
 
+MOST = 10**9
+"""Rows that may be asked for at most: no database has more, and larger numbers are none to it."""
+
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 

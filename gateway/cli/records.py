@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway.cli.opening import (
+    MOST,
     ConfigOption,
     JsonOption,
     SinceOption,
@@ -76,7 +77,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         limit: Annotated[
-            int, typer.Option(min=1, metavar="N", help="Only the newest so many.")
+            int, typer.Option(min=1, max=MOST, metavar="N", help="Only the newest so many.")
         ] = 50,
         follow: Annotated[
             bool,

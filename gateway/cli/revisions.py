@@ -16,6 +16,7 @@ from rich.table import Table
 
 from gateway.cli.admin import GatewayOption, KeyOption, ask, base_of, readiness
 from gateway.cli.opening import (
+    MOST,
     ConfigOption,
     EnvironmentOption,
     JsonOption,
@@ -126,7 +127,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def history(
-        limit: Annotated[int, typer.Option(min=1, metavar="N", help="The last so many.")] = 20,
+        limit: Annotated[
+            int, typer.Option(min=1, max=MOST, metavar="N", help="The last so many.")
+        ] = 20,
         as_json: JsonOption = False,
         store: StoreOption = None,
         config: ConfigOption = Path(),

@@ -16,6 +16,7 @@ from gateway.cli.admin import GatewayOption, base_of
 from gateway.cli.eval_gateway import TargetsKeyOption, answering, headers_of, progress_bars
 from gateway.cli.evals import suite_of
 from gateway.cli.opening import (
+    MOST,
     ConfigOption,
     JsonOption,
     SinceOption,
@@ -65,7 +66,7 @@ def register(group: typer.Typer) -> None:
             typer.Option(metavar="NAME", help="Which of the suite's; that which `right` names."),
         ] = None,
         cases: Annotated[
-            int, typer.Option(min=1, metavar="N", help="At most so many requests.")
+            int, typer.Option(min=1, max=MOST, metavar="N", help="At most so many requests.")
         ] = 500,
         seed: Annotated[int, typer.Option(metavar="N", help="Of the choice among more.")] = 0,
         since: SinceOption = "7d",

@@ -130,6 +130,14 @@ def test_the_log_of_a_route_that_there_is_not_is_told(
     assert "contracts" in run(app, tmp_path, *asked, "contracts").stdout
 
 
+@pytest.mark.parametrize("command", ["log", "audit"])
+def test_no_more_rows_are_asked_for_than_a_database_can_count(
+    app: typer.Typer, store: Store, tmp_path: Path, command: str
+) -> None:
+    told = run(app, tmp_path, command, "--limit", str(2**63), code=2)
+    assert "--limit" in told.stderr
+
+
 def test_the_log_is_followed_until_interrupted(store: Store, tmp_path: Path) -> None:
     keep(store, record(1))
     words = ["log", "--json", "--follow", "--store", url(tmp_path)]
