@@ -28,7 +28,6 @@ def _well_named(name: str) -> str:
     return name
 
 
-
 class Wanted(Body):
     """A key to be made. `expires_in` is in seconds."""
 
