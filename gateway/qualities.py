@@ -11,10 +11,10 @@ import msgspec
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError
 from gateway.policy.quality import Change, Tally, change_of, posterior
-from gateway.policy.table import TENANT, Qualities
+from gateway.policy.table import Qualities
 from gateway.store.evidence import Evidence
 from gateway.store.feedback import Heard
-from gateway.types.routes import Metric, Route
+from gateway.types.routes import TENANT, Metric, Route
 from gateway.types.snapshot import Quality, Snapshot
 
 log = logging.getLogger("switchboard")

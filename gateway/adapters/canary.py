@@ -18,6 +18,7 @@ Whether it goes on is judged by what the live version did in the same time:
 
 import math
 from hashlib import blake2b
+from statistics import NormalDist
 
 import msgspec
 
@@ -127,7 +128,7 @@ def _p_worse(canary: Seen, live: Seen) -> float:
     """P(the canary's error rate is above the live one's by more than MARGIN)."""
     mean_c, var_c = _beta(canary)
     mean_l, var_l = _beta(live)
-    return _normal((mean_c - mean_l - MARGIN) / math.sqrt(var_c + var_l))
+    return NormalDist().cdf((mean_c - mean_l - MARGIN) / math.sqrt(var_c + var_l))
 
 
 def _beta(seen: Seen) -> tuple[float, float]:
@@ -155,11 +156,7 @@ def _surely_over(
     distance = mean - other - by
     if spread == 0.0:
         return float(distance > 0.0)
-    return _normal(distance / spread)
-
-
-def _normal(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
+    return NormalDist().cdf(distance / spread)
 
 
 def _rate(seen: Seen) -> str:

@@ -12,7 +12,7 @@ from gateway.config.check_compositions import check_compositions
 from gateway.config.check_experiments import check_experiments
 from gateway.config.compile_backends import targets
 from gateway.config.compile_compositions import composition, used_by
-from gateway.config.fields import TENANT, is_target, split_target
+from gateway.config.fields import is_target, split_target
 from gateway.config.files.gateway import GatewayFile
 from gateway.config.files.policies import LimitsPart, PolicyFile
 from gateway.config.files.routes import MatchPart, RouteFile
@@ -24,6 +24,7 @@ from gateway.policy.composed import composed
 from gateway.policy.words import dollars, number
 from gateway.types.backends import Target
 from gateway.types.compositions import BACKEND
+from gateway.types.routes import TENANT
 
 AUTO = "auto"
 

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 import msgspec
 
 from gateway.config.compile_compositions import checks_of, judges_of, step_parts
-from gateway.config.fields import TENANT
 from gateway.config.files.compositions import (
     AgreementPart,
     AnyComposition,
@@ -28,6 +27,7 @@ from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.types.backends import Target
 from gateway.types.compositions import BACKEND, FIELD, INPUT
+from gateway.types.routes import TENANT
 
 CHAT = "chat/completions"
 MOST_SAMPLES = 64

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from gateway.config.fields import TENANT
 from gateway.config.files.experiments import ExperimentPart, QuestionPart
 from gateway.config.files.routes import RouteFile
 from gateway.config.sheets import Sheet
@@ -10,6 +9,7 @@ from gateway.config.words import did_you_mean
 from gateway.config.yaml import Path
 from gateway.errors import Problem
 from gateway.types.backends import Target
+from gateway.types.routes import TENANT
 
 Routes = Sequence[Sheet[RouteFile]]
 

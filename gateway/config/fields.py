@@ -16,11 +16,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from gateway.config import units
 from gateway.config.units import Dimension, UnitError
 from gateway.types.limits import Rate
-from gateway.types.routes import Comparison
+from gateway.types.routes import TENANT, Comparison
 from gateway.types.snapshot import LEAST_REQUESTS_S, LEAST_TEXT_S
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
-TENANT = "{key.tenant}"
 _TARGET = re.compile(
     r"(?P<backend>[a-z0-9][a-z0-9.-]*)/(?P<model>[a-z0-9][a-z0-9.-]*)"
     r"(?:\+(?P<adapter>(?:[a-z0-9.-]|\{key\.tenant\})+)(?:@(?P<version>[a-z0-9][a-z0-9.-]*))?)?"

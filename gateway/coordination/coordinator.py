@@ -25,7 +25,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
-from gateway.coordination.script import Item, Script
+from gateway.coordination.script import Item, Script, unheeded
 from gateway.errors import CoordinatorAway
 
 log = logging.getLogger("switchboard.coordinator")
@@ -181,7 +181,7 @@ class Coordinator:
     def tell(self, *command: Arg) -> None:
         """A command whose reply nobody waits for; it is dropped while Redis is away."""
         if self._connection is not None:
-            self._put(command).add_done_callback(_heard)
+            self._put(command).add_done_callback(unheeded)
 
     def script(self, source: str) -> Script:
         """A Lua script that serves many items in one call; see `Script`."""
@@ -398,12 +398,6 @@ def _fail_all(
     for _, future in commands:
         if not future.done():
             future.set_exception(error)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: that it failed was logged where Redis was lost."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _guarded(call: Callable[..., None], *args: Any) -> None:

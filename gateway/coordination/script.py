@@ -42,6 +42,12 @@ class Script:
         self.items.append((args, future))
         return future
 
+    def tell(self, args: Sequence[Arg]) -> asyncio.Future[Any]:
+        """As `put`, where nobody has to look at the reply."""
+        future = self.put(args)
+        future.add_done_callback(unheeded)
+        return future
+
     async def ask(self, args: Sequence[Arg]) -> Any:
         """One item's reply; raises CoordinatorAway."""
         return await self.put(args)
@@ -78,3 +84,9 @@ class Script:
         for _, future in items:
             if not future.done():
                 future.set_exception(error)
+
+
+def unheeded(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for it: that it failed was logged where Redis was lost."""
+    if not future.cancelled():
+        future.exception()

@@ -13,7 +13,7 @@ from gateway.adapters.keeper import LoadFailed
 from gateway.adapters.state import AdapterState, StateError
 from gateway.errors import ApiError, Conflict, NotFound
 from gateway.http.body import Body
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.types.requests import Caller
 
 T = TypeVar("T")
@@ -42,20 +42,20 @@ def admin_api(fleet: Fleet, gate: Gate, use: Use, history: History) -> APIRouter
     @api.get("/adapters")
     async def adapters(_: looks) -> Response:
         used = await use()
-        return _json({"object": "list", "data": [_with_use(a, used) for a in fleet.known()]})
+        return as_json({"object": "list", "data": [_with_use(a, used) for a in fleet.known()]})
 
     @api.get("/adapters/{name:path}")
     async def adapter(_: looks, name: str) -> Response:
         target = _found(fleet, name).partition("@")[0]
         shown = _with_use(fleet.shown(target), await use())
-        return _json(shown | {"history": await history(target)})
+        return as_json(shown | {"history": await history(target)})
 
     @api.post("/adapters/{command}/{name:path}")
     async def command(request: Request, command: str, name: str, asked: Asked) -> Response:
         said = asked.model_dump(exclude_none=True)
         action = f"adapters {command}"
         async with gate.command(request, "operate", action, name, **said) as caller:
-            return _json(await _tried(fleet, command, name, asked, caller.name))
+            return as_json(await _tried(fleet, command, name, asked, caller.name))
 
     return api
 
@@ -119,7 +119,3 @@ def _with_use(shown: dict[str, Any], used: dict[str, dict[str, Any]]) -> dict[st
     """The target's own use, and that of its versions where they were asked for by name."""
     names = [shown["target"], *(f"{shown['target']}@{v['version']}" for v in shown["versions"])]
     return shown | {"last_hour": {name: used[name] for name in names if name in used}}
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from gateway.http.body import Body
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.types.requests import Caller
 
 Stop = Callable[[str, str, str], Awaitable[dict[str, Any]]]
@@ -30,17 +29,13 @@ def experiments_api(gate: Gate, stop: Stop, shown: Shown) -> APIRouter:
 
     @api.get("")
     async def experiments(_: Annotated[Caller, Depends(gate.needs("read"))]) -> Response:
-        return _json({"object": "list", "data": shown()})
+        return as_json({"object": "list", "data": shown()})
 
     @api.post("/stop/{name:path}")
     async def stop_one(request: Request, name: str, told: Why) -> Response:
         said = told.model_dump(exclude_defaults=True)
         async with gate.command(request, "operate", "experiment stop", name, **said) as caller:
             found = await stop(name, told.why, caller.name)
-        return _json(found)
+        return as_json(found)
 
     return api
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -21,7 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Request
+import msgspec
+from fastapi import Request, Response
 
 from gateway.errors import ApiError, Forbidden, SwitchboardError, Unauthorized
 from gateway.http.openai import Authenticate, bearer
@@ -136,3 +137,8 @@ def role_needed(role: Role, caller: Caller) -> Forbidden:
 
 def _source(request: Request) -> str:
     return request.client.host if request.client is not None else ""
+
+
+def as_json(value: object) -> Response:
+    """What the admin API answers with."""
+    return Response(msgspec.json.encode(value), media_type="application/json")

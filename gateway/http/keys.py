@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from gateway.errors import Conflict
 from gateway.http.body import Body
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.store.keys import Keys, fault_of_name
 from gateway.store.store import StoreError
 from gateway.types.requests import Caller, Role
@@ -47,7 +47,7 @@ def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> AP
     @api.get("")
     async def known(_: Annotated[Caller, Depends(gate.needs("admin"))]) -> Response:
         found = await asyncio.to_thread(keys.list)
-        return _json({"object": "list", "data": found})
+        return as_json({"object": "list", "data": found})
 
     @api.post("")
     async def create(request: Request, wanted: Wanted) -> Response:
@@ -66,7 +66,7 @@ def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> AP
                 raise Conflict(str(error), code="key_refused") from error
         key, known = msgspec.structs.asdict(made.key), routes()
         unknown = [each for each in made.key.routes or () if each not in known]
-        return _json({"object": "key", "secret": made.secret, **key, "unknown_routes": unknown})
+        return as_json({"object": "key", "secret": made.secret, **key, "unknown_routes": unknown})
 
     @api.delete("/{which}")
     async def revoke(request: Request, which: str) -> Response:
@@ -75,10 +75,6 @@ def keys_api(keys: Keys, gate: Gate, routes: Callable[[], Container[str]]) -> AP
                 key = await asyncio.to_thread(keys.revoke, which)
             except StoreError as error:
                 raise Conflict(str(error), code="key_refused") from error
-        return _json({"object": "key", **msgspec.structs.asdict(key)})
+        return as_json({"object": "key", **msgspec.structs.asdict(key)})
 
     return api
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -3,10 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Response
 
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.types.requests import Caller
 
 Shown = Callable[[], Awaitable[list[dict[str, Any]]]]
@@ -19,7 +18,6 @@ def limits_api(shown: Shown, gate: Gate) -> APIRouter:
 
     @api.get("")
     async def limits(_: Annotated[Caller, Depends(gate.needs("read"))]) -> Response:
-        content = msgspec.json.encode({"object": "list", "data": await shown()})
-        return Response(content, media_type="application/json")
+        return as_json({"object": "list", "data": await shown()})
 
     return api

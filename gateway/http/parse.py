@@ -14,6 +14,7 @@ from gateway.classify.rules import read_of
 from gateway.config import units
 from gateway.errors import BadRequest
 from gateway.http.media import host_of, host_of_text, hosts_of_file
+from gateway.metering.prices import BYTES_PER_TOKEN
 from gateway.types.requests import Caller, Endpoint, Needs, Request
 
 MAX_TURNS = 6
@@ -30,9 +31,6 @@ LONGEST_NAME = 200
 
 MAX_CHOICES = 1024
 """What a larger `n` or `best_of` counts as where answers are counted; OpenAI takes up to 128."""
-
-BYTES_PER_TOKEN = 4
-"""English text has about four bytes a token in the usual vocabularies; only an estimate."""
 
 
 _NOTHING = msgspec.Raw()

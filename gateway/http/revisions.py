@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gateway.errors import ApiError, ConfigError, Conflict, NotFound, SwitchboardError
 from gateway.http.body import Body
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.policy.live import Live
 from gateway.revisions.history import history
 from gateway.revisions.report import reported
@@ -86,7 +86,7 @@ def revisions_api(
     @api.get("/revisions")
     async def listed(_: looks, limit: Annotated[int, Query(ge=1, le=10_000)] = 20) -> Response:
         entries = await asyncio.to_thread(history, running.book, adapters, limit)
-        return _json({"object": "list", "data": entries})
+        return as_json({"object": "list", "data": entries})
 
     @api.get("/revisions/{which}")
     async def one(_: reads_files, which: str) -> Response:
@@ -94,7 +94,7 @@ def revisions_api(
         found = await asyncio.to_thread(running.book.find, number)
         if found is None:
             raise NotFound(f"There is no revision {which}.", code="revision_not_found")
-        return _json({"object": "revision", **brief(found), "files": found.files})
+        return as_json({"object": "revision", **brief(found), "files": found.files})
 
     @api.post("/revisions")
     async def apply(request: Request, asked: Files) -> Response:
@@ -125,7 +125,7 @@ def revisions_api(
             time.time(),
             live,
         )
-        return _json({"object": "diff", **msgspec.to_builtins(report)})
+        return as_json({"object": "diff", **msgspec.to_builtins(report)})
 
     @api.post("/rollback")
     async def roll_back(request: Request, asked: Back) -> Response:
@@ -157,8 +157,4 @@ def _refusals() -> Iterator[None]:
 
 def _served(served: Served) -> Response:
     told = {"object": "revision", **brief(served.revision), "warnings": served.warnings}
-    return _json({**told, "unchanged": served.unchanged})
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    return as_json({**told, "unchanged": served.unchanged})

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from gateway.http.body import Body
-from gateway.http.gate import Gate
+from gateway.http.gate import Gate, as_json
 from gateway.types.requests import Caller
 from gateway.types.snapshot import Weight
 
@@ -34,7 +33,7 @@ def traffic_api(gate: Gate, give: Give, shown: Shown) -> APIRouter:
 
     @api.get("")
     async def weights(_: Annotated[Caller, Depends(gate.needs("read"))]) -> Response:
-        return _json({"object": "list", "data": shown()})
+        return as_json({"object": "list", "data": shown()})
 
     @api.post("")
     async def weigh(request: Request, told: Told) -> Response:
@@ -43,10 +42,6 @@ def traffic_api(gate: Gate, give: Give, shown: Shown) -> APIRouter:
         async with gate.command(request, "operate", action, told.subject, **said) as caller:
             await give(told.subject, told.share, told.why, caller.name, told.force)
         found = [each for each in shown() if each["subject"] == told.subject]
-        return _json(found[0] if found else {"subject": told.subject, "share": 1.0})
+        return as_json(found[0] if found else {"subject": told.subject, "share": 1.0})
 
     return api
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

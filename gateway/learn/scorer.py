@@ -8,7 +8,7 @@ import numpy as np
 from gateway.classify.softmax import Floats
 from gateway.learn.features import Features
 from gateway.learn.model import Matrix, Model
-from gateway.policy.table import TENANT
+from gateway.types.routes import TENANT
 
 UNSURE = -1.0
 """Stands for P(right) where the route's own figure is better than a guess."""

@@ -31,13 +31,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from gateway.types.limits import Quota, Rate
+from gateway.types.limits import NANO, Quota, Rate
 
 SLICES = 30
 """Of a rate's period: a full minute's worth comes free 2 s late at the most."""
-
-NANO = 1_000_000_000
-"""Nanodollars in a dollar."""
 
 DAY_S = 86_400
 

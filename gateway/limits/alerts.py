@@ -25,8 +25,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
 from gateway.errors import SwitchboardError
-from gateway.limits.accounts import NANO, Account, Budget
-from gateway.types.limits import Alerts
+from gateway.limits.accounts import Account, Budget
+from gateway.types.limits import NANO, Alerts
 
 log = logging.getLogger("switchboard.limits")
 

@@ -18,7 +18,6 @@ import msgspec
 
 from gateway.errors import CoordinatorAway, LimitReached, SwitchboardError
 from gateway.limits.accounts import (
-    NANO,
     PLENTY,
     Account,
     Budget,
@@ -32,17 +31,14 @@ from gateway.limits.accounts import (
 from gateway.limits.alerts import Alarm
 from gateway.limits.refusing import Lines, fewest, refused, room_lines, room_lines_of_all
 from gateway.limits.reserve import Fares, Plain, fares_of, nano_of, plainly, tokens_of
-from gateway.limits.shared import SharedLimits, Spent
+from gateway.limits.shared import SETTLED_S, SharedLimits, Spent
 from gateway.policy.live import Live
 from gateway.types.decisions import Decision
-from gateway.types.limits import Quota
+from gateway.types.limits import NANO, Quota
 from gateway.types.requests import Caller, Request
 from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.limits")
-
-SETTLED_S = 1.5
-"""How long the rows of requests that have ended may take to the store."""
 
 KNOWN_S = 10.0
 """How long a start waits for what was spent before."""

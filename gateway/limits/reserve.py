@@ -18,12 +18,12 @@ composition may fail half done, the two dearest count.
 from math import ceil, inf
 from typing import NamedTuple
 
-from gateway.limits.accounts import NANO
 from gateway.metering.prices import BYTES_PER_TOKEN
 from gateway.policy.estimates import TAIL
 from gateway.policy.live import Live
 from gateway.types.backends import Target
 from gateway.types.decisions import Decision
+from gateway.types.limits import NANO
 from gateway.types.requests import Request
 from gateway.types.snapshot import Snapshot
 

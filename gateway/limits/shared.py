@@ -332,8 +332,7 @@ class SharedLimits:
                 args = list(self._head)
                 for account in part:
                     args += (self._key(account), account.running, account.reserved)
-                future = self._hello.put(args)
-                future.add_done_callback(_seen)
+                future = self._hello.tell(args)
         except CoordinatorAway:
             return
         round = self._round
@@ -447,9 +446,3 @@ class SharedLimits:
 
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """That Redis went away was said where that was noticed."""
-    if not future.cancelled():
-        future.exception()

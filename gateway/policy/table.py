@@ -9,13 +9,12 @@ from gateway.types.backends import Target
 from gateway.types.compositions import BACKEND
 from gateway.types.decisions import RuledOut
 from gateway.types.policies import Policy
-from gateway.types.routes import Candidate, Route
+from gateway.types.routes import TENANT, Candidate, Route
 from gateway.types.snapshot import Quality
 
 Qualities: TypeAlias = Mapping[tuple[str, str], Quality]
 """What is known of P(right), by route and target."""
 
-TENANT = "{key.tenant}"
 TOOLS, VISION, AUDIO, JSON_SCHEMA, MEDIA = 1, 2, 4, 8, 16
 """Abilities that a request may need, as bits."""
 

@@ -17,6 +17,7 @@ rollback, which can be set right, but is a nuisance.
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import NormalDist
 
 import msgspec
 
@@ -120,7 +121,7 @@ def judged(before: Seen, after: Seen, limits: Limits) -> Judgement:
         if found is None:
             continue
         mean, spread = found
-        if _normal((mean - math.log1p(limits.latency)) / spread) >= SURE:
+        if NormalDist().cdf((mean - math.log1p(limits.latency)) / spread) >= SURE:
             return Judgement(
                 True,
                 f"the {what} takes {100 * math.expm1(mean):.0f} % longer than before "
@@ -137,7 +138,7 @@ def _errors_worse(before: Seen, after: Seen, limit: float) -> bool:
     # Without anything before, none is taken to have failed.
     other, other_variance = _beta(before) if before.requests else (0.0, 0.0)
     distance = mean - other - limit
-    return _normal(distance / math.sqrt(variance + other_variance)) >= SURE
+    return NormalDist().cdf(distance / math.sqrt(variance + other_variance)) >= SURE
 
 
 def _beta(what: Seen) -> tuple[float, float]:
@@ -161,10 +162,6 @@ def _slower(
     mean = sum(new.n / total * (new.mean - old.mean) for old, new in routes)
     variance = sum((new.n / total) ** 2 * (new.variance + old.variance) for old, new in routes)
     return mean, math.sqrt(variance) or 1e-9
-
-
-def _normal(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
 def _share(what: Seen) -> str:

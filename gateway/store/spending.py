@@ -7,8 +7,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from gateway.store.schema import budget_alerts, requests
 from gateway.store.store import Store, StoreError
-
-NANO = 1_000_000_000
+from gateway.types.limits import NANO
 
 LONGEST_S = 86_400.0
 """Requests that end in a month began at most this long before it."""

@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 
+NANO = 1_000_000_000
+"""Nanodollars in a dollar."""
+
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
     """At most `amount` in any `per_s` seconds."""

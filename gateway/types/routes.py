@@ -8,6 +8,9 @@ import msgspec
 from gateway.types.experiments import Experiment
 from gateway.types.limits import Quota
 
+TENANT = "{key.tenant}"
+"""What stands in a candidate's target for the tenant of the caller's key."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """A target that a route may use.

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.limits.accounts import NANO, Account, Hold
+from gateway.limits.accounts import Account, Hold
+from gateway.types.limits import NANO
 
 
 @dataclass

@@ -7,8 +7,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.accounts import NANO, SLICES, Account, Hold, day_of, enter, month_of
-from gateway.types.limits import Quota, Rate
+from gateway.limits.accounts import SLICES, Account, Hold, day_of, enter, month_of
+from gateway.types.limits import NANO, Quota, Rate
 from tests.limits.held import At, settle
 
 MINUTE = 60.0

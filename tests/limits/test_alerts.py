@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.limits.accounts import NANO, Account, Budget
+from gateway.limits.accounts import Account, Budget
 from gateway.limits.alerts import BudgetAlerts
 from gateway.standin.behaviour import Behaviour, say
 from gateway.standin.standin import StandIn
 from gateway.store.spending import SpendingBook
 from gateway.store.store import Store
 from gateway.types.backends import Price
-from gateway.types.limits import Alerts, Quota, Quotas
+from gateway.types.limits import NANO, Alerts, Quota, Quotas
 from tests import servers
 from tests.gateway.support import serving, snapshot, target
 from tests.limits.shared import configured, working

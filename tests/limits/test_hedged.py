@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.limits.accounts import NANO, Account
+from gateway.limits.accounts import Account
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.types.backends import Price
-from gateway.types.limits import Quota, Rate
+from gateway.types.limits import NANO, Quota, Rate
 from gateway.types.policies import Policy
 from gateway.types.snapshot import Server, Snapshot
 from tests import servers

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import LimitReached
-from gateway.limits.accounts import NANO, Account, Budget, Hold, enter
+from gateway.limits.accounts import Account, Budget, Hold, enter
 from gateway.limits.limiter import Limiter
 from gateway.limits.refusing import fewest, room_lines
 from gateway.limits.reserve import fares_of, nano_of, tokens_of
 from gateway.policy.live import Live
-from gateway.types.limits import Quota, Rate
+from gateway.types.limits import NANO, Quota, Rate
 from gateway.types.requests import Caller
 from gateway.types.snapshot import Snapshot
 from tests.limits.held import At

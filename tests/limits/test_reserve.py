@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.parse import parse
-from gateway.limits.accounts import NANO
 from gateway.limits.reserve import fares_of, nano_of, plainly, tokens_of
 from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Price
 from gateway.types.decisions import Choice, Decision, RuledOut, Trial
+from gateway.types.limits import NANO
 from gateway.types.requests import Caller, Endpoint, Request
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot

@@ -7,11 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.limits.accounts import NANO
 from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
-from gateway.types.limits import Quota, Rate
+from gateway.types.limits import NANO, Quota, Rate
 from tests import servers
 from tests.gateway.support import Served, serving
 from tests.limits.shared import USD, configured, until, working
