@@ -1,10 +1,16 @@
 """Where a stream's pieces pass on their way to the client."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from gateway.errors import ApiError, MalformedEvent, UpstreamError
 from gateway.journey import Lines, Outlet
 from gateway.metering.usage import StreamWatch
 from gateway.resilience.carry import Disguise
 from gateway.transport.base import Reply
+
+Drain = Callable[[], Coroutine[Any, Any, None]]
+"""Waits for room at the client's side."""
 
 
 class Watched:
@@ -12,10 +18,10 @@ class Watched:
 
     __slots__ = ("_outlet", "_watch", "drain")
 
-    def __init__(self, watch: StreamWatch, outlet: Outlet) -> None:
+    def __init__(self, watch: StreamWatch, outlet: Outlet, drain: Drain) -> None:
         self._watch = watch
         self._outlet = outlet
-        self.drain = outlet.drain
+        self.drain = drain
 
     def write(self, piece: bytes) -> bool:
         """Relays what of the piece may pass."""
@@ -47,10 +53,10 @@ class Disguised:
         return self._outlet.write(self._disguise.apply(body))
 
 
-async def pumped(reply: Reply, watch: StreamWatch, outlet: Outlet) -> None:
+async def pumped(reply: Reply, watch: StreamWatch, outlet: Outlet, drain: Drain) -> None:
     """Relays to the end. An answer with its finish_reason is whole, however its stream ends."""
     try:
-        await reply.pump(Watched(watch, outlet))
+        await reply.pump(Watched(watch, outlet, drain))
     except UpstreamError:
         if not watch.finished or watch.errored:
             raise

@@ -589,9 +589,10 @@ class Pipeline:
             sort = alike(opened.target.name, journey.request.needs.input_tokens, None)
             opened.entrance.began(sort, opened.first_at - opened.began, opened.first_at)
         try:
+            room = partial(self._room, journey, outlet)
             if not outlet.write(opened.piece):
-                await outlet.drain()
-            await pumped(reply, watch, outlet)
+                await room()
+            await pumped(reply, watch, outlet, room)
             tail = watch.close()
             if watch.truncated:
                 raise UpstreamClosed("the backend ended its stream before the answer was whole")
@@ -613,6 +614,18 @@ class Pipeline:
             self._seen(journey, opened, watch, outcome, "")
         finally:
             reply.abort()
+
+    async def _room(self, journey: Journey, outlet: Outlet) -> None:
+        """Waits for a client that has fallen behind, but no longer than its request has time."""
+        ask = journey.ask
+        if ask is None or ask.until == NEVER:
+            await outlet.drain()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, ask.until - self._clock())):
+                await outlet.drain()
+        except TimeoutError:
+            raise UpstreamTimeout("total", ask.within_s or 0.0) from None
 
     async def _carried_on(
         self, journey: Journey, broken: Opened, watch: StreamWatch, outlet: Outlet

@@ -187,6 +187,27 @@ async def test_a_client_that_stops_reading_is_as_good_as_gone(tmp_path: Path) ->
     assert running == 0
 
 
+async def test_a_client_that_stops_reading_has_no_more_time_than_its_request(
+    tmp_path: Path,
+) -> None:
+    """Its time to catch up is longer, and a whole answer's is over first."""
+    endless = Behaviour(lambda _: " ".join(3 * ["long" * 10_000]), fault=ENDLESS)
+    async with StandIn(endless) as provider:
+        policy = Policy("quality", tries=1, retries=0, total_s=1.0)
+        made = snapshot([target("p/m", provider.url)], policies={"quality": policy})
+        async with serving(made, tmp_path) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
+            body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+            writer.write(request_bytes(body))
+            try:
+                (row,) = await rows(served, 1)
+                running = served.gateway.entrances.at("p", provider.url).running
+            finally:
+                writer.transport.abort()
+    assert (row["outcome"], row["status"]) == ("truncated", 200)
+    assert running == 0
+
+
 async def test_an_endless_answer_is_relayed_in_flat_memory_until_its_time_is_over(
     tmp_path: Path,
 ) -> None:
