@@ -191,7 +191,11 @@ async def test_a_number_that_no_database_holds_is_no_revision(
                 gone_back_to(Revisions(served.gateway.store), which, 1)
         asked = {"name": "k", "expires_in": 10**30}
         answer = await served.client.post("/admin/keys", json=asked)
+        share = b'{"subject":"openai","share":NaN,"force":true}'
+        headers = {"content-type": "application/json"}
+        given = await served.client.post("/admin/weights", content=share, headers=headers)
     assert (answer.status_code, error_of(answer)["param"]) == (400, "expires_in")
+    assert (given.status_code, error_of(given)["param"]) == (400, "share")
 
 
 @pytest.mark.parametrize("kind", ["plain", "stream"])
