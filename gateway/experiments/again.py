@@ -44,8 +44,9 @@ PRICES = "go to a target whose price has changed where cached input has one of i
 class Block(msgspec.Struct, frozen=True):
     """m logged requests of one shape: the same replicas asked about, in p columns.
 
-    `pairs` are (target, replica), `states` how each stood. Arrays are [m] or [m, p]; `most` is the
-    most output tokens asked for, infinite where nothing was said. `learned` is P(right) of the
+    `pairs` are (target, replica), `states` how each stood. Arrays are [m] or [m, p]; `longest` are
+    the input's tokens that stand in a context at once, `most` is the most output tokens asked for,
+    infinite where nothing was said. `learned` is P(right) of the
     route's candidates on the very prompts [m, candidates], below 0 where that is not known; None
     where the policy does not go by it.
     """
@@ -53,6 +54,7 @@ class Block(msgspec.Struct, frozen=True):
     pairs: tuple[tuple[str, str], ...]
     states: tuple[int, ...]
     tokens: Floats
+    longest: Floats
     most: Floats
     draw: Floats
     quality: Floats
@@ -251,7 +253,7 @@ def _columns(block: Block, change: Change, terms: Terms, row: Row) -> _Columns:
     )
     unknown = unknown & within
     state = np.where(state == SHUT, SHUT, np.where(within & in_time, FITS, OVER)).astype(float)
-    room = block.tokens + np.where(np.isinf(block.most), 0.0, block.most)
+    room = block.longest + np.where(np.isinf(block.most), 0.0, block.most)
     away = ~np.isfinite(cost) | (room > row.context)[:, None]
     loss = np.where(away, np.inf, loss)
     state = np.where(away, -1.0, state)

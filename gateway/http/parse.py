@@ -137,7 +137,6 @@ class _Read(msgspec.Struct):
     turns: tuple[str, ...]
     previous: str | None = None
     streams_usage: bool = False
-    prompts: int = 1
     best_of: int = 1
 
 
@@ -190,7 +189,7 @@ def parse(
     if endpoint is Endpoint.EMBEDDINGS:
         stream = False  # there is no such thing, whatever was asked for
     seen = read(head, fields, body)
-    choices = _count(head.n)
+    choices, prompts = _count(head.n), seen.needs.prompts
     return Request(
         id,
         endpoint,
@@ -205,8 +204,8 @@ def parse(
         route=headers.get("x-switchboard-route"),
         policy=headers.get("x-switchboard-policy"),
         previous=seen.previous,
-        choices=choices * seen.prompts,
-        written=max(choices, seen.best_of) * seen.prompts,
+        choices=choices * prompts,
+        written=max(choices, seen.best_of) * prompts,
         within_s=_within(headers),
         size=len(body),
         ref=_own_name(headers, "x-switchboard-ref"),
@@ -316,18 +315,20 @@ def _read_chat(chat: Any, fields: Fields, body: bytes) -> _Read:
 def _read_completion(completion: Any, fields: Fields, body: bytes) -> _Read:
     if completion.prompt is None:
         raise _missing("prompt")
-    prompts = _prompts(completion.prompt)
+    prompts, longest = _prompts(completion.prompt)
     # Absurd numbers stay numbers that can be counted with, of all prompts together, too.
     most = _most(completion.max_tokens, MAX_COUNT // prompts)
-    needs = Needs("completions", _tokens(fields["prompt"]), most)
-    best_of = _count(completion.best_of)
-    return _Read(needs, _texts(completion.prompt), prompts=prompts, best_of=best_of)
+    tokens = _tokens(fields["prompt"])
+    needs = Needs("completions", tokens, most, prompts=prompts, longest=longest)
+    return _Read(needs, _texts(completion.prompt), best_of=_count(completion.best_of))
 
 
 def _read_embedding(embedding: Any, fields: Fields, body: bytes) -> _Read:
     if embedding.input is None:
         raise _missing("input")
-    return _Read(Needs("embeddings", _tokens(fields["input"]), 0), _texts(embedding.input))
+    prompts, longest = _prompts(embedding.input)
+    needs = Needs("embeddings", _tokens(fields["input"]), 0, prompts=prompts, longest=longest)
+    return _Read(needs, _texts(embedding.input))
 
 
 def _read_response(response: Any, fields: Fields, body: bytes) -> _Read:
@@ -380,11 +381,20 @@ def _count(answers: int | None) -> int:
     return min(max(answers, 1), MAX_CHOICES) if answers else 1
 
 
-def _prompts(prompt: str | list[Any]) -> int:
-    """How many prompts a completion has: each is answered. A list of token ids is one."""
-    if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
-        return 1
-    return len(prompt)
+def _prompts(prompt: str | list[Any]) -> tuple[int, int]:
+    """How many prompts there are, each answered by itself, and the tokens of the longest, 0 where
+    there is only one. A list of token ids is one."""
+    if isinstance(prompt, str) or len(prompt) < 2 or isinstance(prompt[0], int):
+        return 1, 0
+    return len(prompt), max(map(_length, prompt))
+
+
+def _length(prompt: Any) -> int:
+    """Tokens, as estimated, of one of several prompts; what makes no sense is the backend's to
+    refuse."""
+    if isinstance(prompt, str):
+        return len(prompt.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN
+    return len(prompt) if isinstance(prompt, list) else 0
 
 
 def _most(tokens: int | None, limit: int = MAX_COUNT) -> int | None:

@@ -9,10 +9,10 @@ target says on this route.
 
 Dollars: at the dearest candidate that may still be asked. A tokenizer that works on bytes makes at
 most a token of each byte, so the input counts as many tokens as the body has bytes, up to the
-context that the target declares. What does not go by bytes, pictures, sounds and what a response
-continues, counts as the whole context where one is declared. The output is as above. Where a policy
-asks a second candidate beside a late one, or lets one go on with what another began, and where a
-composition may fail half done, the two dearest count.
+context that the target declares, for each prompt. What does not go by bytes, pictures, sounds and
+what a response continues, counts as the whole context where one is declared. The output is as
+above. Where a policy asks a second candidate beside a late one, or lets one go on with what another
+began, and where a composition may fail half done, the two dearest count.
 """
 
 from math import ceil, inf
@@ -140,6 +140,7 @@ def plainly(request: Request, decision: Decision, plain: Plain) -> tuple[int, in
         return None
     output *= request.written
     tokens: float = request.size + more
+    context *= needs.prompts
     if tokens > context:
         tokens = context
     return needs.input_tokens + output, ceil(tokens * read + output * written)
@@ -178,6 +179,7 @@ def nano_of(
 def _paid(request: Request, fare: Fare, output: int) -> float:
     """The nanodollars of one call whose answers have `output` tokens together."""
     _, _, read, written, context, more = fare
+    context *= request.needs.prompts
     tokens: float = request.size + more
     if tokens > context or (context != inf and _unread(request)):
         tokens = context
@@ -215,8 +217,10 @@ def _output(
 
 def _dollars(request: Request, target: Target, more: int, output: int) -> float:
     size, context = request.size + more, target.capabilities.context
-    if context is not None and (size > context or _unread(request)):
-        size = context
+    if context is not None:
+        context *= request.needs.prompts
+        if size > context or _unread(request):
+            size = context
     return size * target.price.input + output * target.price.output
 
 

@@ -264,7 +264,7 @@ def _score(
     max_output = INFINITE if needs.max_output is None else needs.max_output
     if endpoint == "embeddings":
         max_output = 0
-    room = tokens if needs.max_output is None else tokens + needs.max_output
+    room = (needs.longest or tokens) + (needs.max_output or 0)
     internal = route.internal
     value, price = terms.value * route.value, terms.price
     per_first, per_whole = terms.first, terms.whole
@@ -429,9 +429,11 @@ def _unfit(row: Row, needs: Needs, internal: bool) -> str:
         hosts = ", ".join(needs.media_hosts)
         return f"may not fetch from {hosts}: `capabilities: {{media_from: […]}}` declares hosts"
     output = f" and up to {needs.max_output:,} of output" if needs.max_output else ""
+    which, tokens = "the request", needs.input_tokens
+    if needs.longest:
+        which, tokens = f"the longest of {needs.prompts:,} prompts", needs.longest
     return (
-        f"takes {row.context:,.0f} tokens of context;"
-        f" the request has about {needs.input_tokens:,} of input{output}"
+        f"takes {row.context:,.0f} tokens of context; {which} has about {tokens:,} of input{output}"
     )
 
 

@@ -233,8 +233,9 @@ class Replayer:
         if needs.endpoint == "embeddings":
             most = 0
         flat: list[float | None] = [
-            place, told.draw, needs.input_tokens, math.inf if most is None else most, row[11],
-            row[12], row[13], self._right(row), row[10] == "error" or row[10] == "truncated",
+            place, told.draw, needs.input_tokens, needs.longest or needs.input_tokens,
+            math.inf if most is None else most, row[11], row[12], row[13], self._right(row),
+            row[10] == "error" or row[10] == "truncated",
         ]  # fmt: skip
         for choice in ranked:
             if len(choice) < 12:
@@ -525,13 +526,13 @@ class _Group:
         """Makes arrays of what was gathered; JSON's null is NaN."""
         whole = np.array(self.flat, dtype=np.float64)
         self.place = whole[:, 0]
-        self.outcome = whole[:, 4:_PLAIN]
+        self.outcome = whole[:, 5:_PLAIN]
         figures = whole[:, _PLAIN:].reshape(len(whole), len(self.pairs), _EACH)
         quality, cost, first, total, propensity, load, others = np.moveaxis(figures, 2, 0)
         self.propensity = propensity
         self.chosen = np.zeros(len(whole), dtype=np.int64)
         self.block = Block(
-            self.pairs, self.states, whole[:, 2], whole[:, 3], whole[:, 1],
+            self.pairs, self.states, whole[:, 2], whole[:, 3], whole[:, 4], whole[:, 1],
             quality, cost, first, total, load, others, self._learned(),
         )  # fmt: skip
 
@@ -632,7 +633,7 @@ def _wide(name: str, values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any
     return np.concatenate([values, more], axis=1)
 
 
-_PLAIN = 9
+_PLAIN = 10
 _EACH = 7
 _BY_NAME = frozenset({"named", "header"})
 _BY_TEXT = frozenset({"keyword", "pattern", "classifier", "conversation", "default"})

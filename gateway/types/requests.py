@@ -55,7 +55,9 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 class Needs(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of a target; tokens are estimates made before any tokenizer.
 
-    `media_hosts` are those that its pictures and the like are to be fetched from.
+    `media_hosts` are those that its pictures and the like are to be fetched from. Where `prompts`
+    are several each is read by itself, within the target's context: `longest` are the tokens of the
+    longest, 0 where there is only one.
     """
 
     endpoint: str = "chat/completions"
@@ -66,6 +68,8 @@ class Needs(msgspec.Struct, frozen=True, gc=False):
     audio: bool = False
     json_schema: bool = False
     media_hosts: tuple[str, ...] = ()
+    prompts: int = 1
+    longest: int = 0
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):

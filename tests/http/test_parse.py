@@ -139,6 +139,24 @@ def test_every_prompt_of_a_completion_has_its_answers(
     assert (request.choices, request.written) == (choices, written)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        ("x" * 400, (1, 0)),
+        (["x" * 400], (1, 0)),
+        ([7] * 100, (1, 0)),
+        (["x" * 400, "y" * 40], (2, 100)),
+        (["\u00e9" * 200, ""], (2, 100)),
+        ([[7] * 100, [7]], (2, 100)),
+        (["x", None, {"a": 1}], (3, 0)),
+    ],
+)
+def test_each_of_several_prompts_is_read_by_itself(prompts: Any, told: tuple[int, int]) -> None:
+    for endpoint, name in ((Endpoint.COMPLETIONS, "prompt"), (Endpoint.EMBEDDINGS, "input")):
+        needs = read({"model": "m", name: prompts}, endpoint).needs
+        assert (needs.prompts, needs.longest) == told
+
+
 @pytest.mark.parametrize("form", ["json_schema", "json_object", "text"])
 def test_only_a_schema_needs_schema_support(form: str) -> None:
     needs = read(chat("x", response_format={"type": form})).needs

@@ -140,6 +140,15 @@ def test_whatever_is_written_for_each_prompt_is_reserved() -> None:
     assert most(request, decision, configuration) == pytest.approx(dollars * NANO)
 
 
+def test_each_prompt_has_the_whole_context() -> None:
+    configuration, decision = world(context=50)
+    body = {"model": "auto", "prompt": ["x" * 200, "y"], "max_tokens": 7}
+    raw = msgspec.json.encode(body)
+    request = parse(Endpoint.COMPLETIONS, raw, id="req_1", headers={}, caller=Caller())
+    dollars = 2 * 50 * 1e-5 + 2 * 7 * 2e-5
+    assert most(request, decision, configuration) == pytest.approx(dollars * NANO)
+
+
 @given(
     st.lists(
         st.tuples(

@@ -99,6 +99,11 @@ def test_internal_data_stays_at_home_even_when_the_client_names_the_target() -> 
         (Needs(endpoint="embeddings"), Capabilities(), "embeddings"),
         (Needs(input_tokens=9000), Capabilities(context=8192), "8,192 tokens"),
         (Needs(input_tokens=8000, max_output=193), Capabilities(context=8192), "193 of output"),
+        (
+            Needs(input_tokens=9001, prompts=2, longest=9000),
+            Capabilities(context=8192),
+            "the longest of 2 prompts has about 9,000",
+        ),
     ],
 )
 def test_a_hard_fact_rules_out_with_its_reason(needs: Needs, can: Capabilities, words: str) -> None:
@@ -117,6 +122,10 @@ def test_a_hard_fact_rules_out_with_its_reason(needs: Needs, can: Capabilities, 
         (Needs(json_schema=True), Capabilities()),
         (Needs(endpoint="embeddings"), Capabilities(endpoints=frozenset({"embeddings"}))),
         (Needs(input_tokens=8000, max_output=192), Capabilities(context=8192)),
+        (
+            Needs(input_tokens=9000, max_output=192, prompts=2, longest=8000),
+            Capabilities(context=8192),
+        ),
         (Needs(input_tokens=10**9), Capabilities(context=None)),
     ],
 )
