@@ -370,7 +370,7 @@ class Composer:
             seen = usage_of(run.given, journey.request.endpoint)
             told = (seen.usage if seen is not None else None) or run.usage
         outcome: Outcome = "error" if last.outcome == "truncated" else last.outcome
-        late = journey.ask is not None and self._clock() >= journey.ask.until
+        late = journey.ask is not None and journey.ask.is_over(self._clock())
         kind: Kind = "client" if 400 <= last.status < 500 else "broken"
         self._ended(run, outcome, told, kind, late=late)
 

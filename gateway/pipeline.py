@@ -365,7 +365,7 @@ class Pipeline:
         call = Call(
             choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
         )
-        flight = self.live.started(target, choice.replica, journey.decision.route, began)
+        flight = self.live.started(target, choice.replica, _learns(journey, choice), began)
         opened = Opened(
             reply=NO_REPLY,
             choice=choice,
@@ -402,7 +402,7 @@ class Pipeline:
         ask = journey.ask
         assert ask is not None
         now = self._clock()
-        failure.late = failure.kind == "timeout" and now >= ask.until
+        failure.late = failure.kind == "timeout" and ask.is_over(now)
         if failure.kind == "busy" and failure.retry_after and failure.again:
             snapshot, replica = journey.plane.snapshot, opened.choice.replica
             why, seconds = failure.message, failure.retry_after
@@ -663,7 +663,7 @@ class Pipeline:
         tries = journey.plane.snapshot.policies[decision.policy].tries
         compositions = journey.plane.snapshot.compositions  # they go on with nothing
         for choice in decision.ranked + decision.last_resorts:
-            if ask.tried >= tries or self._clock() >= ask.until:
+            if ask.tried >= tries or ask.is_over(self._clock()):
                 break
             if not ask.may_take(choice) or choice.target in compositions:
                 continue
@@ -713,7 +713,7 @@ class Pipeline:
         if keeps_text(journey):
             journey.answer = watch.text
         # When it is the request's own time that is over, no backend is to blame.
-        late = journey.ask is not None and self._clock() >= journey.ask.until
+        late = journey.ask is not None and journey.ask.is_over(self._clock())
         kind: Kind = "client" if late else "broken"
         self._ended(journey, opened, outcome, error, opened.reply.status, journey.usage, kind)
 
@@ -811,6 +811,16 @@ def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidat
 
 def _answering(journey: Journey, opened: Opened) -> str:
     return opened.target.name if journey.run is None else journey.run.composition.target
+
+
+def _learns(journey: Journey, choice: Choice) -> str:
+    """The route of which an attempt tells how long answers are there. Not the one whose candidate
+    was asked by its name: an eval's answers are cut short, and a judge's is a mark."""
+    recognition = journey.recognition
+    assert journey.decision is not None
+    if choice.candidate >= 0 and recognition is not None and recognition.names_target:
+        return ""
+    return journey.decision.route
 
 
 def _carries_on(journey: Journey) -> bool:

@@ -20,6 +20,7 @@ from gateway.metering.usage import Seen, StreamWatch, usage_of
 from gateway.resilience.base import RULES, AttemptFailed, gathered
 from gateway.transport.base import Reply
 from gateway.types.decisions import Decision
+from gateway.types.records import NONE_ANSWERED
 
 OF_THE_REQUEST: frozenset[Kind] = frozenset({"client", "parameter", "context", "refused"})
 """Failures that say nothing about how the backend is."""
@@ -60,7 +61,7 @@ def overloaded(journey: Journey, failures: Sequence[AttemptFailed]) -> ApiError 
         return None
     wait_s = min(each.retry_after for each in journey.full)
     if journey.attempts:
-        why = "No backend could answer: " + "; ".join(f"{e.target}: {e.message}" for e in failures)
+        why = NONE_ANSWERED + "; ".join(f"{e.target}: {e.message}" for e in failures)
     else:
         why = (
             f"Every candidate of route '{decision.route}' has as much to do as it can: "

@@ -14,6 +14,7 @@ import msgspec
 from gateway.errors import AttemptsFailed, Kind, UpstreamError
 from gateway.types.backends import Target
 from gateway.types.decisions import Choice
+from gateway.types.records import NONE_ANSWERED
 from gateway.types.requests import Needs
 
 Reason = Literal["first", "fallback", "retry", "hedge", "continue"]
@@ -21,6 +22,9 @@ Reason = Literal["first", "fallback", "retry", "hedge", "continue"]
 
 T = TypeVar("T")
 NEVER = float("inf")
+EARLY_S = 0.002
+"""A timer may fire so much before the instant that it was set to: uvloop counts milliseconds."""
+
 NEEDS = Needs()
 
 
@@ -142,6 +146,10 @@ class Ask(Generic[T]):
         """How many choices were asked and have failed."""
         return len({(at.target, at.replica) for at, failure in self.failures if failure.asked})
 
+    def is_over(self, now: float) -> bool:
+        """Whether its time is over: what was cut off by a timer that was set to its end, too."""
+        return now >= self.until - EARLY_S
+
     def may_take(self, choice: Choice) -> bool:
         """Whether a choice may do better than those that have failed."""
         return all(self._may_do_better(choice, *failed) for failed in self.failures)
@@ -207,8 +215,7 @@ def gathered(failures: Sequence[AttemptFailed]) -> AttemptsFailed:
         kind = "rate_limit_error" if status == 429 else None
         code = "upstream_busy" if busy else "upstream_failed"
     return AttemptsFailed(
-        "No backend could answer: "
-        + "; ".join(f"{failure.target}: {failure.message}" for failure in failures),
+        NONE_ANSWERED + "; ".join(f"{failure.target}: {failure.message}" for failure in failures),
         status=status,
         type=kind,
         code=code,

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, and_, case, func, insert, not_, or_, select
+from sqlalchemy import Select, and_, case, func, insert, not_, select
 
 from gateway.adapters.canary import Seen
 from gateway.adapters.state import AdapterState
 from gateway.store.schema import adapter_states, attempts, requests
 from gateway.store.store import Store
-from gateway.types.records import WRONG_REQUEST
+from gateway.types.records import NONE_ANSWERED, WRONG_REQUEST
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -86,10 +86,14 @@ class AdapterBook:
 
     def seen(self, target: str, since: float) -> Seen:
         """What a target's attempts did since an instant. Those that were abandoned, or asked what
-        is wrong, say nothing: a 404 that the client was told is that of what it names, any other
+        is wrong, say nothing: such a status that the client was told is of what it asked, any other
         the adapter's."""
-        c = attempts.c
-        wrong = or_(c.status.in_(WRONG_REQUEST), and_(c.status == 404, requests.c.status == 404))
+        c, told = attempts.c, requests.c
+        wrong = and_(
+            c.status.in_(WRONG_REQUEST),
+            told.status == c.status,
+            not_(told.error.startswith(NONE_ANSWERED)),
+        )
         query = (
             select(c.outcome, c.total_s)
             .select_from(attempts.join(requests, c.request_id == requests.c.id))

@@ -13,15 +13,12 @@ from gateway.store.schema import experiment_states as states
 from gateway.store.schema import feedback, requests
 from gateway.store.store import Store
 from gateway.types.experiments import Experiment, Standing
-from gateway.types.records import WRONG_REQUEST
+from gateway.types.records import NONE_ANSWERED, WRONG_REQUEST
 from gateway.types.routes import Metric, Route
 from gateway.types.snapshot import Snapshot
 
 SAYS_NOTHING = ("refused", "abandoned")
 """Outcomes that say nothing of an arm."""
-
-WRONG = WRONG_REQUEST | {404}
-"""What a client is told of its own request: that a target is not there it is not told by 404."""
 
 
 class ExperimentBook:
@@ -60,8 +57,8 @@ class ExperimentBook:
         c = requests.c
         query = (
             select(
-                c.seq, c.started, c.arm, c.unit, c.arm_share, c.status, c.outcome, c.target,
-                c.cost_usd, c.first_token_s, c.total_s,
+                c.seq, c.started, c.arm, c.unit, c.arm_share, c.status, c.outcome, c.error,
+                c.target, c.cost_usd, c.first_token_s, c.total_s,
             )
             .where(c.experiment == experiment.name, c.started >= since, c.seq > after)
             .order_by(c.seq)
@@ -139,7 +136,12 @@ def _ended(experiment: Experiment, row: Any) -> Ended:
     wanted = experiment.arms.get(row.arm, "")
     answered = str(row.target or "").partition("@")[0]
     mine = answered == wanted.partition("@")[0]
-    wrong = row.outcome == "error" and row.status in WRONG
+    # Told in the backend's own words, and not because all that were asked have failed.
+    wrong = (
+        row.outcome == "error"
+        and row.status in WRONG_REQUEST
+        and not row.error.startswith(NONE_ANSWERED)
+    )
     return Ended(
         seq=row.seq,
         started=row.started,

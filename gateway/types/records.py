@@ -20,8 +20,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 Outcome = Literal["ok", "error", "truncated", "abandoned", "refused"]
 
 
-WRONG_REQUEST = frozenset({400, 413, 422})
-"""A backend's statuses that speak against what it was asked, not against what was to answer."""
+WRONG_REQUEST = frozenset({400, 404, 413, 422})
+"""Statuses that, where a client is told a backend's, speak against what was asked and not against
+what was to answer."""
+
+NONE_ANSWERED = "No backend could answer: "
+"""How the error of a request begins that failed at all that were asked, whatever its status."""
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
