@@ -69,6 +69,7 @@ class BudgetAlerts:
         self._claim = claim
         self._now = now
         self._sleep = sleep
+        self._claiming = asyncio.Semaphore(1)  # a store that is away holds up a thread for each
         self._noticed: set[tuple[str, str, float, float]] = set()
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -133,10 +134,8 @@ class BudgetAlerts:
         claim: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         try:
-            if claim is not None:
-                claimed: bool = await self._tries(CLAIM_TRIES, SwitchboardError)(claim)
-                if not claimed:
-                    return
+            if claim is not None and not await self._claimed(claim, about):
+                return
             await self._tries(TRIES, Undelivered, httpx.HTTPError)(self._post, alerts, body)
         except (SwitchboardError, httpx.HTTPError) as error:
             self.failed += 1
@@ -146,6 +145,29 @@ class BudgetAlerts:
             return
         self.delivered += 1
         log.info("told of %s", about)
+
+    async def _claimed(self, claim: Callable[[], Awaitable[bool]], about: str) -> bool:
+        """Whether it is ours to tell. Raises StoreError where that is not known in the end."""
+        doubtful = False
+
+        async def tried() -> bool:
+            nonlocal doubtful
+            async with self._claiming:
+                try:
+                    return await claim()
+                except SwitchboardError as error:
+                    if not doubtful:
+                        log.warning("who tells of %s is not known yet: %s", about, error)
+                    doubtful = True
+                    raise
+
+        ours: bool = await self._tries(CLAIM_TRIES, SwitchboardError)(tried)
+        if doubtful and not ours:
+            # It may be our own claim, of which the store did not say that it was written.
+            log.warning(
+                "%s was claimed while the store was away: it may be that nobody tells", about
+            )
+        return ours
 
     def _tries(self, most: int, *errors: type[Exception]) -> AsyncRetrying:
         return AsyncRetrying(

@@ -177,7 +177,8 @@ return each(function(from, to)
     local most = {limits[2], limits[4], limits[6], limits[7], limits[8]}
     if (most[4] >= 0 or most[5] >= 0) and not h[10] then
       if not h[9] then
-        call('HSET', account, 'S', since)
+        since = math.min(since, math.floor(now) + 1)
+        call('HSET', account, 'S', string.format('%d', since))
         call('EXPIRE', account, KEEP)
       end
       unknown[#unknown + 1] = account
@@ -328,9 +329,11 @@ end)
 CLAIM = (
     _COMMON
     + """
--- account, S, unless there is a later one: that, or 0 where what ended before it has come already
+-- account, S, unless there is a later one: that, or 0 where what ended before it has come already.
+-- A worker whose clock is ahead would have nothing counted until then: none is later than now
 return each(function(from, to)
   local account, since = unpack(ARGV, from, to)
+  since = string.format('%d', math.min(tonumber(since), math.floor(now) + 1))
   local h = call('HMGET', account, 'S', 'ok', 'D', 'd', 'M', 'm')
   local last = tonumber(h[1]) or 0
   if last >= tonumber(since) then return h[1] == h[2] and 0 or last end

@@ -155,12 +155,12 @@ class SharedLimits:
 
     # ------------------------------------------------------------ one request
 
-    def admit(
+    async def admit(
         self, accounts: Sequence[Account], tokens: int, nano: int, wall: float
-    ) -> asyncio.Future[list[Any]]:
+    ) -> list[Any]:
         """Asks whether one more request may come in; the reply is as `scripts.ADMIT` has it.
 
-        Raises CoordinatorAway, now or by the future.
+        Raises CoordinatorAway.
         """
         if wall >= self._second_ends:
             self._new_second(wall)
@@ -170,7 +170,15 @@ class SharedLimits:
             if known is None or known[0] is not account.quota:
                 known = self._packed[account] = (account.quota, self._limits_of(account))
             args.append(known[1])
-        return self._admit.put(args)
+        asked = self._admit.put(args)
+        try:
+            reply: list[Any] = await asked
+        except asyncio.CancelledError:
+            # The client may have gone in the very turn in which Redis has answered.
+            if asked.done() and not asked.cancelled() and asked.exception() is None:
+                self._let_in_in_vain(args, asked.result())
+            raise
+        return reply
 
     def _let_in_in_vain(self, args: Sequence[Any], reply: Sequence[Any]) -> None:
         """The client went away while Redis was asked: what it has let in is given back."""

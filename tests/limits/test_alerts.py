@@ -17,7 +17,7 @@ from gateway.limits.alerts import BudgetAlerts
 from gateway.standin.behaviour import Behaviour, say
 from gateway.standin.standin import StandIn
 from gateway.store.spending import SpendingBook
-from gateway.store.store import Store
+from gateway.store.store import Store, StoreError
 from gateway.types.backends import Price
 from gateway.types.limits import NANO, Alerts, Quota, Quotas
 from tests import servers
@@ -122,7 +122,9 @@ async def test_each_share_is_told_once_by_all_workers_signed_and_tried_again(
     assert signature == f"t={int(AT)},v1={wanted}"
 
 
-async def test_it_is_told_although_the_store_is_away_for_a_while(tmp_path: Path) -> None:
+async def test_it_is_told_although_the_store_is_away_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with servers.postgres() as server:
         store = Store.open(server.url)
         book = SpendingBook(store)
@@ -144,6 +146,31 @@ async def test_it_is_told_although_the_store_is_away_for_a_while(tmp_path: Path)
             await alerts.stop()
         store.close()
     assert [json.loads(body)["share"] for _, body in hook.heard] == [0.5]
+    assert caplog.text.count("who tells of the day's budget of key:a is not known yet") == 1
+
+
+async def test_a_claim_that_may_be_our_own_is_said_to_be_in_doubt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was written, and the store went before it could say so."""
+    claims = iter((StoreError("gone"), False))
+
+    async def claim(*_: object) -> bool:
+        said = next(claims)
+        if isinstance(said, StoreError):
+            raise said
+        return said
+
+    async def sleep(_: float) -> None: ...
+
+    async with webhook() as hook, httpx.AsyncClient(trust_env=False) as http:
+        alerts = BudgetAlerts(http, claim, now=lambda: AT, sleep=sleep)
+        alerts.alerts = Alerts((0.5,), hook.url, SECRET)
+        account = Account("key:a", "key 'a'", Quota(day=10.0))
+        alerts.passed(account, "day", spent(account, 0.6))
+        await until(lambda: "it may be that nobody tells" in caplog.text)
+        await alerts.stop()
+    assert hook.heard == []
 
 
 async def test_nobody_hears_a_secret_where_nobody_could_be_told(

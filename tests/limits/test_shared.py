@@ -1,6 +1,7 @@
 """Limits of four workers that share a Redis: never passed, whatever happens to it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -279,4 +280,46 @@ async def test_what_a_dead_worker_had_under_way_is_free_again(
     assert await hello.ask(["alive", "hash:third", "third", 1])
     assert (await ask("third"))[0] == 1
     assert await hello.ask(["alive", "hash:other", "other", 0]) == 0  # an older round is not heard
+    await coordinator.stop()
+
+
+async def test_a_client_that_goes_in_the_turn_of_redis_answer_holds_nothing(
+    redis: servers.RealServer, provider: StandIn, tmp_path: Path
+) -> None:
+    configuration, quota = configured(provider, redis.url), Quota(concurrent=5, day=1.0)
+    async with working(configuration, provider, tmp_path, 1, quota) as workers:
+        await workers.known()
+        gateway = workers.served[0].gateway
+        shared = gateway.shared_limits
+        assert shared is not None
+        accounts = [each for each in gateway.limiter.accounts() if each.id.startswith("key:")]
+        asking = shared.admit(accounts, 10, 10, time.time())
+        answer = asking.send(None)
+        assert isinstance(answer, asyncio.Future)
+        answer._asyncio_future_blocking = False
+        assert (await answer)[0] == 1
+        with pytest.raises(asyncio.CancelledError):
+            asking.throw(asyncio.CancelledError())
+        await workers.settled()
+        assert (await workers.told())["concurrent"]["used"] == 0
+
+
+async def test_a_worker_whose_clock_is_ahead_keeps_nothing_from_being_counted(
+    redis: servers.RealServer,
+) -> None:
+    """What was spent before an instant comes from the log; and that is none that is to come."""
+    from gateway.coordination.coordinator import Coordinator
+    from gateway.limits import scripts
+
+    coordinator = Coordinator(redis.url, timeout_s=5.0)
+    await coordinator.start()
+    key = coordinator.key("limits", "key:a")
+    ahead = int(time.time()) + 600
+    assert int(time.time()) < await coordinator.script(scripts.CLAIM).ask([key, ahead]) < ahead - 60
+    other, pack = coordinator.key("limits", "key:b"), msgspec.msgpack.encode
+    assert await coordinator.script(scripts.HELLO).ask(["alive", "hash:w", "w", 1])
+    whose = pack(["alive", "hash:w", "w", 1, 0, 0, ahead])
+    asked: list[bytes | int] = [whose, 0, 0, pack([other, -1, 0, -1, 0, -1, 10, -1])]
+    reply = await coordinator.script(scripts.ADMIT).ask(asked)
+    assert (reply[0], int(time.time()) < reply[2] < ahead - 60) == (-1, True)
     await coordinator.stop()
