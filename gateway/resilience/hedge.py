@@ -139,6 +139,9 @@ async def _soonest(running: Sequence[asyncio.Task[T]]) -> asyncio.Task[T]:
 async def _end(ask: Ask[T], losers: Sequence[asyncio.Task[T]], why: str | None) -> None:
     """Cancels what still runs, upstream too, and gives up what has opened as well."""
     for task in losers:
+        if task.done():
+            _drop(ask, why, task)
+            continue
         # Not after the wait for them: it ends sooner for a client that leaves.
         task.add_done_callback(partial(_drop, ask, why))
         task.cancel(why)

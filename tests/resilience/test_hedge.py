@@ -1,6 +1,7 @@
 """Hedging: only where it pays, only so often, and the one that is later is gone at once."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import httpx
@@ -8,8 +9,8 @@ import msgspec
 import pytest
 
 from gateway.policy.live import Live
-from gateway.resilience.base import Once
-from gateway.resilience.hedge import Hedge
+from gateway.resilience.base import Ask, Once
+from gateway.resilience.hedge import SOONER, Hedge, _end
 from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
 from gateway.types.decisions import Choice
@@ -135,6 +136,23 @@ async def test_a_client_that_leaves_while_the_later_one_ends_leaves_nothing_behi
     await asyncio.gather(asking, return_exceptions=True)
     assert asking.cancelled()
     assert backends.dropped == ["b"]
+
+
+async def test_a_loser_that_is_there_in_the_same_turn_is_given_up_before_the_answer_is() -> None:
+    ask: Ask[str] = Ask(Scripted(), {}, 0.0, drop=lambda answer, why: dropped.append(answer))
+    dropped: list[str] = []
+
+    async def answer() -> str:
+        return "late"
+
+    loser = asyncio.ensure_future(answer())
+    await loser
+    ending = _end(ask, [loser], SOONER)
+    # As far as it comes without a turn of the loop.
+    with contextlib.suppress(StopIteration):
+        ending.send(None)
+    ending.close()
+    assert dropped == ["late"]
 
 
 async def test_no_more_than_its_share_of_requests_is_asked_twice() -> None:
