@@ -247,7 +247,7 @@ def share_of(text: str, *, none: bool = False) -> float:
     if not 0.0 <= share <= 1.0 or (share == 0.0 and not none):
         least = "at least" if none else "above"
         said = f"'{text}' is not {least} 0 % and at most 100 %"
-        if 1.0 < share <= 100.0:
+        if 1.0 < share <= 100.0 and "%" not in text:
             said += f": it is {100 * share:g} %; write '{share:g} %' or {share / 100:g}"
         raise typer.BadParameter(said)
     return share

@@ -119,7 +119,7 @@ def _replayed(
             missing("route", route, running.routes)
         new, what, routes = _other(policy, files, running, latest, route, config, environment)
     except ConfigError as error:
-        tell_problems(error.problems)
+        tell_problems(error.problems, as_json=quiet)
     if not routes:
         fail(f"no route has {what}; name one with --route")
     log = ReplayLog(store)
@@ -330,7 +330,9 @@ def _support(each: "RouteReplay") -> Iterator[str]:
             f"chosen there, so nothing is known of it: {names}. {_need(support)}"
         )
         return
-    if any(not each.figures[what].measured for what in ("cost", "whole")):
+    # What nobody has said is not measured either, but not for being too few; `net` is of all these.
+    known = [each.figures[what] for what in ("right", "cost", "first_token", "whole")]
+    if not all(figure.measured for figure in known if figure.known):
         yield (
             f"{each.route}: too few requests to measure it by: all of it weighs as much as "
             f"{support.effective:,.0f}. {_need(support)}"

@@ -65,6 +65,8 @@ class Asker:
                 if not answer.is_success:
                     await answer.aread()
                     return Reply("", error=_refused(answer))
+                if (other := _other(answer, body["model"])) is not None:
+                    return Reply("", error=f"the gateway does not know it: {other} answered")
                 async for line in answer.aiter_lines():
                     piece, model, error = _event(line, model)
                     text.append(piece)
@@ -113,6 +115,13 @@ def _event(line: str, model: str) -> tuple[str, str, str | None]:
     choices = event.get("choices") or [{}]
     piece = (choices[0].get("delta") or {}).get("content") or ""
     return piece, event.get("model") or model, None
+
+
+def _other(answer: httpx.Response, model: str) -> str | None:
+    """Who answered in the place of the target that was asked, by the gateway's own word. One that
+    does not know a target, as its files are older, goes by the route that is named beside it."""
+    target: str = answer.headers.get("x-switchboard-target", model)
+    return None if target.partition("@")[0] == model.partition("@")[0] else target
 
 
 def _refused(answer: httpx.Response) -> str:

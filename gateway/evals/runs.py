@@ -179,7 +179,8 @@ def lacking(run: Run) -> str:
     """Why a run is not complete; empty for one that is."""
     if run.complete:
         return ""
-    return run.note or f"{run.errors} answers failed"
+    failed = f"{run.errors} answers failed" if run.errors else ""
+    return "; ".join(filter(None, (failed, run.note)))
 
 
 def as_json(run: Run) -> dict[str, Any]:

@@ -185,9 +185,7 @@ def _unknown(file: SuiteFile, document: yaml.Document, snapshot: Snapshot) -> It
     for path, kind, name, known in named:
         if name not in known:
             mend = did_you_mean(name, known, "declare it first")
-            at = yaml.dotted(path)
-            said = f"unknown {kind} `{name}`"
-            yield Problem(document.file, document.line(path), at, said, mend)
+            yield document.problem(path, f"unknown {kind} `{name}`", mend)
 
 
 def _scorers(file: SuiteFile) -> tuple[Scorer, ...]:

@@ -205,6 +205,8 @@ class FeedbackBook:
         c, of = feedback.c, requests.c
         asked = [of.route == route, of.messages.is_not(None), of.started >= since]
         asked += [of.shadow_of.is_(None), of.outcome == "ok"]
+        if silent:  # an eval's own questions are the route's, too, and name their targets
+            asked.append(or_(of.recognised_by.is_(None), of.recognised_by != "named", _of_route()))
         said = and_(of.id == c.request_id, *_in_time(metric))
         if not all_tenants:
             asked.append(of.tenant == tenant if tenant is not None else of.tenant.is_(None))
@@ -291,7 +293,8 @@ class FeedbackBook:
 
 def _of_route() -> ColumnElement[bool]:
     """Of what was named: that it was the route, and not a target."""
-    return requests.c.recognised_detail.in_(("", requests.c.route))
+    detail = requests.c.recognised_detail
+    return or_(detail.is_(None), detail.in_(("", requests.c.route)))
 
 
 def _is_right(metric: Metric) -> ColumnElement[bool]:

@@ -19,9 +19,11 @@ from gateway.serving import listening
 from gateway.standin.behaviour import Asked, Behaviour, Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.evidence import EvidenceBook
+from gateway.store.feedback import FeedbackBook
 from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.store import Store
+from gateway.types.routes import Metric
 from tests.gateway.support import serving_home
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Peru": "Lima", "Japan": "Tokyo"}
@@ -341,6 +343,40 @@ async def test_cases_are_of_their_suites_route_and_not_of_the_default_one(
     assert asked(providers[1]) == 0
     kept = [(row["route"], row["text"]) for row in found if row is not None]
     assert kept == [("geography", None)] * (len(CAPITALS) + 1)
+
+
+async def test_an_older_gateway_that_goes_by_the_route_instead_is_told(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    """It does not know the target yet, and the route that is named beside it has others."""
+    path = tree(tmp_path, providers)
+    async with serving_home(tmp_path) as served:
+        text = (tmp_path / "gateway.yaml").read_text()
+        newer = text.replace("models: {m:", f"models: {{n: {{id: m, price: {PRICE}}}, m:")
+        (tmp_path / "gateway.yaml").write_text(newer)
+        line = ("--targets", "half/n", "--gateway", f"http://127.0.0.1:{served.port}")
+        out = " ".join((await ran(tmp_path, "run", str(path), *line, code=1)).split())
+    assert "half/n does not answer: the gateway does not know it: good/m answered" in out
+
+
+async def test_what_an_eval_asks_is_no_case_and_no_length_of_its_routes(
+    providers: tuple[StandIn, StandIn], tmp_path: Path
+) -> None:
+    tree(tmp_path, providers)
+    with (tmp_path / "routes/geography.yaml").open("a") as file:
+        file.write("keep: text\n")
+    async with serving_home(tmp_path) as served:
+        url = f"http://127.0.0.1:{served.port}"
+        await run(tmp_path, "--targets", "good/m", "--gateway", url)
+        live = served.gateway.pipeline.live
+        assert ("geography", "good/m") not in live.outputs
+        assert (await served.chat("France?", "geography")).status_code == 200
+        assert ("geography", "good/m") in live.outputs
+        await asyncio.to_thread(served.gateway.writer.flush)
+        chats = FeedbackBook(served.gateway.store).spoken_of(
+            "geography", Metric("accepted", "boolean"), 0.0, None, all_tenants=False, silent=True
+        )
+    assert [msgspec.json.decode(chat.messages)[0]["content"] for chat in chats] == ["France?"]
 
 
 async def test_a_run_is_reported_and_two_are_compared(
