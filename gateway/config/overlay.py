@@ -33,6 +33,7 @@ def merged(base: Document, over: Document) -> Document:
     lines = dict(base.lines)
     files: dict[Path, str] = {}
     unset = set(base.unset)
+    variables = dict(base.variables)
 
     def took(path: Path) -> None:
         """What stood there, and below, stands there no more."""
@@ -41,6 +42,8 @@ def merged(base: Document, over: Document) -> Document:
             del lines[known]
             files.pop(known, None)
         unset.difference_update([each for each in unset if each[:size] == path])
+        for known in [each for each in variables if each[:size] == path]:
+            del variables[known]
 
     def put(path: Path) -> None:
         """What the overlay has there, and below, stands there from now on."""
@@ -51,6 +54,9 @@ def merged(base: Document, over: Document) -> Document:
                 lines[known] = line
                 files[known] = over.file
         unset.update(each for each in over.unset if each[:size] == path)
+        variables.update(
+            (each, over.variables[each]) for each in over.variables if each[:size] == path
+        )
 
     def laid(below: object, above: object, path: Path) -> object:
         if not isinstance(below, Mapping) or not isinstance(above, Mapping):
@@ -76,7 +82,7 @@ def merged(base: Document, over: Document) -> Document:
         lines=lines,
         unset=frozenset(unset),
         over=files,
-        variables={**base.variables, **over.variables},
+        variables=variables,
         secrets={**base.secrets, **over.secrets},
     )
 

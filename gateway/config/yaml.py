@@ -78,20 +78,26 @@ class Document(msgspec.Struct, frozen=True):
         """An error at `path`. What the environment gave is said as it is written, `${X}`: messages
         go into logs and to clients."""
 
+        said = without_values(
+            Problem(self.file_of(path), self.line(path), dotted(path), message, mend), self.secrets
+        )
+
         def shown(text: str) -> str:
             return _QUOTED.sub(lambda quoted: self._shown(path, quoted), text)
 
-        key = dotted(tuple(self.secrets.get(str(part), part) for part in path))
-        said = Problem(self.file_of(path), self.line(path), key, shown(message), shown(mend))
-        return without_values(said, self.secrets)
+        return msgspec.structs.replace(said, message=shown(said.message), mend=shown(said.mend))
 
     def _shown(self, path: Path, quoted: re.Match[str]) -> str:
-        """A word that is quoted at `path`: where it is cut out of a value with a variable there,
-        that value as it is written."""
-        mark, word = quoted[0][0], _plain(quoted[1] or quoted[2] or "")
+        """A word that is quoted at `path`: where it is a value with a variable, or cut out of the
+        one that stands there, that value as it is written."""
+        mark, text = quoted[0][0], quoted[1] or quoted[2] or ""
+        word = _plain(text)
+        if not word or text.startswith("${"):
+            return quoted[0]
         for known, (value, written) in self.variables.items():
-            size = min(len(known), len(path))
-            if word and known[:size] == path[:size] and word in _plain(value):
+            whole = _plain(value)
+            below = len(known) > len(path) and known[: len(path)] == path
+            if word == whole if below else path[: len(known)] == known and word in whole:
                 return f"{mark}{written}{mark}"
         return quoted[0]
 

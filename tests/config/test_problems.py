@@ -885,7 +885,7 @@ MISPLACED = [
     ("gateway.yaml", "default_route: general", "default_route: ${S}", "unknown route `${S}`"),
     ("gateway.yaml", "kind: openai", "kind: ${S}", "`${S}` is not one of"),
     ("gateway.yaml", "0.25 usd/Mtok", "${S}", "`${S}` is not a price per token"),
-    ("gateway.yaml", "0.25 usd/Mtok", "1 ${S}", "unknown unit `1 ${S}`"),
+    ("gateway.yaml", "0.25 usd/Mtok", "1 ${S}", "unknown unit `${S}`"),
     ("gateway.yaml", "gpt-4o: auto", "gpt-4o: ${S}", "`${S}` is neither `auto` nor a route"),
     ("gateway.yaml", "https://api.openai.com/v1", "${S}", "`${S}` is not a URL"),
     ("gateway.yaml", "https://api", "https://[${S}", "`https://[${S}.openai.com/v1` is not a URL"),
@@ -937,3 +937,36 @@ def test_a_short_value_is_hidden_where_it_stands_alone(tmp_path: Path) -> None:
         "`${P}-x` is neither `${P}-x`",
         "`aut` is neither `auto`",
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("kind: openai", "kind: opena", "did you mean `openai`?"),
+        ("aliases:", "server: {listen: '${Q}'}\naliases:", "`${Q}` is not HOST:PORT"),
+    ],
+)
+def test_only_what_a_variable_gave_is_told_as_one(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    """Not a word of ours, or a place, that is also a part of what it holds elsewhere."""
+    changed = GATEWAY.replace("https://api.openai.com/v1", "${URL}").replace(old, new)
+    env = {**ENV, "URL": "https://api.openai.com/v1", "Q": "ab`secretpart"}
+    told = "\n".join(map(str, problems(tmp_path, {"gateway.yaml": changed}, env)))
+    assert said in told
+    assert "secretpart" not in told
+    assert "`${URL}`" not in told
+
+
+def test_places_are_told_though_a_variable_holds_their_number(tmp_path: Path) -> None:
+    changed = CONTRACTS.replace("target: local/qwen,", "target: local/qwe,")
+    changed = changed.replace("quality: 0.97", "quality: '${N}'")
+    found = problems(tmp_path, {ROUTE: changed}, {**ENV, "N": "1"})
+    assert [each.key for each in found] == ["candidates[1].target"]
+
+
+def test_what_an_overlay_puts_in_a_variables_place_is_told_as_it_is(tmp_path: Path) -> None:
+    base = GATEWAY + "server: {listen: '${LISTEN}'}\n"
+    write(tmp_path, {"gateway.yaml": base, "gateway.prod.yaml": "server: {listen: nowhere}\n"})
+    with pytest.raises(ConfigError, match="`nowhere` is not HOST:PORT"):
+        load(tmp_path, {**ENV, "LISTEN": "nowhere:8080"}, "prod")
