@@ -5,7 +5,7 @@ on as the client wrote it, nulls and unknown fields included. Only what routing 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -386,7 +386,7 @@ def _prompts(prompt: str | list[Any]) -> tuple[int, int]:
     there is only one. A list of token ids is one."""
     if isinstance(prompt, str) or len(prompt) < 2 or isinstance(prompt[0], int):
         return 1, 0
-    return len(prompt), max(map(_length, prompt))
+    return len(prompt), max(1, *map(_length, prompt))
 
 
 def _length(prompt: Any) -> int:
@@ -439,10 +439,16 @@ def _read_messages(
     return read, vision, audio, tuple(sorted(hosts))
 
 
-def _hosts(part: _Part) -> set[str]:
+_NO_HOSTS: frozenset[str] = frozenset()
+
+
+def _hosts(part: _Part) -> Set[str]:
     named = (part.image_url, part.audio_url, part.video_url, part.file_url)
+    files = part.file or part.file_id or part.file_data
+    if not files and not any(named):
+        return _NO_HOSTS
     found = {host_of(value) for value in named if value}
-    if part.file or part.file_id or part.file_data:
+    if files:
         found |= {host_of_text(value) for value in (part.file_id, part.file_data) if value}
         found |= hosts_of_file(part.file) if part.file else set()
     return {host for host in found if host is not None}

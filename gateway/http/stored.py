@@ -91,14 +91,26 @@ def _named(path: str, method: str, endpoint: Endpoint) -> tuple[str, str]:
 
 
 async def _first_found(send: Callable[[Call], Awaitable[Reply]], calls: Sequence[Call]) -> Reply:
-    """The answer of the first that has the object, or of the last."""
-    *others, last = calls
-    for call in others:
-        reply = await send(call)
+    """The answer of the first that has the object, or of the last. Raises UpstreamError where none
+    has it and one did not answer: it may be the one that has."""
+    failure: UpstreamError | None = None
+    reply: Reply | None = None
+    for call in calls:
+        if reply is not None:
+            reply.abort()
+        try:
+            reply = await send(call)
+        except UpstreamError as error:
+            failure, reply = error, None
+            continue
         if reply.status != 404:
             return reply
-        reply.abort()
-    return await send(last)
+    if failure is not None:
+        if reply is not None:
+            reply.abort()
+        raise failure
+    assert reply is not None
+    return reply
 
 
 async def _answer(reply: Reply, declared: Backend) -> Response:

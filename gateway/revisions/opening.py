@@ -95,7 +95,7 @@ def open_home(
     try:
         if isinstance(files, Loaded):
             url = store_url or files.snapshot.server.store
-            if Store.standing(url).at is None:
+            if Store.standing(url, patience_s=patience_s).at is None:
                 suits(files.snapshot, Store.named(url))
             store = Store.open(url, patience_s=patience_s)
         else:

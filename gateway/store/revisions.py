@@ -183,7 +183,7 @@ class Revisions:
 
     def find(self, which: str | int) -> Revision | None:
         """The one with that `seq`, or the last with that hash, or the beginning of it."""
-        if isinstance(which, int) and which > HIGHEST:
+        if isinstance(which, int) and not 0 < which <= HIGHEST:
             return None
         c = revisions.c
         asked = (

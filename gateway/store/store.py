@@ -112,14 +112,15 @@ class Store:
         return _checked(url).render_as_string(hide_password=True)
 
     @staticmethod
-    def standing(url: str) -> Standing:
-        """How the store's schema stands; nothing is made or changed. Raises StoreError."""
+    def standing(url: str, *, patience_s: float | None = None) -> Standing:
+        """How the store's schema stands; nothing is made or changed. `patience_s` is as for `open`.
+        Raises StoreError."""
         parsed = _checked(url)
         name = parsed.render_as_string(hide_password=True)
         if _is_sqlite(parsed) and not Path(parsed.database or "").exists():
             return Standing(name, None)
         with _opening(name):
-            engine = _engine(parsed, name, 5.0, None)
+            engine = _engine(parsed, name, 5.0, patience_s)
             try:
                 with engine.connect() as connection:
                     return Standing(name, _version(connection))

@@ -113,6 +113,9 @@ def test_a_share_that_may_be_meant_in_percent_is_told_so(tmp_path: Path) -> None
     assert ran.code == 2
     assert "'25' is not at least 0 % and at most 100 %: it is 2500 %" in ran.plain
     assert "write '25 %' or 0.25" in ran.plain
+    more = switchboard("weight", "local/qwen", "150 %", home=tmp_path)
+    assert "'150 %' is not at least 0 % and at most 100 %" in more.plain
+    assert "write" not in more.plain.partition("150 %")[2]
 
 
 # ---------------------------------------------------------------- check

@@ -258,7 +258,7 @@ async def test_a_restart_serves_the_last_revision_and_tells_the_drift(home: Path
         assert "the files differ from revision 1" in said
         assert not await serves(url, "legal")
         async with asyncio.timeout(60):
-            while "routes/legal.yaml" not in ((await ready(url))["drift"] or ""):
+            while "routes/legal.yaml" not in ((await ready(url))["drift"] or ""):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         # Without a key it goes into the store, and the gateway finds it there.
         assert (await quickly(home, "apply", url=url)).code == 0
@@ -562,7 +562,7 @@ async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(home:
 
         command = asyncio.create_task(quickly(home, "apply", "--guard", "2m", url=url, key=key))
         async with asyncio.timeout(60):
-            while (await ready(url, key))["revision"]["seq"] < 2:
+            while (await ready(url, key))["revision"]["seq"] < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             assert (await ready(url, key))["guard"]["revision"] == 2
             while (await ready(url, key))["revision"]["seq"] < 3:
@@ -592,7 +592,7 @@ async def test_a_guard_that_finds_nothing_keeps_it(home: Path) -> None:
         assert "kept: 0 requests, too few to tell" in ran.out
         assert await serves(url, "legal")
         async with asyncio.timeout(60):
-            while not (entries := await asyncio.to_thread(audited, home, ITSELF)):
+            while not (entries := await asyncio.to_thread(audited, home, ITSELF)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     (last, _) = revisions(home)
     assert last.verdict.startswith("kept")
@@ -628,10 +628,10 @@ async def test_another_revision_ends_a_guard(home: Path) -> None:
         ran = await quickly(home, "apply", "--guard", "10m", "--no-wait", url=url)
         assert ran.code == 0, ran.err
         async with asyncio.timeout(60):
-            while (await ready(url))["guard"] is None:
+            while (await ready(url))["guard"] is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             add_route(home, "tax")
             assert (await quickly(home, "apply", url=url)).code == 0
-            while not (await asyncio.to_thread(revisions, home))[1].verdict:
+            while not (await asyncio.to_thread(revisions, home))[1].verdict:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert revisions(home)[1].verdict == "not ended: revision 3 came"

@@ -148,7 +148,8 @@ def test_every_prompt_of_a_completion_has_its_answers(
         (["x" * 400, "y" * 40], (2, 100)),
         (["\u00e9" * 200, ""], (2, 100)),
         ([[7] * 100, [7]], (2, 100)),
-        (["x", None, {"a": 1}], (3, 0)),
+        (["cat"] * 2000, (2000, 1)),
+        (["x", None, {"a": 1}], (3, 1)),
     ],
 )
 def test_each_of_several_prompts_is_read_by_itself(prompts: Any, told: tuple[int, int]) -> None:

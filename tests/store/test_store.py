@@ -159,6 +159,8 @@ def test_a_database_that_says_nothing_is_given_up() -> None:
             with pytest.raises(StoreAway, match=r"no answer within|timeout"):
                 with store.read() as asking:
                     asking.exec_driver_sql("SELECT 1")
+            with pytest.raises(StoreAway, match=r"no answer within|timeout"):
+                Store.standing(f"{server.url}?connect_timeout=2", patience_s=2.0)
         finally:
             server.go_on()
         with store.read() as asking:
