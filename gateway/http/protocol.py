@@ -144,13 +144,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._let_go(cycle)
         self._waiting.clear()
         self._reading = self._running = None
-        self.resume_writing()
+        self.flow.resume_writing()
+        self._stop_taking()
         self.parser = None  # type: ignore[assignment]
 
     def shutdown(self) -> None:
         """Called when the server stops: what is under way is finished first."""
         if self._running is None:
-            self.transport.close()
+            self._close()
         else:
             self._running.keep_alive = False
 
@@ -160,8 +161,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._await_taking()
 
     def resume_writing(self) -> None:
-        """The client has caught up, or is gone."""
+        """The client has caught up; before a connection is closed it is to take all of it."""
         super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_taking()
+
+    def _close(self) -> None:
+        """Closes the connection once the client has what was written, for which it has its time."""
+        self.transport.close()
+        if self._taking is None and self.transport.get_write_buffer_size():
+            self._await_taking()
+
+    def _stop_taking(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
@@ -359,11 +370,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = None
         if cycle.held:
             self._let_go(cycle)
-        transport = self.transport
-        if transport.is_closing():
+        if self.transport.is_closing():
             return
         if not cycle.keep_alive:
-            transport.close()
+            self._close()
         elif self._waiting:
             self._start(self._waiting.popleft())
             if not self._waiting:
@@ -386,7 +396,7 @@ class LimitedProtocol(HttpToolsProtocol):
                     ApiError("Switchboard failed on this request.", code="internal_error")
                 )
             )
-        self.transport.close()
+        self._close()
 
     def _idle(self) -> None:
         """One timer a connection, moved only when it goes off: requests need not touch it."""
@@ -397,7 +407,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if left > 0.001:
             self._idle_timer = self.loop.call_later(left, self._idle)
         else:
-            self.transport.close()
+            self._close()
 
     # -------------------------------------------------------- refusing
 
@@ -416,7 +426,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer = None
         if self._whole:
             # Connected, and nothing said: there is no request to answer.
-            self.transport.close()
+            self._close()
             return
         if self._reading is not None:
             seconds, had = self.limits.body_timeout, self._had
@@ -454,10 +464,10 @@ class LimitedProtocol(HttpToolsProtocol):
         transport = self.transport
         transport.write(answer)
         if self._whole:
-            transport.close()
+            self._close()
         else:
             transport.write_eof()
-            self._timer = self.loop.call_later(LINGER_S, transport.close)
+            self._timer = self.loop.call_later(LINGER_S, self._close)
 
     def _arm(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._too_slow)

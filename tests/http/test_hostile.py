@@ -223,6 +223,28 @@ async def test_a_large_answer_that_is_being_taken_is_waited_for() -> None:
     assert size > LARGE
 
 
+async def test_the_rest_of_an_answer_that_nobody_takes_keeps_no_connection_open() -> None:
+    """So little of it that the answer itself is long at its end."""
+
+    async def filling(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        transport = scope[CYCLE]._protocol.transport
+        while not transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": bytes(8192), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with served(filling, LIMITS) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await asyncio.sleep(3 * LIMITS.body_timeout)
+        raw = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await asyncio.wait_for(reader.read(131_072), 10):
+                raw = raw[-16:] + piece
+        writer.close()
+    assert not raw.endswith(b"\r\n0\r\n\r\n")
+
+
 async def large(scope: Any, receive: Any, send: Any) -> None:
     head = {"type": "http.response.start", "status": 200}
     await send({**head, "headers": [(b"content-length", b"%d" % LARGE)]})
