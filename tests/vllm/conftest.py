@@ -40,7 +40,7 @@ class Replica:
         return vllm_server.start(self.port, log_path=log, room=self._room)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     """The trained base, healthy, with no adapter that a test has not had loaded.
 

@@ -194,9 +194,11 @@ async def test_a_shadow_s_answers_are_judged_beside_those_that_were_given(
             ids = {each.id for each in kept if each.shadow_of is None}
 
     # Each request once, and its copy, with what each cost.
-    given = [each for each in kept if each.route == "support" and each.shadow_of is None]
-    copies = [each for each in kept if each.shadow_of is not None]
+    # What the judge is asked is of the route, too.
     of_judge = [each for each in kept if each.target == JUDGE]
+    copies = [each for each in kept if each.shadow_of is not None]
+    given = [each for each in kept if each not in copies and each not in of_judge]
+    assert {each.route for each in kept} == {"support"}
     assert (len(given), len(copies)) == (COUNT, COUNT)
     assert {each.target for each in copies} == {ADAPTED}
     assert {each.outcome for each in copies} == {"ok"}
