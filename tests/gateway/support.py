@@ -249,5 +249,5 @@ async def serving_client(gateway: Gateway, port: int, key: str | None) -> AsyncI
     """A client of a gateway that listens."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     base = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as client:
         yield Served(gateway, port, client, key)
