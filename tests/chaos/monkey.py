@@ -63,13 +63,16 @@ class Monkey:
             ("kill a provider", self._kill_provider),
             ("hold a provider", self._hold_provider),
         ]
-        if self._replicas:
+        well = [replica for replica in self._replicas if self._well(replica)]
+        if well:
             acts += [("hold a replica", self._hold_replica)] * 2
-            if any(self._well(replica) for replica in self._replicas):
-                acts += self._operator.acts_on_adapters()
-            if self._rng.random() < 0.1:
+            acts += self._operator.acts_on_adapters()
+            first = len(well) == len(self._replicas) and "kill a replica" not in self.done
+            if first or self._rng.random() < 0.1:  # it takes most of a minute to be back
                 acts.append(("kill a replica", self._kill_replica))
-        return self._rng.choice(acts)
+        # In a short run everything is to happen once, too.
+        new = [act for act in acts if act[0] not in self.done]
+        return self._rng.choice(new if new and self._rng.random() < 0.5 else acts)
 
     # ---------------------------------------------------------------- what is done
 
@@ -89,14 +92,12 @@ class Monkey:
             self._mend(provider, self._held(provider, self._rng.choice(HELD_S)))
 
     async def _kill_replica(self) -> None:
-        replica = self._rng.choice(self._replicas)
-        if self._well(replica):
-            self._mend(replica, self._restarted(replica, 0.5, self._story.ill(replica.name)))
+        replica = self._rng.choice([each for each in self._replicas if self._well(each)])
+        self._mend(replica, self._restarted(replica, 0.5, self._story.ill(replica.name)))
 
     async def _hold_replica(self) -> None:
-        replica = self._rng.choice(self._replicas)
-        if self._well(replica):
-            self._mend(replica, self._held(replica, self._rng.choice(REPLICA_HELD_S)))
+        replica = self._rng.choice([each for each in self._replicas if self._well(each)])
+        self._mend(replica, self._held(replica, self._rng.choice(REPLICA_HELD_S)))
 
     # ---------------------------------------------------------------- harm and mend
 

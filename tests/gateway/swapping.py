@@ -245,7 +245,8 @@ class Client:
             while piece := await reply.read():
                 pieces.append(piece)
             whole = b"".join(pieces)
-            if reply.status != 503 or b'"code":"store_away"' not in whole:
+            away = reply.status == 503 and b'"code":"store_away"' in whole
+            if not away or path == b"/v1/chat/completions":  # who reads nothing in the log for it
                 return reply, whole
             self.turned_away += 1
             await asyncio.sleep(PAUSE_S)
