@@ -101,7 +101,7 @@ class Composer:
             request=_with_own_system(journey, choice),
             composition=snapshot.compositions[choice.target],
             choice=choice,
-            flight=self._live.started(target, choice.replica, decision.route, began),
+            flight=self._live.started(target, choice.replica, journey.teaches, began),
             began=began,
             first=len(journey.attempts),
             last=journey,
@@ -383,7 +383,7 @@ class Composer:
         assert decision is not None
         journey.decision = msgspec.structs.replace(decision, steps=run.steps)
         if outcome == "ok":
-            self._learn(run, decision.route, told, now)
+            self._learn(run, journey.teaches, told, now)
             live.finished(run.flight, now, told)
         elif outcome == "abandoned" or late or kind in OF_THE_REQUEST:
             live.abandoned(run.flight)

@@ -181,6 +181,17 @@ class Journey:
         attempts = self.attempts
         return attempts[0].cost if len(attempts) == 1 else sum(each.cost for each in attempts)
 
+    @property
+    def teaches(self) -> str:
+        """The route of which it tells how long answers are there, and what they cost. That of none
+        where a target was named and the answer bounded: an eval's answers are cut short, and a
+        judge's is a mark."""
+        assert self.decision is not None
+        recognition = self.recognition
+        if recognition is None or not recognition.names_target:
+            return self.decision.route
+        return self.decision.route if self.request.needs.max_output is None else ""
+
     def asked_enough(self) -> None:
         """Nothing more is asked. What was asked holds this, and its failures the frames that they
         were raised in: cut here, nothing of it waits for the collector of cycles."""

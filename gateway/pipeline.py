@@ -365,7 +365,7 @@ class Pipeline:
         call = Call(
             choice.replica, _PATHS[request.endpoint], shaped.body, adapter=adapter, within_s=left
         )
-        flight = self.live.started(target, choice.replica, _learns(journey, choice), began)
+        flight = self.live.started(target, choice.replica, journey.teaches, began)
         opened = Opened(
             reply=NO_REPLY,
             choice=choice,
@@ -811,16 +811,6 @@ def _candidate(snapshot: Snapshot, journey: Journey, choice: Choice) -> Candidat
 
 def _answering(journey: Journey, opened: Opened) -> str:
     return opened.target.name if journey.run is None else journey.run.composition.target
-
-
-def _learns(journey: Journey, choice: Choice) -> str:
-    """The route of which an attempt tells how long answers are there. Not the one whose candidate
-    was asked by its name: an eval's answers are cut short, and a judge's is a mark."""
-    recognition = journey.recognition
-    assert journey.decision is not None
-    if choice.candidate >= 0 and recognition is not None and recognition.names_target:
-        return ""
-    return journey.decision.route
 
 
 def _carries_on(journey: Journey) -> bool:

@@ -10,7 +10,7 @@ stands for something of the caller's key, is left as it is, in flow style too.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import TypeAlias
 
 import msgspec
@@ -78,27 +78,32 @@ class Document(msgspec.Struct, frozen=True):
         """An error at `path`. What the environment gave is said as it is written, `${X}`: messages
         go into logs and to clients."""
 
-        said = without_values(
-            Problem(self.file_of(path), self.line(path), dotted(path), message, mend), self.secrets
-        )
+        written = {each for _, each in self.variables.values()}
 
         def shown(text: str) -> str:
-            return _QUOTED.sub(lambda quoted: self._shown(path, quoted), text)
+            for known, (value, said) in self.variables.items():
+                size = min(len(known), len(path))
+                if known[:size] == path[:size]:  # whole, whatever marks are in it
+                    text = text.replace(f"`{value}`", f"`{said}`")
+            return _QUOTED.sub(lambda quoted: self._shown(path, quoted, written), text)
 
-        return msgspec.structs.replace(said, message=shown(said.message), mend=shown(said.mend))
+        found = Problem(
+            self.file_of(path), self.line(path), dotted(path), shown(message), shown(mend)
+        )
+        return without_values(found, self.secrets)
 
-    def _shown(self, path: Path, quoted: re.Match[str]) -> str:
+    def _shown(self, path: Path, quoted: re.Match[str], written: Set[str]) -> str:
         """A word that is quoted at `path`: where it is a value with a variable, or cut out of the
         one that stands there, that value as it is written."""
         mark, text = quoted[0][0], quoted[1] or quoted[2] or ""
         word = _plain(text)
-        if not word or text.startswith("${"):
+        if not word or text in written:
             return quoted[0]
-        for known, (value, written) in self.variables.items():
+        for known, (value, said) in self.variables.items():
             whole = _plain(value)
             below = len(known) > len(path) and known[: len(path)] == path
             if word == whole if below else path[: len(known)] == known and word in whole:
-                return f"{mark}{written}{mark}"
+                return f"{mark}{said}{mark}"
         return quoted[0]
 
     def line(self, path: Path) -> int:

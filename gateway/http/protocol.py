@@ -155,6 +155,10 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._running.keep_alive = False
 
+    def eof_received(self) -> None:
+        """The client sends no more; it may still take what was written."""
+        self._close()
+
     def pause_writing(self) -> None:
         """The client has fallen behind with what it is sent. Only such a one pays for a timer."""
         super().pause_writing()

@@ -14,7 +14,7 @@ import msgspec
 from gateway.errors import AttemptsFailed, Kind, UpstreamError
 from gateway.types.backends import Target
 from gateway.types.decisions import Choice
-from gateway.types.records import NONE_ANSWERED
+from gateway.types.records import ALL_REFUSED, NONE_ANSWERED
 from gateway.types.requests import Needs
 
 Reason = Literal["first", "fallback", "retry", "hedge", "continue"]
@@ -203,6 +203,7 @@ def gathered(failures: Sequence[AttemptFailed]) -> AttemptsFailed:
     """All failures as one error, in the last one's status where that tells a client what to do."""
     last = failures[-1]
     code = CODES.get(last.kind)
+    refused = all(failure.kind in CODES for failure in failures)
     busy = all(failure.kind == "busy" or failure.status in BUSY for failure in failures)
     if busy:
         status = last.status if last.status in BUSY else 503
@@ -215,7 +216,8 @@ def gathered(failures: Sequence[AttemptFailed]) -> AttemptsFailed:
         kind = "rate_limit_error" if status == 429 else None
         code = "upstream_busy" if busy else "upstream_failed"
     return AttemptsFailed(
-        NONE_ANSWERED + "; ".join(f"{failure.target}: {failure.message}" for failure in failures),
+        (ALL_REFUSED if refused else NONE_ANSWERED)
+        + "; ".join(f"{failure.target}: {failure.message}" for failure in failures),
         status=status,
         type=kind,
         code=code,

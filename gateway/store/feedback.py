@@ -14,6 +14,7 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    not_,
     or_,
     select,
 )
@@ -206,7 +207,8 @@ class FeedbackBook:
         asked = [of.route == route, of.messages.is_not(None), of.started >= since]
         asked += [of.shadow_of.is_(None), of.outcome == "ok"]
         if silent:  # an eval's own questions are the route's, too, and name their targets
-            asked.append(or_(of.recognised_by.is_(None), of.recognised_by != "named", _of_route()))
+            named = and_(of.recognised_by == "named", not_(_of_route()))
+            asked.append(or_(c.request_id.is_not(None), of.recognised_by.is_(None), not_(named)))
         said = and_(of.id == c.request_id, *_in_time(metric))
         if not all_tenants:
             asked.append(of.tenant == tenant if tenant is not None else of.tenant.is_(None))

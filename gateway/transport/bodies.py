@@ -9,6 +9,9 @@ import zlib
 from gateway.errors import MalformedAnswer, UpstreamClosed
 from gateway.transport.base import Reply
 
+PIECE = 1024 * 1024
+"""Bytes that are unpacked at once."""
+
 MAX_BODY = 128 * 1024 * 1024
 """Bytes of one plain answer, and of what it unpacks to: 2,048 embeddings of 3,072 numbers each,
 as text, are half of it."""
@@ -43,12 +46,20 @@ def decoded(body: bytes, encoding: bytes, limit: int = MAX_BODY) -> bytes:
         named = encoding[:40].decode("latin-1")
         raise UpstreamClosed(f"the body is in an encoding not asked for: {named}")
     unpacking = zlib.decompressobj(wbits=47)
+    pieces, room = [], limit
     try:
-        text = unpacking.decompress(body, limit + 1)
+        # In pieces: what is too much is seen before all of it is there.
+        while not unpacking.eof:
+            piece = unpacking.decompress(body, PIECE)
+            body, room = unpacking.unconsumed_tail, room - len(piece)
+            if not piece and not body:
+                break
+            pieces.append(piece)
+            if room < 0:
+                pieces.clear()
+                raise MalformedAnswer(f"the answer unpacks to more than {limit:,} bytes")
     except zlib.error as error:
         raise UpstreamClosed(f"the body is not the {encoding.decode()} that it says") from error
-    if len(text) > limit:
-        raise MalformedAnswer(f"the answer unpacks to more than {limit:,} bytes")
     if not unpacking.eof:
         raise UpstreamClosed(f"the {encoding.decode()} of the body breaks off")
-    return text
+    return b"".join(pieces)

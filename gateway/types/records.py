@@ -27,6 +27,9 @@ what was to answer."""
 NONE_ANSWERED = "No backend could answer: "
 """How the error of a request begins that failed at all that were asked, whatever its status."""
 
+ALL_REFUSED = "It was refused: "
+"""… and of one that all have refused for what it is: too long, of such content, so asked for."""
+
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One upstream call. `status` is 0 when no head came back."""

@@ -885,7 +885,7 @@ MISPLACED = [
     ("gateway.yaml", "default_route: general", "default_route: ${S}", "unknown route `${S}`"),
     ("gateway.yaml", "kind: openai", "kind: ${S}", "`${S}` is not one of"),
     ("gateway.yaml", "0.25 usd/Mtok", "${S}", "`${S}` is not a price per token"),
-    ("gateway.yaml", "0.25 usd/Mtok", "1 ${S}", "unknown unit `${S}`"),
+    ("gateway.yaml", "0.25 usd/Mtok", "1 ${S}", "unknown unit `1 ${S}`"),
     ("gateway.yaml", "gpt-4o: auto", "gpt-4o: ${S}", "`${S}` is neither `auto` nor a route"),
     ("gateway.yaml", "https://api.openai.com/v1", "${S}", "`${S}` is not a URL"),
     ("gateway.yaml", "https://api", "https://[${S}", "`https://[${S}.openai.com/v1` is not a URL"),
@@ -944,6 +944,12 @@ def test_a_short_value_is_hidden_where_it_stands_alone(tmp_path: Path) -> None:
     [
         ("kind: openai", "kind: opena", "did you mean `openai`?"),
         ("aliases:", "server: {listen: '${Q}'}\naliases:", "`${Q}` is not HOST:PORT"),
+        ("aliases:", "server: {listen: '${R}'}\naliases:", "`${R}` is not HOST:PORT"),
+        (
+            "aliases:",
+            "server: {listen: '${URL}:${P}@x'}\naliases:",
+            "`${URL}:${P}@x` is not HOST:PORT",
+        ),
     ],
 )
 def test_only_what_a_variable_gave_is_told_as_one(
@@ -952,9 +958,11 @@ def test_only_what_a_variable_gave_is_told_as_one(
     """Not a word of ours, or a place, that is also a part of what it holds elsewhere."""
     changed = GATEWAY.replace("https://api.openai.com/v1", "${URL}").replace(old, new)
     env = {**ENV, "URL": "https://api.openai.com/v1", "Q": "ab`secretpart"}
+    env |= {"R": "${abc}secretpart", "P": "secr7"}
     told = "\n".join(map(str, problems(tmp_path, {"gateway.yaml": changed}, env)))
     assert said in told
     assert "secretpart" not in told
+    assert "secr7" not in told
     assert "`${URL}`" not in told
 
 

@@ -372,11 +372,21 @@ async def test_what_an_eval_asks_is_no_case_and_no_length_of_its_routes(
         assert ("geography", "good/m") not in live.outputs
         assert (await served.chat("France?", "geography")).status_code == 200
         assert ("geography", "good/m") in live.outputs
+        # Who names a target and bounds nothing teaches what is reserved for the next.
+        assert ("geography", "half/m") not in live.outputs
+        assert (await served.chat("France?", "half/m")).status_code == 200
+        assert ("geography", "half/m") in live.outputs
+        spoken_of = (await served.chat("Peru?", "half/m")).headers["x-request-id"]
+        said = {"request": spoken_of, "metric": "accepted", "value": True}
+        assert (await served.client.post("/v1/feedback", json=said)).status_code == 200
         await asyncio.to_thread(served.gateway.writer.flush)
         chats = FeedbackBook(served.gateway.store).spoken_of(
             "geography", Metric("accepted", "boolean"), 0.0, None, all_tenants=False, silent=True
         )
-    assert [msgspec.json.decode(chat.messages)[0]["content"] for chat in chats] == ["France?"]
+    assert [msgspec.json.decode(chat.messages)[0]["content"] for chat in chats] == [
+        "France?",
+        "Peru?",
+    ]
 
 
 async def test_a_run_is_reported_and_two_are_compared(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gateway.store.audit import AuditBook
 from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store
+from gateway.transport.bodies import MAX_BODY
 from gateway.types.routes import Candidate, Metric
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, answering, route, serving, snapshot, target
@@ -215,8 +217,12 @@ async def test_a_bomb_for_an_answer_is_a_bad_gateway(tmp_path: Path) -> None:
     head = [b"content-type: application/json", b"content-encoding: gzip"]
     async with answering(head, bomb) as url:
         async with serving(snapshot([target("openai/mini", url)]), tmp_path) as served:
+            tracemalloc.start()
             answer = await served.chat()
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
     assert answer.status_code == 502
+    assert most < 1.1 * MAX_BODY
     assert "unpacks to more than" in error_of(answer)["message"]
 
 

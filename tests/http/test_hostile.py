@@ -223,7 +223,10 @@ async def test_a_large_answer_that_is_being_taken_is_waited_for() -> None:
     assert size > LARGE
 
 
-async def test_the_rest_of_an_answer_that_nobody_takes_keeps_no_connection_open() -> None:
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_the_rest_of_an_answer_that_nobody_takes_keeps_no_connection_open(
+    half_closed: bool,
+) -> None:
     """So little of it that the answer itself is long at its end."""
 
     async def filling(scope: Any, receive: Any, send: Any) -> None:
@@ -236,6 +239,9 @@ async def test_the_rest_of_an_answer_that_nobody_takes_keeps_no_connection_open(
     async with served(filling, LIMITS) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        if half_closed:
+            await asyncio.sleep(LIMITS.body_timeout / 4)
+            writer.write_eof()
         await asyncio.sleep(3 * LIMITS.body_timeout)
         raw = b""
         with contextlib.suppress(ConnectionResetError):

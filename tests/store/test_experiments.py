@@ -13,7 +13,7 @@ from gateway.store.store import Store
 from gateway.types.decisions import Trial
 from gateway.types.experiments import Asked, Experiment, Standing
 from gateway.types.policies import Policy
-from gateway.types.records import NONE_ANSWERED, Attempt, Record
+from gateway.types.records import ALL_REFUSED, NONE_ANSWERED, Attempt, Record
 from gateway.types.routes import Match, Metric, Route
 from gateway.types.snapshot import Server, Snapshot
 from tests.store.world import AT, attempt, decision, keep, record
@@ -69,6 +69,7 @@ def test_requests_of_an_experiment_are_read_once_and_in_order(store: Store) -> N
         trial(8, "new", outcome="error", status=404),
         trial(9, "new", outcome="error", status=429),
         trial(10, "new", outcome="error", status=400, error=f"{NONE_ANSWERED}p/m: no credit"),
+        trial(11, "new", outcome="error", status=400, error=f"{ALL_REFUSED}p/m: too long"),
     )
     first = book.ended(EXPERIMENT, AT, 0, 2)
     rest = book.ended(EXPERIMENT, AT, first[-1].seq, 10)
@@ -84,6 +85,7 @@ def test_requests_of_an_experiment_are_read_once_and_in_order(store: Store) -> N
         (True, False),
         (True, True),
         (True, True),
+        (True, False),
     ]
     assert book.ended(EXPERIMENT, AT + 100, 0, 10) == []
 
