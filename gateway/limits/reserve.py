@@ -4,7 +4,7 @@ A composition may use, and cost, what all of its steps may together, each bounde
 dollars no more than its `max_cost`.
 
 Tokens of a rate: the input as it is estimated, and `max_tokens` for each answer that is written (to
-each prompt `n`, or `best_of`); where the request bounds none, the 95th percentile of what the
+each prompt `n`, or `best_of`); where the request bounds none, the 99th percentile of what the
 target says on this route.
 
 Dollars: at the dearest candidate that may still be asked. A tokenizer that works on bytes makes at
@@ -19,7 +19,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from gateway.metering.prices import BYTES_PER_TOKEN
-from gateway.policy.estimates import TAIL
+from gateway.policy.estimates import LONG_TAIL
 from gateway.policy.live import Live
 from gateway.types.backends import Target
 from gateway.types.decisions import Decision
@@ -243,9 +243,9 @@ def _most(
 
 
 def usual_output(live: Live, route: str, target: Target) -> int:
-    """Tokens that 95 of 100 answers do not pass; twice the declared usual before one was seen."""
+    """Tokens that 99 of 100 answers do not pass; before one was seen, of the declared usual."""
     seen = live.outputs.get((route, target.name))
-    return ceil(seen.p95 if seen is not None else TAIL * target.output_tokens)
+    return ceil(seen.p99 if seen is not None else LONG_TAIL * target.output_tokens)
 
 
 def _bytes(text: str) -> int:

@@ -23,6 +23,8 @@ and Monro 1951, in Tierney's form for a quantile, 1983, with a constant step sin
 
     ratio = observed / expected;  tail <- tail + STEP x tail / TAIL x (0.95 - [ratio <= tail])
 
+and so is the 99th of an answer's tokens, with 0.99, which is what is reserved for it.
+
 Failures. Expected seconds lost before an answer: with F failures and S answers (decaying with
 `FAILURE_HALF_LIFE_S`), F / (S + 1) tries fail for each that does not, and each loses the seconds
 that it took, but at least `FAILURE_S`, since a try at another target is not free.
@@ -40,6 +42,8 @@ PRIOR_TOKENS = 200.0
 """Generated tokens that a declared speed is worth."""
 TAIL = 2.0
 """Prior 95th percentile over mean: about that of a log-normal with sigma 0.5."""
+LONG_TAIL = 2.8
+"""Prior 99th percentile over mean: that of the same."""
 STEP = 0.2
 QUEUE_SHARE_INTERNAL = 0.05
 """Prior share of the first-token time that each request in flight adds at a server of our own."""
@@ -53,9 +57,10 @@ LOAD_S = 1.0
 """Prior seconds to load an adapter that is not resident: some 100 MB from a local disk."""
 
 
-def moved(tail: float, within: bool) -> float:
-    """A tail after one more value, which was `within` it or not."""
-    return tail + STEP * tail / TAIL * (0.95 - within)
+def moved(tail: float, within: bool, share: float = 0.95) -> float:
+    """A tail, which that share of values is to be within, after one more, which was `within` it or
+    not."""
+    return tail + STEP * tail / TAIL * (share - within)
 
 
 class Failures:
@@ -345,14 +350,15 @@ class Estimate:
 
 
 class Output:
-    """How many tokens one target generates on one route: `mean`, and `p95`."""
+    """How many tokens one target generates on one route: `mean`, `p95` and `p99`."""
 
-    __slots__ = ("_at", "_mean", "_prior", "_tail", "_weight", "mean", "p95")
+    __slots__ = ("_at", "_long_tail", "_mean", "_prior", "_tail", "_weight", "mean", "p95", "p99")
 
     def __init__(self, target: Target) -> None:
         self._at = self._weight = self._mean = 0.0
         self._tail = TAIL
-        self.mean = self.p95 = 0.0
+        self._long_tail = LONG_TAIL
+        self.mean = self.p95 = self.p99 = 0.0
         self.declare(target)
 
     def declare(self, target: Target) -> None:
@@ -364,6 +370,7 @@ class Output:
         """One answer of `tokens` generated tokens."""
         self._decay(now, 1.0)
         self._tail = moved(self._tail, tokens <= self._tail * self.mean)
+        self._long_tail = moved(self._long_tail, tokens <= self._long_tail * self.mean, 0.99)
         self._weight += 1.0
         self._mean += (tokens - self._mean) / self._weight
         self._publish()
@@ -386,6 +393,8 @@ class Output:
         self.mean = (PRIOR_N * self._prior + weight * self._mean) / (PRIOR_N + weight)
         tail = (PRIOR_N * TAIL + weight * self._tail) / (PRIOR_N + weight)
         self.p95 = self.mean * tail if tail > 1.0 else self.mean
+        tail = (PRIOR_N * LONG_TAIL + weight * self._long_tail) / (PRIOR_N + weight)
+        self.p99 = self.mean * tail if tail > 1.0 else self.mean
 
 
 class Spent:

@@ -179,13 +179,13 @@ async def test_a_stream_that_passes_its_budget_finishes_and_the_next_is_refused(
     provider: StandIn, tmp_path: Path
 ) -> None:
     configuration = configured(provider, input=0.0, usual=2.0)
-    quota = Quota(month=0.001)
+    quota = Quota(month=0.002)
     async with serving(configuration, tmp_path, key=True, quota=quota) as served:
         one, other = await asyncio.gather(served.events("hello"), served.events("hello"))
         assert one[-1] == other[-1] == "[DONE]"
         assert await spent(served) == pytest.approx(2 * 40 * USD)
         refused = await served.chat("hello", stream=True)
-        assert "$0.001 a month, $0.008 spent" in error_of(refused)["message"]
+        assert "$0.002 a month, $0.008 spent" in error_of(refused)["message"]
 
 
 async def test_what_failed_or_was_given_up_is_settled_too(

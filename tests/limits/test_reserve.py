@@ -1,5 +1,6 @@
 """The most that a request may use and cost."""
 
+import random
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from gateway.policy.live import Live
 from gateway.types.backends import Capabilities, Price
 from gateway.types.decisions import Choice, Decision, RuledOut, Trial
 from gateway.types.limits import NANO
+from gateway.types.records import Usage
 from gateway.types.requests import Caller, Endpoint, Request
 from gateway.types.routes import Candidate
 from gateway.types.snapshot import Snapshot
@@ -63,7 +65,7 @@ PICTURE = [
     [
         ({"max_tokens": 10}, None, None, "bytes", 10),
         ({"max_tokens": 10, "n": 3}, None, None, "bytes", 30),
-        ({}, None, None, "bytes", 100),  # twice the usual, before one was seen
+        ({}, None, None, "bytes", 140),  # 2.8 times the usual, before one was seen
         ({"max_tokens": 10}, 80, None, 80, 10),
         ({"max_tokens": 10}, None, "y" * 500, "bytes and system", 10),
         ({"max_tokens": 10, "messages": PICTURE}, 9000, None, 9000, 10),
@@ -125,7 +127,22 @@ def test_tokens_are_reserved_as_estimated() -> None:
     live = Live()
     bounded, free = asked(max_tokens=7, n=2), asked()
     assert tokens_of(bounded, decision, configuration, live) == bounded.needs.input_tokens + 14
-    assert tokens_of(free, decision, configuration, live) == free.needs.input_tokens + 100
+    assert tokens_of(free, decision, configuration, live) == free.needs.input_tokens + 140
+
+
+def test_where_nothing_bounds_an_answer_99_of_100_are_no_longer_than_what_is_reserved() -> None:
+    configuration, decision = world()
+    free, cheap = asked(), configuration.targets["a/cheap"]
+    live, generator = Live(), random.Random(17)
+    within = 0
+    for n in range(6000):
+        tokens = int(generator.lognormvariate(4.0, 0.7)) + 1
+        if n >= 1000:
+            reserved = tokens_of(free, decision, configuration, live) - free.needs.input_tokens
+            within += tokens <= reserved
+        flight = live.started(cheap, "http://x", "general", n * 1.0)
+        live.finished(flight, n + 0.5, Usage(input=25, output=tokens))
+    assert within / 5000 == pytest.approx(0.99, abs=0.005)
 
 
 def test_whatever_is_written_for_each_prompt_is_reserved() -> None:

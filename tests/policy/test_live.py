@@ -75,7 +75,7 @@ def test_an_adapter_that_nobody_looked_at_is_probably_there() -> None:
 
 def test_output_begins_at_what_the_target_declares() -> None:
     output = Output(FAR)
-    assert (output.mean, output.p95) == (200.0, 400.0)
+    assert (output.mean, output.p95, output.p99) == (200.0, 400.0, 560.0)
 
 
 # ---------------------------------------------------------------- learning
@@ -326,6 +326,7 @@ def test_estimates_stay_finite_and_positive_whatever_is_seen(
             assert 0 < value < float("inf")
         assert estimate.tail >= 1
         assert output.p95 >= output.mean
+        assert output.p99 >= output.mean
 
 
 # ---------------------------------------------------------------- failures and residency
