@@ -299,6 +299,7 @@ class Gateway:
         control = control_plane(
             self.pipeline,
             self.authenticate,
+            self.gate,
             find=self._find,
             ready=self.readiness,
             metrics=self._metrics_page,

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, Unauthorized
 from gateway.http.description import described
-from gateway.http.gate import role_needed
+from gateway.http.gate import Gate, role_needed
 from gateway.http.openai import Authenticate, bearer, error_headers, new_id, rule_headers
 from gateway.http.parse import parse
 from gateway.http.stored import StoredObjects
@@ -38,6 +38,7 @@ Ready = Callable[[], dict[str, Any]]
 def control_plane(
     pipeline: Pipeline,
     authenticate: Authenticate,
+    gate: Gate,
     *,
     find: Find,
     ready: Ready,
@@ -49,6 +50,8 @@ def control_plane(
     app = FastAPI(title="Switchboard", docs_url=None, redoc_url=None, openapi_url=None)
     for each in routers:
         app.include_router(each)
+
+    looks = gate.needs("read")
 
     def caller_of(request: Request) -> Caller:
         return authenticate(bearer(request.scope["headers"]))
@@ -148,8 +151,11 @@ def control_plane(
     async def wrong_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         # A body is read before a route asks who sent it; what is wrong with one is no stranger's.
-        if request.url.path.startswith("/admin/") and (refusal := _refusal(authenticate, request)):
-            return _error(refusal)
+        if request.url.path.startswith("/admin/"):
+            try:
+                await looks(request)
+            except ApiError as refusal:
+                return _error(refusal)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         said = f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,10 +1,14 @@
 """Keys' roles at the admin API, and what the audit log says of it."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from fastapi import FastAPI
 
 from gateway.http.gate import REFUSALS_A_MINUTE
 from gateway.standin.standin import StandIn
@@ -12,7 +16,69 @@ from gateway.store.audit import AuditBook, Entry
 from gateway.store.keys import Keys
 from gateway.types.requests import ROLES, Caller, Role
 from tests.gateway.conftest import KEY
-from tests.gateway.support import Served, serving, snapshot, target
+from tests.gateway.files import write
+from tests.gateway.support import Served, serving, serving_home, snapshot, target
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One way in of the admin API. `may` are the roles that it opens to, `then` is the status that
+    they get, `noted` the command's action and subject in the audit log: none where it only looks.
+    """
+
+    method: str
+    path: str
+    may: str
+    noted: tuple[str, str] | None = None
+    body: dict[str, Any] = {}
+    then: int = 200
+
+    @property
+    def tried(self) -> tuple[str, str]:
+        """What the audit log calls it where it is refused."""
+        return self.noted or (f"{self.method} {self.path}", "")
+
+
+LOOKS = "read operate apply admin"
+OPERATES = "operate apply admin"
+APPLIES = "apply admin"
+WAYS = (
+    Way("GET", "/admin/adapters", LOOKS),
+    Way("GET", "/admin/adapters/gone", LOOKS, then=404),
+    Way("GET", "/admin/limits", LOOKS),
+    Way("GET", "/admin/experiments", LOOKS),
+    Way("GET", "/admin/weights", LOOKS),
+    Way("GET", "/admin/revisions", LOOKS),
+    Way("POST", "/admin/adapters/promote/gone", OPERATES, ("adapters promote", "gone"), then=404),
+    Way("POST", "/admin/adapters/load/gone", OPERATES, ("adapters load", "gone"), then=404),
+    Way("POST", "/admin/experiments/stop/gone", OPERATES, ("experiment stop", "gone"), then=404),
+    Way("POST", "/admin/weights", OPERATES, ("weight", "openai"),
+        {"subject": "openai", "share": 0.5}),
+    Way("POST", "/admin/weights", OPERATES, ("drain", "openai"),
+        {"subject": "openai", "share": 0, "force": True}),
+    Way("POST", "/admin/rollback", OPERATES, ("rollback", "1 back"), then=404),
+    Way("GET", "/admin/revisions/1", APPLIES),
+    Way("GET", "/admin/revisions/gone", APPLIES, then=404),
+    Way("POST", "/admin/revisions", APPLIES, ("apply", "")),
+    Way("POST", "/admin/diff", APPLIES),
+    Way("GET", "/admin/keys", "admin"),
+    Way("POST", "/admin/keys", "admin", ("keys create", "app"), {"name": "app"}),
+    Way("DELETE", "/admin/keys/app", "admin", ("keys revoke", "app")),
+    Way("DELETE", "/admin/keys/gone", "admin", ("keys revoke", "gone"), then=409),
+)  # fmt: skip
+
+
+def test_every_way_in_is_tried_with_every_role(served: Served) -> None:
+    control = served.gateway.asgi.control
+    assert isinstance(control, FastAPI)
+    with warnings.catch_warnings(action="ignore"):  # ids that it makes up may clash
+        paths = control.openapi()["paths"].items()
+    declared = {
+        (method.upper(), re.sub("{.*?}", "gone", path.replace("{command}", "promote")))
+        for path, methods in paths
+        for method in methods
+        if path.startswith("/admin/")
+    }
+    assert declared <= {(way.method, way.path) for way in WAYS}
 
 
 def test_each_role_may_what_those_before_it_may() -> None:
@@ -47,6 +113,61 @@ async def test_a_route_opens_to_its_role(
         error = tried.json()["error"]
         assert error["code"] == "role_needed"
         assert "`switchboard keys create --name NAME --role operate`" in error["message"]
+
+
+@pytest.mark.parametrize("role", [None, *ROLES])
+async def test_a_role_opens_what_is_said_of_it_and_nothing_else(
+    provider: StandIn, tmp_path: Path, role: Role | None
+) -> None:
+    write(tmp_path, provider.url)
+    async with serving_home(tmp_path) as served:
+        secret = Keys(served.gateway.store).create("who", role=role).secret
+        served.gateway.keyring.refresh()
+        headers = {"authorization": f"Bearer {secret}"}
+        found = []
+        for way in WAYS:
+            with_files = way.path in ("/admin/revisions", "/admin/diff")
+            body = {"files": _texts(tmp_path)} if with_files else way.body
+            answer = await served.client.request(way.method, way.path, headers=headers, json=body)
+            found.append((way.method, way.path, answer.status_code))
+        entries = AuditBook(served.gateway.store).list()
+
+    opened = [way for way in WAYS if role is not None and role in way.may.split()]
+    assert found == [(w.method, w.path, w.then if w in opened else 403) for w in WAYS]
+    assert {entry.name for entry in entries} == {"who"}
+    assert [(entry.action, entry.subject, entry.outcome) for entry in entries] == [
+        (*way.tried, _outcome(way) if way in opened else "refused")
+        for way in WAYS
+        if way.noted or way not in opened
+    ]
+
+
+def _texts(home: Path) -> dict[str, str]:
+    return {str(file.relative_to(home)): file.read_text() for file in home.rglob("*.yaml")}
+
+
+def _outcome(way: Way) -> str:
+    return "done" if way.then == 200 else "failed"
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"no": "such field"}'])
+async def test_what_is_refused_is_in_the_log_whatever_its_body_holds(
+    provider: StandIn, tmp_path: Path, content: bytes
+) -> None:
+    configuration = snapshot([target("openai/mini", provider.url)], keys={"openai": KEY})
+    async with serving(configuration, tmp_path, key=True) as served:
+        strangers = ("sb-nobody-knows-this", served.key)
+        for path in ("/admin/weights", "/admin/diff"):
+            for token in strangers:
+                headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+                await served.client.post(path, content=content, headers=headers)
+        entries = AuditBook(served.gateway.store).list()
+
+    assert [(entry.name, entry.action, entry.outcome) for entry in entries] == [
+        (name, f"POST {path}", "refused")
+        for path in ("/admin/weights", "/admin/diff")
+        for name in ("unknown", "test")
+    ]
 
 
 async def test_who_may_only_look_has_no_files_compared(provider: StandIn, tmp_path: Path) -> None:
