@@ -65,6 +65,7 @@ class Running:
         self.problem: str | None = None
         self.errors = 0
         self.drift: str | None = None
+        self.look_every_s = NOTICE_EVERY_S
         self._home = home
         self._swap = swap
         self._now = now
@@ -106,7 +107,7 @@ class Running:
         """Serves each new revision of the store, whoever set it to run."""
         away = Complaint(log, "the store's revisions could not be read")
         while True:
-            await asyncio.sleep(NOTICE_EVERY_S)
+            await asyncio.sleep(self.look_every_s)
             try:
                 await self.notice()
                 away.over()

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.app import Gateway
 from gateway.revisions.opening import Home, open_home
+from gateway.revisions.running import NOTICE_EVERY_S
 from gateway.serving import listening
 from gateway.store.keys import Keys
 from gateway.store.store import Store
@@ -213,12 +214,18 @@ async def serving(
 
 @asynccontextmanager
 async def serving_home(
-    home: Path, key: str | None = None, env: Mapping[str, str] | None = None
+    home: Path,
+    key: str | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    look_every_s: float = NOTICE_EVERY_S,
 ) -> AsyncIterator[Served]:
-    """The gateway of the files in `home`, with revisions; the store is there too."""
+    """The gateway of the files in `home`, with revisions; the store is there too, and asked for a
+    new one that often."""
     where = Home(home, env or {})
     store, opening = open_home(where, f"sqlite:///{home}/switchboard.db")
     gateway = Gateway(opening.snapshot, store, home=where, opening=opening)
+    gateway.running.look_every_s = look_every_s
     await gateway.start()
     async with listening(gateway, "127.0.0.1", 0, opening.snapshot.server) as port:
         async with serving_client(gateway, port, key) as served:
