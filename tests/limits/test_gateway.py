@@ -161,18 +161,18 @@ async def test_a_budget_beside_another_begins_with_what_was_spent(
 async def test_where_nothing_bounds_an_answer_the_overrun_is_what_was_under_way(
     tmp_path: Path,
 ) -> None:
-    """Each request under way may pass its reservation by what its answer is longer than the usual
-    one: so the most is (context - reserved) for each that was let in before the first was settled.
-    """
-    long = Behaviour(answer=lambda _: to_length("word", 400), between_tokens_s=0.0005)
+    """As docs/limits.md has it: requests under way x (longest answer - reserved output) x price."""
+    longest, reserved = 400, 56  # 2.8 times the usual, before one was seen
+    long = Behaviour(answer=lambda _: to_length("word", longest), first_token_s=0.5)
     async with StandIn(long) as provider:
-        quota = Quota(day=0.05, concurrent=8)
-        async with serving(configured(provider), tmp_path, key=True, quota=quota) as served:
-            for _ in range(3):
-                await asyncio.gather(*(served.chat("hello") for _ in range(30)))
+        budget = 8 * reserved * USD  # so that it is full with no more than eight
+        configuration = configured(provider, input=0.0)
+        async with serving(configuration, tmp_path, key=True, quota=Quota(day=budget)) as served:
+            answers = await asyncio.gather(*(served.chat("hello") for _ in range(30)))
             error_of(await served.chat("hello"))
-            most_of_one = (400 + 20) * USD
-            assert 0.05 < await spent(served) <= 0.05 + 8 * most_of_one
+            under_way = [answer.status_code for answer in answers].count(200)
+            most = under_way * (longest - reserved) * USD
+            assert budget < await spent(served) <= budget + most + 1e-9
 
 
 async def test_a_stream_that_passes_its_budget_finishes_and_the_next_is_refused(
@@ -255,6 +255,80 @@ async def test_tenants_and_routes_have_limits_too(provider: StandIn, tmp_path: P
         assert by_who["tenant 'acme'"]["requests"] == {"limit": 4, "per_s": 60.0, "used": 4}
         assert by_who["route 'small'"]["requests"]["used"] == 2
         assert by_who["key 'test'"]["concurrent"] == {"limit": 50, "used": 0}
+
+
+OVER_ONE: dict[str, Quota] = {
+    "requests": Quota(requests=Rate(1, MINUTE)),
+    "tokens": Quota(tokens=Rate(80, MINUTE)),
+    "concurrent": Quota(concurrent=1),
+    "day": Quota(day=60 * USD),
+}
+"""Limits within which one request of 40 tokens is, and a second one is not."""
+
+
+@pytest.mark.parametrize("limit", OVER_ONE)
+@pytest.mark.parametrize("whose", ["tenant 'acme'", "route 'small'"])
+async def test_each_limit_of_a_tenant_and_of_a_route_refuses_the_second_and_nobody_else(
+    provider: StandIn, tmp_path: Path, whose: str, limit: str
+) -> None:
+    quota = OVER_ONE[limit]
+    of_tenant = whose.startswith("tenant")
+    small = route("small", "openai/mini", quota=Quota() if of_tenant else quota)
+    declared = configured(
+        provider,
+        input=0.0,
+        routes=[route("general", "openai/mini"), small],
+        quotas=Quotas(tenants={"acme": quota} if of_tenant else {}),
+    )
+    async with serving(declared, tmp_path, key=True, tenant="acme") as served:
+        keys = Keys(served.gateway.store)
+        of = {name: keys.create(name, tenant=name.split()[0]).secret for name in ("acme b", "else")}
+        await asyncio.to_thread(served.gateway.keyring.refresh)
+
+        async def asked(name: str, model: str) -> httpx.Response:
+            headers = {"authorization": f"Bearer {of[name]}"}
+            messages = [{"role": "user", "content": "hello"}]
+            body = {"model": model, "messages": messages, "max_tokens": 40}
+            return await served.client.post("/v1/chat/completions", json=body, headers=headers)
+
+        if limit == "concurrent":
+            provider.next(Fault(kind=FaultKind.HANG_BEFORE_HEAD))
+        first = asyncio.create_task(served.chat(model="small", max_tokens=40))
+        await (provider.arrived() if limit == "concurrent" else first)
+        # One limit for all of a tenant's keys, and for all tenants that come to a route.
+        refused = error_of(await asked("acme b" if of_tenant else "else", "small"))
+        others = await asked(*(("else", "small") if of_tenant else ("acme b", "general")))
+        assert others.status_code == 200, others.text
+        first.cancel()
+    assert whose in refused["message"]
+    kind = "a day" if limit == "day" else "at once" if limit == "concurrent" else f"{limit} per"
+    assert kind in refused["message"]
+
+
+@pytest.mark.parametrize("rates", [True, False], ids=["beside rates", "alone"])
+async def test_a_budgets_refusal_tells_what_is_left_of_rates_where_there_are_any(
+    provider: StandIn, tmp_path: Path, rates: bool
+) -> None:
+    quota = Quota(day=60 * USD)
+    if rates:
+        quota = Quota(requests=Rate(9, MINUTE), tokens=Rate(1000, MINUTE)).over(quota)
+    async with serving(configured(provider, input=0.0), tmp_path, key=True, quota=quota) as served:
+        assert (await served.chat(max_tokens=40)).status_code == 200
+        refused = await served.chat(max_tokens=40)
+    assert error_of(refused)["code"] == "insufficient_quota"
+    assert refused.headers["x-should-retry"] == "false"
+    told = {name: text for name, text in refused.headers.items() if name.startswith("x-ratelimit-")}
+    resets = {told.pop(f"x-ratelimit-reset-{what}", None) for what in ("requests", "tokens")}
+    if not rates:
+        assert (told, resets) == ({}, {None})
+        return
+    assert all(re.fullmatch(r"1m[0-2]s|[0-9]{2}s", str(each)) for each in resets)
+    assert told.pop("x-ratelimit-remaining-tokens") in map(str, range(900, 960))
+    assert told == {
+        "x-ratelimit-limit-requests": "9",
+        "x-ratelimit-remaining-requests": "8",
+        "x-ratelimit-limit-tokens": "1000",
+    }
 
 
 async def test_openais_client_sees_a_rate_limit_error(provider: StandIn, tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ async def test_what_is_left_is_shared_also_by_workers_that_did_not_spend(
 async def test_where_nothing_bounds_answers_workers_overrun_by_what_was_under_way(
     redis: servers.RealServer, tmp_path: Path
 ) -> None:
-    """As docs/limits.md has it: by at most as many long answers as may be under way at once."""
-    long = Behaviour(answer=lambda _: to_length("word", 300), between_tokens_s=0.0005)
+    """As docs/limits.md has it: requests under way x (longest answer - reserved output) x price."""
+    longest, reserved = 300, 56  # 2.8 times the usual, before one was seen
+    long = Behaviour(answer=lambda _: to_length("word", longest), between_tokens_s=0.0005)
     async with StandIn(long) as provider:
         quota = Quota(day=0.1, concurrent=12)
         configuration = configured(provider, redis.url)
@@ -155,7 +156,7 @@ async def test_where_nothing_bounds_answers_workers_overrun_by_what_was_under_wa
             await workers.known()
             while 200 in await workers.ask(40):
                 pass
-            assert 0.1 < await workers.spent() <= 0.1 + 12 * (300 + 20) * USD
+            assert 0.1 < await workers.spent() <= 0.1 + 12 * (longest - reserved) * USD
 
 
 async def test_a_held_redis_delays_nobody_for_long_and_is_told_what_it_missed(
