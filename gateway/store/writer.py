@@ -109,8 +109,8 @@ class Writer:
 
     @property
     def away(self) -> bool:
-        """Whether the last write failed."""
-        return self._tries > 0
+        """Whether the last write failed, or the one under way hangs."""
+        return self._tries > 0 or self._hangs()
 
     def start(self) -> None:
         """Starts the threads."""

@@ -1,9 +1,11 @@
 """A whole gateway whose PostgreSQL goes away: requests go on, and every row is written later."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -18,6 +20,7 @@ from gateway.standin.behaviour import Behaviour, to_length
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.learned import LearnedBook
+from gateway.store.reader import Reader
 from gateway.store.revisions import Revisions
 from gateway.store.store import Store, StoreAway
 from tests import servers
@@ -81,6 +84,45 @@ async def test_requests_and_keys_go_on_while_the_database_is_away(tmp_path: Path
     assert {row["outcome"] for row in rows} == {"ok"}
     assert "switchboard_log_refused_total 0.0" in page
     assert "switchboard_log_spooled_bytes 0.0" in page
+
+
+async def test_a_database_that_takes_connections_and_says_nothing_delays_no_request(
+    tmp_path: Path,
+) -> None:
+    with servers.postgres() as database:
+        async with StandIn(Behaviour(answer=lambda _: WORDS)) as provider:
+            configuration = snapshot([target("openai/mini", provider.url)])
+            store = Store.open(database.url, patience_s=1.0)
+            token = Keys(store).create("test", role="read").secret
+            gateway = Gateway(configuration, store, cache=tmp_path)
+            await gateway.start()
+            async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
+                async with serving_client(gateway, port, token) as served:
+                    answers = [await served.chat() for _ in range(5)]
+                    writer = gateway.writer
+                    took: list[float] = []
+                    database.hold()
+                    try:
+                        while not (writer.spooled and len(took) >= 40) and len(took) < 1_000:
+                            began = time.monotonic()
+                            answers.append(await served.chat())
+                            took.append(time.monotonic() - began)
+                            await asyncio.sleep(0.02)
+                        told = (await served.client.get("/ready")).json()["store_away"]
+                    finally:
+                        database.go_on()
+                    await asyncio.to_thread(until, lambda: not writer.spooled)
+                    await asyncio.to_thread(writer.flush)
+            await gateway.stop()
+        store = Store.open(database.url)
+        kept = [row["id"] for row in Reader(store).recent(limit=None)]
+        store.close()
+    assert {answer.status_code for answer in answers} == {200}
+    assert told
+    # A write hangs for two seconds before it counts as away: no request waits for that.
+    assert median(took) < 0.2
+    assert max(took) < 1.0
+    assert sorted(kept) == sorted(answer.headers["x-request-id"] for answer in answers)
 
 
 @asynccontextmanager
