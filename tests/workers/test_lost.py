@@ -12,11 +12,14 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 
+from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.standin import StandIn
 from gateway.store.keys import Keys
 from gateway.store.reader import Reader
 from gateway.store.store import Store
+from gateway.types.limits import Quota
 from tests import servers
 from tests.gateway.files import ROUTE, write
 from tests.store.world import until
@@ -117,6 +120,39 @@ async def test_a_host_takes_what_lay_in_its_spool_and_nothing_of_the_others(
     assert lost
     # What was written before lies in the database; half a second and a write were under way.
     assert all(on_first.ids[id] >= away - 3.0 for id in lost)
+
+
+async def test_a_killed_processs_place_among_those_at_once_is_free_again(
+    tmp_path: Path, provider: StandIn, database: str, redis_server: servers.RealServer
+) -> None:
+    store = Store.open(database)
+    token = Keys(store).create("app", quota=Quota(concurrent=1)).secret
+    store.close()
+    homes = [tmp_path / name for name in ("first", "second")]
+    for home in homes:
+        home.mkdir()
+        write(home, provider.url, shared(database, redis_server.url))
+    async with serving(homes[0], workers=1) as first, serving(homes[1], workers=1) as second:
+        for host in (first, second):
+            host.url, host.token = await host.says(r"serves (http://\S+)"), token
+        provider.next(Fault(kind=FaultKind.HANG_BEFORE_HEAD))
+        holding = asyncio.create_task(asked(first))
+        async with asyncio.timeout(20):
+            await provider.arrived()
+        refused = await asked(second)
+        first.process.kill()
+        killed = time.monotonic()
+        with pytest.raises(httpx.HTTPError):
+            await holding
+        while (answer := await asked(second)).status_code == 429:
+            assert time.monotonic() - killed < 30
+            await asyncio.sleep(0.1)
+        took = time.monotonic() - killed
+        await ended(second)
+    assert "1 requests at once, 1 under way" in refused.json()["error"]["message"]
+    assert answer.status_code == 200
+    # Ten seconds after Redis heard of it last, which was up to two before.
+    assert 7.5 < took < 12.0
 
 
 async def test_a_lost_database_takes_what_it_had_and_no_request_with_it(

@@ -71,12 +71,27 @@ async def test_a_worker_that_is_killed_is_started_again_and_no_counter_goes_back
         assert await running.ended() == 0
 
 
-async def test_no_worker_outlives_a_supervisor_that_is_killed(home: Path) -> None:
-    async with serving(home) as running:
-        running.url = await running.says(r"serves (http://\S+) \(2 workers")
-        pids = await running.pids()
-        running.process.kill()
-        await asyncio.to_thread(until, lambda: not any(alive(pid) for pid in pids))
+async def test_no_worker_outlives_a_supervisor_that_is_killed_and_no_stream_breaks_off(
+    tmp_path: Path, database: str, redis_server: RealServer
+) -> None:
+    slow = Behaviour(answer=lambda _: to_length("one two three", 20), between_tokens_s=0.05)
+    async with StandIn(slow) as provider:
+        write(tmp_path, provider.url, shared(database, redis_server.url))
+        async with serving(tmp_path) as running:
+            running.url = await running.says(r"serves (http://\S+) \(2 workers")
+            pids = await running.pids()
+            async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+                asking = [asyncio.create_task(chat(client, stream=True)) for _ in range(8)]
+                async with asyncio.timeout(30):
+                    await provider.until(lambda: provider.running == 8)
+                running.process.kill()
+                answers = await asyncio.gather(*asking)
+            await asyncio.to_thread(until, lambda: not any(alive(pid) for pid in pids))
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    store = Store.open(database)
+    rows = {row["id"]: row["outcome"] for row in Reader(store).recent(limit=100)}
+    store.close()
+    assert rows == {answer.headers["x-request-id"]: "ok" for answer in answers}
 
 
 async def test_what_is_under_way_ends_well(
