@@ -550,17 +550,38 @@ async def test_a_difference_is_told_planned_and_applied_as_planned(home: Path) -
         assert (await quickly(home, "diff", url=url, key=key)).code == 1
 
 
-async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "limits", "why", "guard"),
+    [
+        (
+            Behaviour(fault=BROKEN),
+            (),
+            "of its requests failed, 0 % before",
+            Guard(120.0, 0.02, 0.5),
+        ),
+        (
+            Behaviour(first_token_s=0.2),
+            ("--max-latency", "80", "--max-errors", "50"),
+            "% longer than before (allowed: 80 %)",
+            Guard(120.0, 0.5, 0.8),
+        ),
+    ],
+    ids=["errors", "latency"],
+)
+async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(
+    home: Path, behaviour: Behaviour, limits: tuple[str, ...], why: str, guard: Guard
+) -> None:
     key = admin_key(home)
-    async with inside(home, key) as (client, url, _), StandIn(Behaviour(fault=BROKEN)) as broken:
+    async with inside(home, key) as (client, url, _), StandIn(behaviour) as worse_one:
         for _ in range(25):
             assert (await client.post("/v1/chat/completions", json=HELLO)).status_code == 200
         text = (home / "gateway.yaml").read_text()
         good = re.search(r"url: (\S+)", text)
         assert good is not None
-        (home / "gateway.yaml").write_text(text.replace(good[1], broken.url))
+        (home / "gateway.yaml").write_text(text.replace(good[1], worse_one.url))
 
-        command = asyncio.create_task(quickly(home, "apply", "--guard", "2m", url=url, key=key))
+        words = ("apply", "--guard", "2m", *limits)
+        command = asyncio.create_task(quickly(home, *words, url=url, key=key))
         async with asyncio.timeout(60):
             while (await ready(url, key))["revision"]["seq"] < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -573,14 +594,14 @@ async def test_a_revision_that_does_worse_goes_back_by_itself_and_says_why(home:
     assert ran.code == 1
     assert "was rolled back: " in " ".join(ran.err.split())
     assert detail["revision"]["kind"] == "guard"
-    assert "of its requests failed, 0 % before" in detail["revision"]["note"]
+    assert why in detail["revision"]["note"]
     last, worse, first = revisions(home)
     assert (last.hash, worse.rolled_back is None) == (first.hash, False)
     assert worse.verdict.startswith("rolled back: ")
-    assert worse.guard == Guard(120.0, 0.02, 0.5)
+    assert worse.guard == guard
     (entry,) = [each for each in audited(home, ITSELF) if each.action == "guard rollback"]
     assert (entry.action, entry.subject, entry.outcome) == ("guard rollback", "revision 2", "done")
-    assert "of its requests failed, 0 % before" in entry.detail["why"]
+    assert why in entry.detail["why"]
     assert entry.detail["to"] == "revision 1"
 
 
