@@ -13,7 +13,16 @@ from gateway.types.backends import Timeouts
 from gateway.types.policies import Policy
 from gateway.types.snapshot import Snapshot
 from tests.backends.test_vllm_server import free_port
-from tests.gateway.support import Served, events_of, route, serving, snapshot, target
+from tests.gateway.files import GATEWAY, ROUTE, write
+from tests.gateway.support import (
+    Served,
+    events_of,
+    route,
+    serving,
+    serving_home,
+    snapshot,
+    target,
+)
 
 HANGS = Behaviour(first_token_s=30.0)
 
@@ -105,6 +114,36 @@ async def test_a_stream_that_takes_longer_breaks_off_with_an_error_event(tmp_pat
         assert events[-1]["error"]["code"] == "stream_truncated"
         row = await served.decision(answer)
         assert row["outcome"] == "truncated"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_streams_first_token_has_a_time_of_its_own_and_a_whole_answer_none(
+    stream: bool, tmp_path: Path
+) -> None:
+    async with StandIn(Behaviour(first_token_s=1.5)) as first, StandIn() as second:
+        _, _, of_second = GATEWAY.format(url=second.url).partition("backends:\n")
+        write(tmp_path, first.url, of_second.replace("openai:", "second:", 1))
+        best = "{target: openai/mini, quality: 0.9}"
+        both = ROUTE.format(name="general").replace(
+            best, f"{best}, {{target: second/mini, quality: 0.8}}"
+        )
+        (tmp_path / "routes/general.yaml").write_text(both)
+        (tmp_path / "policies/balanced.yaml").write_text(
+            "name: balanced\non_failure: {first_token: 500 ms}\n"
+        )
+        async with serving_home(tmp_path) as served:
+            answer = await asked(served, stream=stream)
+            row = await served.decision(answer)
+            attempts = [
+                (each["target"], each["outcome"], each["error"]) for each in row["attempts"]
+            ]
+            assert answer.headers["x-switchboard-target"] == attempts[-1][0]
+            if stream:
+                late = "first token timeout after 0.5 s"
+                assert attempts == [("openai/mini", "error", late), ("second/mini", "ok", "")]
+                await (await first.arrived()).aborted.wait()
+            else:
+                assert attempts == [("openai/mini", "ok", "")]
 
 
 async def test_a_replica_that_takes_no_connection_is_known_for_all_its_targets(
