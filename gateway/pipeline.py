@@ -438,10 +438,14 @@ class Pipeline:
             raise ask.failed(choice, failure_of(choice.target, full))
         assert decision is not None
         assert ask is not None
-        route = journey.plane.snapshot.routes[decision.route]
-        flow = (journey.request.caller.key or "", route.priority)
+        snapshot = journey.plane.snapshot
+        flow = (journey.request.caller.key or "", snapshot.routes[decision.route].priority)
+        # What it takes of the backend is no more for those who wait before it, or it would be
+        # charged for having come late, and stand behind a key that fills the line.
+        estimate = self.live.estimate(snapshot.targets[choice.target], choice.replica)
+        takes_s = estimate.first_s + choice.total_s - choice.first_token_s
         try:
-            await self._entrances.wait(entrance, flow, choice.total_s, ask.until - now)
+            await self._entrances.wait(entrance, flow, takes_s, ask.until - now)
         except QueueFull as error:
             journey.full += (error,)
             raise ask.failed(choice, failure_of(choice.target, error)) from error

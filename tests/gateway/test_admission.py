@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,19 @@ import pytest
 
 from gateway.standin.behaviour import Fault, FaultKind
 from gateway.standin.standin import StandIn
+from gateway.store.keys import Keys
 from gateway.types.backends import Admission
 from gateway.types.snapshot import Snapshot
-from tests.gateway.support import Served, answering, route, serving, snapshot, target
+from tests.gateway.files import ROUTE, write
+from tests.gateway.support import (
+    Served,
+    answering,
+    route,
+    serving,
+    serving_home,
+    snapshot,
+    target,
+)
 
 ANSWER = json.dumps(
     {
@@ -239,6 +249,62 @@ async def test_what_has_too_little_time_to_wait_is_refused_at_once(tmp_path: Pat
             await asyncio.gather(*requests)
     assert (hurried.status_code, error_of(hurried)["code"]) == (429, "overloaded")
     assert hurried.headers["retry-after"] == "10"
+
+
+async def chat(served: Served, model: str, key: str | None) -> httpx.Response:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+    return await served.client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+async def served_in_turn(
+    served: Served, provider: Holding, lines: Sequence[tuple[int, str, str | None]]
+) -> list[int]:
+    """Which of these lines each answer was of, where the first request of the first is held and the
+    others wait. A line is so many requests to a model, by a key."""
+    waiting = 0
+    running: dict[asyncio.Task[httpx.Response], int] = {}
+    for which, (count, model, key) in enumerate(lines):
+        for _ in range(count):
+            running[asyncio.create_task(chat(served, model, key))] = which
+            if len(running) == 1:
+                await provider.until(lambda: provider.running == 1)
+            else:
+                waiting += 1
+                await until_waiting(served, waiting)
+    order = []
+    while running:
+        provider.answer()
+        done, _ = await asyncio.wait(running, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        (answered,) = done
+        assert answered.result().status_code == 200
+        order.append(running.pop(answered))
+    return order
+
+
+async def test_a_key_that_sends_many_waits_behind_its_own(tmp_path: Path) -> None:
+    async with holding() as provider:
+        configuration = one(provider, Admission(concurrent=1, queue=64, wait=1000.0))
+        async with serving(configuration, tmp_path) as served:
+            many, few = (Keys(served.gateway.store).create(name).secret for name in ("many", "few"))
+            served.gateway.keyring.refresh()
+            lines = [(11, "auto", many), (1, "auto", few)]
+            order = await served_in_turn(served, provider, lines)
+    assert order.index(1) <= 2  # one is held, and one may have come before it
+
+
+async def test_a_routes_priority_says_who_is_next(tmp_path: Path) -> None:
+    async with holding() as provider:
+        write(tmp_path, provider.url)
+        declared = (tmp_path / "gateway.yaml").read_text()
+        bound = "kind: openai\n    admission: {concurrent: 1, wait: 1000 s}\n"
+        (tmp_path / "gateway.yaml").write_text(declared.replace("kind: openai\n", bound))
+        for name in ("low", "high"):
+            text = ROUTE.format(name=name) + f"priority: {name}\n"
+            (tmp_path / f"routes/{name}.yaml").write_text(text)
+        async with serving_home(tmp_path) as served:
+            order = await served_in_turn(served, provider, [(5, "low", None), (3, "high", None)])
+    assert order == [0, 1, 1, 1, 0, 0, 0, 0]
 
 
 async def test_a_client_that_goes_away_leaves_the_line(tmp_path: Path) -> None:
