@@ -67,14 +67,15 @@ class Scripted:
     ) -> str:
         """What an opener makes of these choices."""
         names = {each.target for each in choices}
-        targets = {name: self._target(name) for name in names}
+        targets = {name: self.target(name) for name in names}
         self.ask = Ask(self, targets, began, within_s, drop=self._drop)
         return await opener.open(self.ask, choices, "first")
 
     def _drop(self, answer: str, why: str | None) -> None:
         self.dropped.append(answer)
 
-    def _target(self, name: str) -> Target:
+    def target(self, name: str) -> Target:
+        """The target of that name."""
         plain = target(f"{name}/{name}", f"http://{name}")
         can = Capabilities(context=self.contexts.get(name))
         return msgspec.structs.replace(plain, name=name, capabilities=can)

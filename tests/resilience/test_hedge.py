@@ -128,6 +128,28 @@ async def test_it_pays_only_where_the_seconds_saved_cost_more_than_the_second() 
     assert await late(0.001) == ["a"]
 
 
+async def test_each_is_late_after_its_own_95th_percentile() -> None:
+    """Both are expected as soon, and the same wait is late for the steady one alone."""
+    live = Live()
+    for name, rare_s in (("steady", 0.1), ("fickle", 3.0)):
+        estimate = live.estimate(Scripted().target(name), f"http://{name}")
+        for n in range(400):
+            estimate.saw_first_token(rare_s if n % 10 == 0 else 0.1, 0, float(n))
+    policy = Policy("p", waiting_first_token=1.0, hedge=1.0)
+    opener = Hedge(Once(), policy, lambda: live.estimates)
+
+    async def hedged(name: str) -> bool:
+        backends = Scripted(steady=[never()], fickle=[never()], b="b")
+        asking = asyncio.ensure_future(backends.given(opener, choice(name), choice("b")))
+        done, _ = await asyncio.wait({asking}, timeout=1.0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert bool(done) == (("b", "hedge") in backends.asked)
+        return bool(done)
+
+    assert (await hedged("steady"), await hedged("fickle")) == (True, False)
+
+
 async def test_a_client_that_leaves_while_the_later_one_ends_leaves_nothing_behind() -> None:
     backends = Scripted(a=[never()], b="b")
     asking = asyncio.ensure_future(backends.given(hedge(), quick("a"), quick("b")))
