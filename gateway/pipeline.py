@@ -496,6 +496,8 @@ class Pipeline:
             body = decoded(await read_all(reply), encoding)
             opened.first_at = self._clock()
             opened.seen = answer_in(opened, body, journey)
+            if not opened.content_type.startswith(b"application/json"):
+                opened.content_type = b""  # it is JSON, and clients may go by what it is called
             opened.piece = body
         elif not request.stream:
             reply.abort()

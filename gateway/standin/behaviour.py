@@ -52,6 +52,8 @@ class FaultKind(StrEnum):
     """A web page under a 200, as a captive proxy or a login page has it."""
     OTHER_FORM = "other-form"
     """A whole body where a stream was asked for, and a stream where a whole body was."""
+    WRONG_TYPE = "wrong-type"
+    """A right answer under a wrong content-type: a whole body as text, a stream as JSON."""
     NO_DONE = "no-done"
     """A whole stream without its `[DONE]`."""
     NO_USAGE = "no-usage"

@@ -87,7 +87,8 @@ class Delivery:
         body = self._body_of(answer)
         headers = [*self._headers, *answer.headers.items()]
         if body:
-            headers.insert(0, ("content-type", answer.content_type))
+            kind = "text/plain" if self._is(FaultKind.WRONG_TYPE) else answer.content_type
+            headers.insert(0, ("content-type", kind))
         if self._is(FaultKind.GZIP):
             body = gzip.compress(body)
             headers.append(("content-encoding", "gzip"))
@@ -134,6 +135,8 @@ class Delivery:
 
     async def _stream(self, answer: Stream) -> None:
         headers = [*self._headers, *STREAM_HEADERS]
+        if self._is(FaultKind.WRONG_TYPE):
+            headers = [*self._headers, ("content-type", "application/json")]
         if self._squeeze is not None:
             headers.append(("content-encoding", "gzip"))
         unframed = self._is(FaultKind.CUT_UNFRAMED)

@@ -181,6 +181,15 @@ CASES: tuple[Case, ...] = (
     ),
     # ---------------------------------------------------------------- odd, and whole
     both("trickles byte by byte", WHOLE, fault(K.SLOW, size=1, seconds=0.0)),
+    both("trickles for a while and ends in time", WHOLE, fault(K.SLOW, size=40, seconds=0.01)),
+    both(
+        "trickles for longer than it may", LATE, fault(K.SLOW, size=40, seconds=0.3),
+        timeouts=BOUNDED,
+    ),
+    Case(
+        name="answers rightly under a wrong content-type", fault=fault(K.WRONG_TYPE),
+        whole=WHOLE, stream=FAILS,
+    ),
     both("ends without `[DONE]`", WHOLE, fault(K.NO_DONE)),
     Case(
         name="closes after the finish reason", fault=fault(K.CUT_BEFORE_DONE),

@@ -112,6 +112,9 @@ def _whole(seen: Observed, text: str, *, exact: bool) -> Iterator[str]:
     if not answer.looks_whole or answer.status != 200:
         yield f"the answer is not whole: {answer.status}"
         return
+    kind = "text/event-stream" if seen.trial.streams else "application/json"
+    if not answer.headers["content-type"].startswith(kind):
+        yield f"the content-type is {answer.headers['content-type']}"
     if answer.text != text:
         yield f"the text was {answer.text!r}"
     if answer.error is not None:
