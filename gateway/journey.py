@@ -188,9 +188,8 @@ class Journey:
         judge's is a mark."""
         assert self.decision is not None
         recognition = self.recognition
-        if recognition is None or not recognition.names_target:
-            return self.decision.route
-        return self.decision.route if self.request.needs.max_output is None else ""
+        named = recognition is not None and recognition.names_target
+        return "" if named and self.request.needs.max_output is not None else self.decision.route
 
     def asked_enough(self) -> None:
         """Nothing more is asked. What was asked holds this, and its failures the frames that they

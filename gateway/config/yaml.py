@@ -77,7 +77,6 @@ class Document(msgspec.Struct, frozen=True):
     def problem(self, path: Path, message: str, mend: str = "") -> Problem:
         """An error at `path`. What the environment gave is said as it is written, `${X}`: messages
         go into logs and to clients."""
-
         written = {each for _, each in self.variables.values()}
 
         def shown(text: str) -> str:
