@@ -7,7 +7,9 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from gateway.store.store import Store
 from tests import servers
+from tests.store.world import emptied
 
 
 def pytest_configure() -> None:
@@ -54,3 +56,12 @@ def redis_server() -> Iterator[servers.RealServer]:
     """One Redis for all tests that want none to themselves."""
     with servers.redis() as server:
         yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: servers.RealServer) -> Iterator[Store]:
+    """The store of a real PostgreSQL, with nothing in it."""
+    opened = Store.open(postgres_server.url)
+    emptied(opened)
+    yield opened
+    opened.close()

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from gateway.transport.bodies import MAX_BODY
 from gateway.types.routes import Candidate, Metric
 from tests.gateway.conftest import KEY
 from tests.gateway.support import Served, answering, route, serving, snapshot, target
-from tests.servers import RealServer
-from tests.store.world import emptied
 
 USER = b'{"model":"auto","messages":[{"role":"user","content":"hello"}]'
 
@@ -121,15 +118,6 @@ ADDRESSES = [
     "/admin/revisions/%00",
     "/v1/models?after=%00",
 ]
-
-
-@pytest.fixture
-def postgres(postgres_server: RealServer) -> Iterator[Store]:
-    """The store of a real PostgreSQL, with nothing in it."""
-    opened = Store.open(postgres_server.url)
-    emptied(opened)
-    yield opened
-    opened.close()
 
 
 async def test_no_name_has_a_nul_whatever_the_store(

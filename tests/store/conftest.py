@@ -5,23 +5,13 @@ from typing import cast
 import pytest
 
 from gateway.store.store import Store
-from tests.servers import RealServer
-from tests.store.world import emptied, url
+from tests.store.world import url
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Store]:
     """A new store in `tmp_path`."""
     opened = Store.open(url(tmp_path), busy_s=0.05)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def postgres(postgres_server: RealServer) -> Iterator[Store]:
-    """The store of a real PostgreSQL, with nothing in it."""
-    opened = Store.open(postgres_server.url)
-    emptied(opened)
     yield opened
     opened.close()
 
