@@ -143,6 +143,16 @@ async def test_nobody_is_asked_after_the_client_left_while_waiting_for_its_turn(
     assert len(provider.seen) == 1
 
 
+async def asked_for_a_stream(
+    served: Served,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection with a stream asked for, which reads only what it is told to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
+    body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    writer.write(request_bytes(body))
+    return reader, writer
+
+
 async def test_a_client_that_never_reads_holds_the_backend_back_and_no_memory(
     tmp_path: Path,
 ) -> None:
@@ -151,9 +161,7 @@ async def test_a_client_that_never_reads_holds_the_backend_back_and_no_memory(
     async with StandIn(endless) as provider:
         made = snapshot([target("p/m", provider.url)])
         async with serving(made, tmp_path) as served:
-            reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
-            body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-            writer.write(request_bytes(body))
+            reader, writer = await asked_for_a_stream(served)
             seen = await asyncio.wait_for(provider.arrived(), 10)
             await asyncio.wait_for(reader.readuntil(b"data: "), 10)
             before = resident_bytes()
@@ -171,9 +179,7 @@ async def test_a_client_that_stops_reading_is_as_good_as_gone(tmp_path: Path) ->
     async with StandIn(endless) as provider:
         made = snapshot([target("p/m", provider.url)], server=Server(body_timeout=0.5))
         async with serving(made, tmp_path) as served:
-            reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
-            body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-            writer.write(request_bytes(body))
+            reader, writer = await asked_for_a_stream(served)
             seen = await asyncio.wait_for(provider.arrived(), 10)
             await asyncio.wait_for(reader.readuntil(b"data: "), 10)
             try:
@@ -196,9 +202,7 @@ async def test_a_client_that_stops_reading_has_no_more_time_than_its_request(
         policy = Policy("quality", tries=1, retries=0, total_s=1.0)
         made = snapshot([target("p/m", provider.url)], policies={"quality": policy})
         async with serving(made, tmp_path) as served:
-            _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
-            body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-            writer.write(request_bytes(body))
+            _, writer = await asked_for_a_stream(served)
             try:
                 (row,) = await rows(served, 1)
                 running = served.gateway.entrances.at("p", provider.url).running

@@ -51,33 +51,40 @@ policy: balanced
 WORDS = to_length("one two three four five", 5)
 
 
+@asynccontextmanager
+async def before(database: servers.RealServer, folder: Path) -> AsyncIterator[Served]:
+    """A gateway whose store is that database."""
+    async with StandIn(Behaviour(answer=lambda _: WORDS)) as provider:
+        configuration = snapshot([target("openai/mini", provider.url)])
+        store = Store.open(database.url, patience_s=1.0)
+        token = Keys(store).create("test", role="read").secret
+        gateway = Gateway(configuration, store, cache=folder)
+        await gateway.start()
+        async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
+            async with serving_client(gateway, port, token) as served:
+                yield served
+        await gateway.stop()
+
+
 async def test_requests_and_keys_go_on_while_the_database_is_away(tmp_path: Path) -> None:
     with servers.postgres() as database:
-        async with StandIn(Behaviour(answer=lambda _: WORDS)) as provider:
-            configuration = snapshot([target("openai/mini", provider.url)])
-            store = Store.open(database.url, patience_s=1.0)
-            token = Keys(store).create("test", role="read").secret
-            gateway = Gateway(configuration, store, cache=tmp_path)
-            await gateway.start()
-            async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
-                async with serving_client(gateway, port, token) as served:
-                    answers = [await served.chat() for _ in range(5)]
-                    body = {"model": "auto", "input": "hello"}
-                    first = await served.client.post("/v1/responses", json=body)
-                    assert (await served.decision(answers[0]))["outcome"] == "ok"
-                    await asyncio.to_thread(database.kill)
-                    answers += [await served.chat() for _ in range(20)]
-                    more = {**body, "previous_response_id": first.json()["id"]}
-                    answers += [first, await served.client.post("/v1/responses", json=more)]
-                    writer = gateway.writer
-                    await asyncio.to_thread(until, lambda: writer.away and not writer.waiting)
-                    id = answers[0].headers["x-switchboard-decision"]
-                    away = await served.client.get(f"/v1/decisions/{id}")
-                    await asyncio.to_thread(database.start)
-                    await asyncio.to_thread(until, lambda: not writer.spooled)
-                    rows = [await served.decision(answer) for answer in answers]
-                    page = (await served.client.get("/metrics")).text
-            await gateway.stop()
+        async with before(database, tmp_path) as served:
+            answers = [await served.chat() for _ in range(5)]
+            body = {"model": "auto", "input": "hello"}
+            first = await served.client.post("/v1/responses", json=body)
+            assert (await served.decision(answers[0]))["outcome"] == "ok"
+            await asyncio.to_thread(database.kill)
+            answers += [await served.chat() for _ in range(20)]
+            more = {**body, "previous_response_id": first.json()["id"]}
+            answers += [first, await served.client.post("/v1/responses", json=more)]
+            writer = served.gateway.writer
+            await asyncio.to_thread(until, lambda: writer.away and not writer.waiting)
+            id = answers[0].headers["x-switchboard-decision"]
+            away = await served.client.get(f"/v1/decisions/{id}")
+            await asyncio.to_thread(database.start)
+            await asyncio.to_thread(until, lambda: not writer.spooled)
+            rows = [await served.decision(answer) for answer in answers]
+            page = (await served.client.get("/metrics")).text
     assert {answer.status_code for answer in answers} == {200}
     assert (away.status_code, away.json()["error"]["code"]) == (503, "store_away")
     assert away.headers["retry-after"] == "5"
@@ -90,30 +97,22 @@ async def test_a_database_that_takes_connections_and_says_nothing_delays_no_requ
     tmp_path: Path,
 ) -> None:
     with servers.postgres() as database:
-        async with StandIn(Behaviour(answer=lambda _: WORDS)) as provider:
-            configuration = snapshot([target("openai/mini", provider.url)])
-            store = Store.open(database.url, patience_s=1.0)
-            token = Keys(store).create("test", role="read").secret
-            gateway = Gateway(configuration, store, cache=tmp_path)
-            await gateway.start()
-            async with listening(gateway, "127.0.0.1", 0, configuration.server) as port:
-                async with serving_client(gateway, port, token) as served:
-                    answers = [await served.chat() for _ in range(5)]
-                    writer = gateway.writer
-                    took: list[float] = []
-                    database.hold()
-                    try:
-                        while not (writer.spooled and len(took) >= 40) and len(took) < 1_000:
-                            began = time.monotonic()
-                            answers.append(await served.chat())
-                            took.append(time.monotonic() - began)
-                            await asyncio.sleep(0.02)
-                        told = (await served.client.get("/ready")).json()["store_away"]
-                    finally:
-                        database.go_on()
-                    await asyncio.to_thread(until, lambda: not writer.spooled)
-                    await asyncio.to_thread(writer.flush)
-            await gateway.stop()
+        async with before(database, tmp_path) as served:
+            answers = [await served.chat() for _ in range(5)]
+            writer = served.gateway.writer
+            took: list[float] = []
+            database.hold()
+            try:
+                while not (writer.spooled and len(took) >= 40) and len(took) < 1_000:
+                    began = time.monotonic()
+                    answers.append(await served.chat())
+                    took.append(time.monotonic() - began)
+                    await asyncio.sleep(0.02)
+                told = (await served.client.get("/ready")).json()["store_away"]
+            finally:
+                database.go_on()
+            await asyncio.to_thread(until, lambda: not writer.spooled)
+            await asyncio.to_thread(writer.flush)
         store = Store.open(database.url)
         kept = [row["id"] for row in Reader(store).recent(limit=None)]
         store.close()
