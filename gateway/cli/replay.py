@@ -228,7 +228,7 @@ def _print(out: Console, told: "Replay", what: str) -> None:
     if len(told.routes) > 1:
         out.print(_table(told))
     for each in told.routes:
-        for line in _support(each):
+        for line in doubts(each):
             out.print(f"[yellow]{escape(line)}[/yellow]")
     for target, count in told.declared.items():
         out.print(
@@ -319,7 +319,7 @@ def _table(told: "Replay") -> Table:
     return table
 
 
-def _support(each: "RouteReplay") -> Iterator[str]:
+def doubts(each: "RouteReplay") -> Iterator[str]:
     """Where the log knows too little, and what it would take."""
     support = each.support
     lacking = [move for move in each.targets if move.unsupported > 0.001]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.cli.replay import doubts
 from gateway.policy.decide import Decider
 from gateway.policy.live import Live
 from gateway.revisions.replay import Replay, replay
@@ -60,6 +61,8 @@ def test_of_too_few_requests_no_cost_below_nothing_is_told(tmp_path: Path) -> No
     assert cost.logged + cost.change >= 0.0
     assert not cost.measured
     assert cost.low is None
+    (line,) = doubts(found.routes[0])
+    assert "general: too few requests to measure it by" in line
 
 
 def test_of_enough_requests_what_cannot_be_is_its_bound(tmp_path: Path) -> None:
@@ -67,4 +70,5 @@ def test_of_enough_requests_what_cannot_be_is_its_bound(tmp_path: Path) -> None:
     cost = found.figures["cost"]
     assert cost.measured
     assert cost.low is not None
+    assert "too few" not in "".join(doubts(found.routes[0]))
     assert 0.0 <= cost.logged + cost.low <= cost.logged + cost.change
