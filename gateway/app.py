@@ -58,7 +58,7 @@ from gateway.retraining import Retraining, Told, trained_beside
 from gateway.revisions.guarding import Guarding
 from gateway.revisions.known import KnownFile, LearnedFile
 from gateway.revisions.opening import Home, Opening
-from gateway.revisions.running import Running
+from gateway.revisions.running import PATIENCE_S, Running
 from gateway.revisions.winning import NotWritten, with_winner
 from gateway.shadows import Shadows
 from gateway.store.adapters import AdapterBook
@@ -280,7 +280,7 @@ class Gateway:
         if self._together is not None:
             await self._together.start(self.fleet)
             self._share_breakers(self._together)
-        for warning in await self.planes.swap(self._snapshot):
+        for warning in await self.planes.swap(self._snapshot, 0.0):
             log.warning("%s", warning)
         await self._limit()
         self.pipeline = Pipeline(
@@ -358,12 +358,9 @@ class Gateway:
         """Brings this process to a revision of the store. Raises ConfigError."""
         await self.running.serve_revision(revision)
 
-    async def swap(self, snapshot: Snapshot) -> list[str]:
-        """Serves a new snapshot from now on; requests under way finish on the old one.
-
-        Answers warnings, such as of a target that takes no connection; raises as `Planes.swap`.
-        """
-        warnings = await self.planes.swap(snapshot)
+    async def swap(self, snapshot: Snapshot, patience_s: float = PATIENCE_S) -> list[str]:
+        """As `Planes.swap`; its limits are declared too."""
+        warnings = await self.planes.swap(snapshot, patience_s)
         self._snapshot = snapshot
         self._declare_limits()
         if self._link is not None:

@@ -1,9 +1,9 @@
 """Planes: what serves one snapshot, built beside the one that serves, then put in its place.
 
 What can fail is done before anything has changed: litellm's process is started, names are looked
-up, the classifier is fitted, connections are opened. Then, in one turn of the event loop, adapters
-and estimates go over to the new snapshot and the plane replaces the old one. Whatever did not
-change is the same object in both.
+up, the classifier is fitted, connections are opened, adapters are loaded. Then, in one turn of the
+event loop, adapters and estimates go over to the new snapshot and the plane replaces the old one.
+Whatever did not change is the same object in both.
 """
 
 import asyncio
@@ -139,11 +139,12 @@ class Planes:
         """Of the features that learned quality goes by; None while an encoder is away."""
         return self._basis.kind() if self._basis is not None else None
 
-    async def swap(self, snapshot: Snapshot) -> list[str]:
+    async def swap(self, snapshot: Snapshot, patience_s: float) -> list[str]:
         """Serves `snapshot` from now on; requests under way finish on the plane that they have.
 
-        Answers warnings, such as of a target that takes no connection. Raises EncoderError or
-        LitellmUnavailable; then nothing has changed.
+        Waits `patience_s` at most for adapters that it brings. Answers warnings, such as of a
+        target that takes no connection. Raises EncoderError or LitellmUnavailable; then nothing has
+        changed.
         """
         async with self._changing:
             before = self._basis
@@ -153,8 +154,11 @@ class Planes:
                 basis = await self._built(snapshot, litellm)
                 warnings = await self._warmed(basis.served)
                 await self._follow_commands()
+                warnings += await self._fleet.warm(basis.served, patience_s)
                 await self._gpus.serve(basis.served.backends.values())
             except BaseException:
+                if before is not None:
+                    self._fleet.serve(before.served)
                 if litellm is not None and (before is None or litellm is not before.litellm):
                     await litellm.stop()
                 raise

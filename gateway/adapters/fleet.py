@@ -6,6 +6,7 @@ version that they began with.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from gateway.adapters.agent import AgentClient, AgentError
 from gateway.adapters.canary import Seen, judged
+from gateway.adapters.coming import coming
 from gateway.adapters.engine import Engine
 from gateway.adapters.keeper import (
     AdapterKeeper,
@@ -48,7 +50,7 @@ from gateway.adapters.state import (
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
-from gateway.types.backends import Adapter, Canary, Target
+from gateway.types.backends import Adapter, Backend, Canary, Target
 from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.adapters")
@@ -161,6 +163,50 @@ class Fleet:
                 self._running[name] = asyncio.create_task(keeper.run())
         self.registry.settle(snapshot.backends, snapshot.adapters)
         self._learnt()
+
+    async def warm(self, snapshot: Snapshot, patience_s: float) -> list[str]:
+        """Loads what `snapshot` brings at the replicas that it leaves, while the one before serves.
+
+        Waits `patience_s` at most: what is late goes on beside, and is answered as warnings.
+        `serve` has to follow, with the one snapshot or the other.
+        """
+        comes = coming(self._snapshot, snapshot) if self._snapshot is not None else None
+        if comes is None:
+            return []
+        self.serve(comes.snapshot)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self.registry.settled()
+                await asyncio.gather(
+                    *(
+                        self.keepers[name].bring(
+                            snapshot.backends[name].replicas,
+                            [
+                                self._serving[each.target].served
+                                for each in comes.adapters
+                                if each.backend == name and each.target in self._serving
+                            ],
+                        )
+                        for name in {each.backend for each in comes.adapters}
+                    )
+                )
+        late = (self._late(each, snapshot.backends[each.backend]) for each in comes.adapters)
+        return sorted(filter(None, late))
+
+    def _late(self, adapter: Adapter, backend: Backend) -> str:
+        """What there is to say of an adapter that the backend as it will be has loaded nowhere."""
+        keeper, files = self.keepers[adapter.backend], self._serving.get(adapter.target)
+        states = [keeper.states[url] for url in backend.replicas if url in keeper.states]
+        if files is None:
+            live = live_version(adapter, self._state(adapter.target))
+            why = self.registry.standing(adapter.target, live).problem
+        elif any((url, files.served) in keeper.ready for url in backend.replicas):
+            return ""
+        elif not any(state.reachable for state in states):
+            why = f"no replica of {adapter.backend} can be reached"
+        else:
+            why = keeper.why_not(files.served) or "it takes longer"
+        return f"{adapter.target} is loaded nowhere yet: {why}"
 
     async def run(self) -> None:
         """Judges canaries and follows what other gateways change, for ever."""

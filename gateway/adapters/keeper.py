@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from gateway.adapters.engine import Engine, read
+from gateway.adapters.placement import Homes
 from gateway.adapters.whereabouts import Whereabouts
 from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
@@ -236,6 +237,27 @@ class AdapterKeeper:
         """One look at every replica, loading what should be there and is missing."""
         await asyncio.gather(*(self._tend(replica) for replica in self.states))
 
+    async def bring(self, replicas: Collection[str], names: Collection[str]) -> None:
+        """Back when each of `names` is loaded where it would be at home if these replicas were all
+        there are, but for what cannot be loaded there. A model that sleeps is left to sleep."""
+
+        async def to(replica: str) -> None:
+            await self._tend(replica)
+            state = self.states.get(replica)
+            homes = self.whereabouts.homes_among(replicas, self._clock())
+            if state is not None and state.reachable and self._may_enter(replica):
+                try:
+                    await self._fill(replica, names, homes)
+                finally:
+                    self._leave(replica)
+
+        await asyncio.gather(*(to(replica) for replica in replicas if replica in self.states))
+
+    def why_not(self, served: str) -> str:
+        """What keeps an adapter from being loaded, if anything is known to."""
+        reasons = [each.reason for (_, name), each in self._failures.items() if name == served]
+        return reasons[0] if reasons else ""
+
     async def ensure(self, replica: str, served: str) -> None:
         """Back when the adapter is loaded at the replica. Raises LoadFailed.
 
@@ -343,16 +365,22 @@ class AdapterKeeper:
         self._let_in(replica)
         await self._ask_engine(replica)
         self._found(replica, present)
-        if self._door is None or self._door.enter_if_awake(replica):
+        if self._leads() and self._may_enter(replica):
             try:
-                if self._leads():
-                    await self._fill(replica)
-                    await self._keep_pinned(replica)
-                    await self._tidy(replica, present)
+                await self._fill(replica, self._present)
+                await self._keep_pinned(replica)
+                await self._tidy(replica, present)
             finally:
-                if self._door is not None:
-                    self._door.leave(replica)
+                self._leave(replica)
         self._show(replica, before, state)
+
+    def _may_enter(self, replica: str) -> bool:
+        """Whether its model is awake and stays so until `_leave`, which then has to follow."""
+        return self._door is None or self._door.enter_if_awake(replica)
+
+    def _leave(self, replica: str) -> None:
+        if self._door is not None:
+            self._door.leave(replica)
 
     def _show(self, replica: str, before: ReplicaState, state: ReplicaState) -> None:
         if replica not in self.states:
@@ -394,9 +422,10 @@ class AdapterKeeper:
             elif key in self.ready and key not in self._loads:
                 self._gone(replica, served)
 
-    async def _fill(self, replica: str) -> None:
+    async def _fill(self, replica: str, names: Collection[str], homes: Homes | None = None) -> None:
+        """Loads what of `names` is at home there, or would be by `homes`."""
         now = self._clock()
-        for served in self.whereabouts.wanted_at(replica, self._present, now):
+        for served in self.whereabouts.wanted_at(replica, names, now, homes):
             key = (replica, served)
             failure = self._failures.get(key)
             if key in self.ready or (failure is not None and now < failure.until):

@@ -8,7 +8,7 @@ that: time comes in as `now`.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gateway.adapters.demand import Demand
-from gateway.adapters.placement import Room, placed
+from gateway.adapters.placement import Homes, Room, placed
 from gateway.adapters.residency import Residency, Use
 from gateway.policy.live import Live
 from gateway.types.backends import Target
@@ -31,7 +31,7 @@ class Whereabouts:
         self._demand = Demand()
         self._known: set[str] = set()
         self._uses: dict[tuple[str, str], Use] = {}
-        self.homes: Mapping[str, tuple[str, ...]] = {}
+        self.homes: Homes = {}
 
     def serve(
         self,
@@ -145,34 +145,48 @@ class Whereabouts:
 
     def refresh(self, now: float) -> None:
         """Works out the homes anew, and tells what time alone has changed."""
-        rooms = [Room(url, held.slots) for url, held in self._held.items()]
+        rates = self._demand.rates(now)
+        before = self.homes
+        self.homes = self.homes_among(self._held, now)
+        shared = any(held.rate for held in self._held.values())
+        for served in self._targets:
+            demanded = served in rates or served in self._pinned
+            unsure = served not in self._known or (demanded and shared)
+            if unsure or self.homes[served] != before.get(served):
+                self._tell(served, now)
+
+    # ------------------------------------------------------------ what should be
+
+    def homes_among(self, replicas: Collection[str], now: float) -> Homes:
+        """The homes of every adapter, if these replicas were all there are."""
+        rooms = [Room(url, held.slots) for url, held in self._held.items() if url in replicas]
         rates = self._demand.rates(now)
         before = {served: homes for served, homes in self.homes.items() if served in self._targets}
         # What nobody asks for stays where it is, and takes no room.
         demand = {
             served: rates.get(served, 0.0)
             for served in self._targets
-            if served in rates or served in self._pinned or self._homeless(before.get(served, ()))
+            if served in rates
+            or served in self._pinned
+            or not before.get(served)
+            or any(home not in replicas for home in before[served])
         }
         barred = [pair for pair, reason in self._barred.items() if reason]
         found = placed(demand, rooms, before, pinned=self._pinned, barred=barred)
-        self.homes = {**before, **found}
-        shared = any(held.rate for held in self._held.values())
-        for served in self._targets:
-            unsure = served not in self._known or (served in demand and shared)
-            if unsure or self.homes[served] != before.get(served):
-                self._tell(served, now)
+        return {**before, **found}
 
-    # ------------------------------------------------------------ what should be
-
-    def wanted_at(self, replica: str, names: Iterable[str], now: float) -> list[str]:
+    def wanted_at(
+        self, replica: str, names: Iterable[str], now: float, homes: Homes | None = None
+    ) -> list[str]:
         """Which of `names` should be loaded at a replica without being asked for: those at home
-        there, the pinned and the hottest first, as many as it holds."""
+        there, or that would be by `homes`, the pinned and the hottest first, as many as it
+        holds."""
         held = self._held.get(replica)
         if held is None:
             return []
         rates = self._demand.rates(now)
-        here = [name for name in names if replica in self.homes.get(name, ())]
+        homes = self.homes if homes is None else homes
+        here = [name for name in names if replica in homes.get(name, ())]
         here.sort(key=lambda name: (name not in self._pinned, -rates.get(name, 0.0), name))
         return here[: held.slots]
 
@@ -212,9 +226,6 @@ class Whereabouts:
         return self._held[replica].p_resident(served, now)
 
     # ------------------------------------------------------------ telling
-
-    def _homeless(self, homes: Sequence[str]) -> bool:
-        return not homes or any(home not in self._held for home in homes)
 
     def _at_home(self, served: str, apart_from: str, now: float) -> bool:
         """Whether it is likely resident where it is at home."""

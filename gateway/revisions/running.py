@@ -30,9 +30,17 @@ FILES_EVERY_S = 0.5
 DRIFT_EVERY_S = 5.0
 """How often files that are not watched are looked at, to tell that they drift."""
 
-Swap = Callable[[Snapshot], Awaitable[list[str]]]
-"""Builds what a snapshot needs beside the running one, and serves it from now on; answers warnings,
-such as of a target that takes no connection."""
+PATIENCE_S = 5.0
+"""How long a new revision waits for the adapters that it brings: they are no condition, but a
+request had better find them loaded."""
+
+AT_ONCE_S = 0.3
+"""… and one that is gone back to: whoever goes back is in a hurry."""
+
+Swap = Callable[[Snapshot, float], Awaitable[list[str]]]
+"""Builds what a snapshot needs beside the running one, waits so many seconds at most for what it
+brings to be loaded, and serves it from now on; answers warnings, such as of a target that takes no
+connection."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -190,7 +198,7 @@ class Running:
                     after=self._seen if running is not None else None,
                 )
 
-            return await self._take(loaded, hash, save)
+            return await self._take(loaded, hash, save, PATIENCE_S)
 
     async def roll_back(
         self,
@@ -219,13 +227,22 @@ class Running:
                     target, author, self._now(), kind=kind, note=note, after=after or None
                 )
 
-            return await self._take(loaded, target.hash, save)
+            return await self._take(loaded, target.hash, save, AT_ONCE_S)
 
-    async def _take(self, loaded: Loaded, hash: str, save: Callable[[], Revision | None]) -> Served:
+    async def _take(
+        self,
+        loaded: Loaded,
+        hash: str,
+        save: Callable[[], Revision | None],
+        patience_s: float,
+    ) -> Served:
         """Serves a snapshot and writes it down; where it cannot be written the old one is back."""
         old = self._snapshot
         try:
-            warnings = await self._swap(msgspec.structs.replace(loaded.snapshot, hash=hash))
+            snapshot = msgspec.structs.replace(loaded.snapshot, hash=hash)
+            warnings = await self._swap(snapshot, patience_s)
+            for warning in warnings:
+                log.warning("%s", warning)
         except SwitchboardError as error:
             self.wrong(f"snapshot {hash[:12]} cannot be served, the old serves on: {error}")
             raise
@@ -235,13 +252,16 @@ class Running:
             assert revision is not None
         except BaseException:
             if old is not None:
-                await self._swap(old)
+                await self._swap(old, 0.0)
             raise
         self._took(revision, loaded)
         return Served(revision, (*map(str, loaded.warnings), *warnings))
 
     async def _serve(self, revision: Revision, loaded: Loaded) -> None:
-        await self._swap(msgspec.structs.replace(loaded.snapshot, hash=revision.hash))
+        snapshot = msgspec.structs.replace(loaded.snapshot, hash=revision.hash)
+        back = revision.kind in ("rollback", "guard")
+        for warning in await self._swap(snapshot, AT_ONCE_S if back else PATIENCE_S):
+            log.warning("%s", warning)
         self._took(revision, loaded)
 
     def _took(self, revision: Revision, loaded: Loaded) -> None:

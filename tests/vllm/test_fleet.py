@@ -85,6 +85,26 @@ async def test_promote_and_rollback_under_load(replicas: list[Replica], tmp_path
     assert set(statuses) == {200}
 
 
+async def test_an_adapter_that_is_added_is_loaded_before_it_serves(
+    replicas: list[Replica], tmp_path: Path
+) -> None:
+    before, after = (
+        configuration(urls(replicas), tmp_path, sources(*names))
+        for names in (("support",), ("support", "contracts"))
+    )
+    async with gateway(before, tmp_path) as served:
+        assert await served.gateway.swap(after) == []
+        served_as = served.gateway.pipeline.plane.snapshot.targets["local/tiny+contracts"].served
+        holders = [
+            url for url, name in served.gateway.fleet.keepers["local"].ready if name == served_as
+        ]
+        assert holders
+        for url in holders:
+            listed = (await served.client.get(f"{url}/v1/models")).json()["data"]
+            assert served_as in [model["id"] for model in listed]
+        assert await right(served, "local/tiny+contracts", "contracts", 4) == 1.0
+
+
 async def test_a_replica_killed_and_started_again_under_load(
     replicas: list[Replica], tmp_path: Path
 ) -> None:
