@@ -63,9 +63,10 @@ lint: $(VENV)/.ready ## format, lint, strict types, import rules, schemas and do
 	@$(BIN)/python -m gateway.cli.reference --check
 
 bench: $(VENV)/.ready vllm ## the gateway beside nginx and others, into benchmarks/results.json
-	@$(PYTHON) scripts/system.py nginx redis-server
+	@$(PYTHON) scripts/system.py nginx redis-server postgres
 	@$(BIN)/python -m benchmarks.vllm_times --write
 	@$(BIN)/python -m benchmarks.limited --write
+	@$(BIN)/python -m benchmarks.workers --write
 	@$(BIN)/python -m benchmarks.run --write
 
 quality: $(VENV)/.ready vllm ## what is true of its comparisons, into docs/quality.md

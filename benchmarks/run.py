@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import limited, systems, vllm_times
+from benchmarks import limited, systems, vllm_times, workers
 from benchmarks.gateway_config import KEY_NAME, write_configuration
 from benchmarks.systems import LOAD_CORE, ROOT, SUT_CORE, Running, Started, free_port
 
@@ -323,6 +323,16 @@ def table(result: Result) -> str:
             "turns.",
             "",
             limited.table(json.loads(limited.RESULTS.read_text())),
+        ]
+    if workers.RESULTS.exists():
+        lines += [
+            "",
+            "## Two workers",
+            "",
+            "By `python -m benchmarks.workers`: one and two in turn, with a real "
+            "PostgreSQL and Redis.",
+            "",
+            workers.table(json.loads(workers.RESULTS.read_text())),
         ]
     if vllm_times.RESULTS.exists():
         lines += [

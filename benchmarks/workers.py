@@ -5,11 +5,14 @@ become when each worker has as much to do as the one had. On a machine whose cor
 the load, the mock and the databases the greatest rate says nothing of that; so each worker is given
 the same rate, well below what fills a core, and what counts is the CPU of the workers' processes,
 rows written and all. One and two workers are measured in turn, several times; the median of each
-counts. `python -m benchmarks.workers`
+counts.
+
+    python -m benchmarks.workers [--rounds 3] [--write]
 """
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import subprocess
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,8 +28,11 @@ from typing import Any
 from benchmarks.gateway_config import write_configuration
 from tests import servers
 
+RESULTS = Path(__file__).with_name("workers.json")
 CONNECTIONS = 128
 """The kernel gives each to one of the workers, so that many are shared out about evenly."""
+
+Figures = dict[str, Any]
 
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
@@ -115,14 +121,10 @@ def measured(home: Path, workers: int, rate: float, seconds: float) -> dict[str,
     }
 
 
-def main() -> None:
-    """Prints the figures as JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rate", type=float, default=800.0, help="for each worker")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def compared(rounds: int, rate: float, seconds: float, say: Callable[[str], None]) -> Figures:
+    """One worker and two in turn, `rate` requests a second for each worker."""
     upstream = servers.free_port()
+    seen: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     with (
         servers.postgres() as database,
         servers.redis() as coordinator,
@@ -133,19 +135,64 @@ def main() -> None:
         write_configuration(home, upstream)
         with (home / "gateway.yaml").open("a") as file:
             file.write(f"store: {database.url}\ncoordinator: {coordinator.url}\n")
-        rounds: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-        for _ in range(options.rounds):
-            for workers, seen in rounds.items():
-                seen.append(measured(home, workers, options.rate, options.seconds))
-        figures = {
-            f"{workers} workers": {
-                name: round(median(each[name] for each in seen), 2) for name in seen[0]
+        for turn in range(rounds):
+            for workers, found in seen.items():
+                found.append(measured(home, workers, rate, seconds))
+                say(f"turn {turn + 1}, {workers} workers: {found[-1]['cpu_us']:.0f} us a request")
+    return {
+        "workers": {
+            str(workers): {
+                name: round(median(each[name] for each in found), 2) for name in found[0]
             }
-            for workers, seen in rounds.items()
-        }
-        one, two = (figures[f"{n} workers"]["cpu_us"] for n in (1, 2))
-        figures["speed-up where cores allow"] = {"two workers": round(2 * one / two, 2)}
-        print(json.dumps(figures, indent=2))
+            for workers, found in seen.items()
+        },
+        "by_turn_us": {
+            str(n): [round(each["cpu_us"], 1) for each in found] for n, found in seen.items()
+        },
+        "rate": rate,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def speed_up(found: Figures) -> float:
+    """Two workers' throughput in one's where each has a core of its own."""
+    one, two = (found["workers"][n]["cpu_us"] for n in ("1", "2"))
+    return float(2 * one / two)
+
+
+def table(found: Figures) -> str:
+    """As Markdown."""
+    lines = [
+        f"{found['date']}, {found['rate']:g} requests/s for each worker. Where each worker has a "
+        f"core, two do {speed_up(found):.2f} times what one does.",
+        "",
+        "| workers | CPU µs a request | by turn | share of the one with least to do | failed |",
+        "|--:|--:|---|--:|--:|",
+    ]
+    for workers, each in found["workers"].items():
+        by_turn = ", ".join(f"{one:.0f}" for one in found["by_turn_us"][workers])
+        lines.append(
+            f"| {workers} | {each['cpu_us']:.1f} | {by_turn} | "
+            f"{100 * each['least_share'] / int(workers):.0f} % | {each['failed']:g} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=800.0, help="for each worker")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    options = parser.parse_args()
+    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    found = compared(options.rounds, options.rate, options.seconds, say)
+    print(table(found))
+    if options.write:
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ from tests.faults.client import request_bytes
 from tests.gateway.support import Served, serving, snapshot, target
 
 WITHIN_S = 0.1
-"""From the client's going to the backend's seeing it, at best: a busy machine may take longer."""
+"""From the client's going to the backend's seeing it: half of the times at least, as a busy machine
+may take longer."""
 
 TIMES = 5
 
@@ -85,7 +87,7 @@ async def test_the_backend_is_hung_up_on_at_once(
             ]
             kept = await rows(served, TIMES)
             await asyncio.wait_for(working.until(lambda: working.running == 0), 10)
-    assert min(each.after_s for each in left) <= WITHIN_S
+    assert median(each.after_s for each in left) <= WITHIN_S
     assert len(working.seen) == TIMES
     for row in kept:
         assert row["outcome"] == "abandoned"

@@ -1,9 +1,11 @@
 """Bodies that mean harm, over a whole gateway: a 4xx in OpenAI's shape, and memory flat."""
 
+import gc
 import gzip
 import json
 import re
 import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,40 @@ async def test_a_body_that_means_harm_is_the_clients_fault(served: Served) -> No
         assert (answer.status_code, error_of(answer)["code"]) == (status, code), body[:100]
         assert len(answer.content) < 1000
     assert (await served.chat()).status_code == 200
+
+
+async def test_a_body_that_means_harm_takes_no_more_memory_than_itself(served: Served) -> None:
+    """Its client is in the same process: what both hold of it at once, and nothing afterwards."""
+    await served.client.post("/v1/chat/completions", content=HARMFUL[0][0])
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for body, status, _ in HARMFUL:
+        tracemalloc.reset_peak()
+        answer = await served.client.post("/v1/chat/completions", content=body)
+        _, most = tracemalloc.get_traced_memory()
+        assert answer.status_code == status
+        assert most - before < 3 * len(body) + 1_000_000, (body[:100], most - before)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 1_000_000
+
+
+async def test_a_body_that_is_too_large_is_not_taken_in(served: Served) -> None:
+    limit = served.gateway.pipeline.plane.snapshot.server.max_body
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3 * limit // 65_536):
+            yield bytes(65_536)
+
+    tracemalloc.start()
+    try:
+        answer = await served.client.post("/v1/chat/completions", content=pieces())
+    finally:
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
+    assert most < 1.2 * limit
 
 
 async def test_just_deep_enough_to_be_read_is_no_fault_of_ours(

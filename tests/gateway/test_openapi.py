@@ -1,6 +1,7 @@
 """Our own description, and whatever can be made of it sent to us: no 5xx, no other shape."""
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 
@@ -48,7 +49,10 @@ async def test_the_admin_api_is_described_to_those_who_may_use_it(tmp_path: Path
     assert "/v1/chat/completions" in plain
 
 
-@pytest.mark.parametrize("part", ["/v1/", "/(admin|health|ready|metrics)"])
+PARTS = ("/v1/", "/(admin|health|ready|metrics)")
+
+
+@pytest.mark.parametrize("part", PARTS)
 async def test_whatever_is_made_of_it_is_answered_as_described(tmp_path: Path, part: str) -> None:
     async with StandIn(Behaviour(), lenient=True) as provider:
         configuration = snapshot([target("openai/mini", provider.url)])
@@ -61,7 +65,7 @@ async def test_whatever_is_made_of_it_is_answered_as_described(tmp_path: Path, p
                 *("--checks", ",".join(CHECKS)),
                 *("--max-examples", "10", "--seed", "7", "--workers", "1"),
                 *("--phases", "examples,coverage,fuzzing", "--mode", "all"),
-                *("--generation-database", "none", "--no-color", "--max-time", "5"),
+                *("--generation-database", "none", "--no-color", "--max-time", "8"),
                 *("--header", f"Authorization: Bearer {served.key}"),
             )
             running = await asyncio.create_subprocess_exec(
@@ -71,6 +75,10 @@ async def test_whatever_is_made_of_it_is_answered_as_described(tmp_path: Path, p
                 stderr=asyncio.subprocess.STDOUT,
             )
             said, _ = await asyncio.wait_for(running.communicate(), 240)
+            paths = (await served.client.get("/openapi.json")).json()["paths"]
             alive: httpx.Response = await served.client.get("/health")
     assert running.returncode == 0, said.decode()[-6000:]
+    assert all(sum(re.match(each, path) is not None for each in PARTS) == 1 for path in paths)
+    operations = sum(len(calls) for path, calls in paths.items() if re.match(part, path))
+    assert re.findall(r"Tested: (\d+)", said.decode()) == [str(operations)], "none is left out"
     assert alive.status_code == 200
