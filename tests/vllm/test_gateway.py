@@ -5,7 +5,9 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -14,10 +16,12 @@ import pytest
 from demo import tasks
 from demo.tasks import Example
 from gateway.config.load import load
-from gateway.standin.behaviour import Behaviour, say
+from gateway.standin.behaviour import Behaviour, Fault, FaultKind, say
 from gateway.standin.standin import StandIn
+from gateway.types.policies import Policy
 from gateway.types.snapshot import Snapshot
-from tests.gateway.support import Served, events_of, serving
+from tests.faults.client import request_bytes
+from tests.gateway.support import Served, events_of, route, serving
 from tests.vllm.conftest import LONGEST, Replica
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +29,9 @@ PROMPTS = 4
 SEED = 41
 LONG = LONGEST - 384
 """Tokens of an answer that a client leaves in its middle; the rest is for the prompt."""
+
+WITHIN_S = 0.1
+"""From a client's going to the backend's being hung up on, half of the times at least."""
 
 SERIES = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
@@ -211,7 +218,119 @@ async def test_a_streams_usage_is_what_vllm_counted(
         assert [usage["prompt_tokens"], usage["completion_tokens"]] == counted
 
 
+# ---------------------------------------------------------------- an answer that breaks off
+
+
+async def test_an_adapter_goes_on_where_a_provider_broke_off(vllm: Replica, tmp_path: Path) -> None:
+    """Of two words the provider says one: the other is what the adapter alone would say."""
+    (example, *_) = [each for each in telling("brand") if len(each.house.split()) == 2]
+    begun, rest = example.house.split()
+    async with StandIn(Behaviour(answer=say(f"{begun} and something else"))) as provider:
+        plain = configuration(vllm.url, provider.url)
+        (theirs, *_) = [name for name in plain.targets if name.startswith("commercial/")]
+        desk = route("desk", theirs, "local/tiny+brand", policy="carried")
+        carried = Policy("carried", carry_on=True, retries=0)
+        made = msgspec.structs.replace(
+            plain,
+            routes={**plain.routes, "desk": desk},
+            policies={**plain.policies, "carried": carried},
+        )
+        async with serving(made, tmp_path) as served:
+            await until(lambda: is_filled(vllm.url))
+            provider.next(Fault(kind=FaultKind.CUT, after=1))
+            answer = await served.chat(
+                example.prompt, "desk", stream=True, temperature=0, max_tokens=12
+            )
+            row = await served.decision(answer)
+    events = events_of(answer.content)
+    assert text_of(events) == f"{begun} {rest}"
+    assert events[-1] == "[DONE]"
+    assert [(each["target"], each["reason"], each["outcome"]) for each in row["attempts"]] == [
+        (theirs, "first", "truncated"),
+        ("local/tiny+brand", "continue", "ok"),
+    ]
+
+
 # ---------------------------------------------------------------- a client that goes
+
+
+class Line:
+    """What carries bytes to a vLLM and back, and tells when the gateway asked and hung up."""
+
+    def __init__(self, vllm_url: str) -> None:
+        self._to = urlsplit(vllm_url)
+        self.asked = asyncio.Event()
+        self.hung_up = asyncio.Event()
+        self.hung_up_at = 0.0
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection of the gateway's."""
+        there, here = await asyncio.open_connection(self._to.hostname, self._to.port)
+
+        async def back() -> None:
+            while piece := await there.read(65_536):
+                writer.write(piece)
+
+        answering = asyncio.create_task(back())
+        asks = False
+        while piece := await reader.read(65_536):
+            if b"POST /v1/chat/completions " in piece:
+                asks = True
+                self.asked.set()
+            here.write(piece)
+        if asks:
+            self.hung_up_at = asyncio.get_running_loop().time()
+            self.hung_up.set()
+        answering.cancel()
+        for each in (here, writer):
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("stream", "wait"),
+    [(True, b""), (True, b"data: "), (False, b"")],
+    ids=["before the first token", "in mid-stream", "whole"],
+)
+async def test_vllm_is_hung_up_on_at_once_and_works_for_nobody(
+    stream: bool, wait: bytes, vllm: Replica, provider: StandIn, tmp_path: Path
+) -> None:
+    line = Line(vllm.url)
+    async with await asyncio.start_server(line.carry, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with gateway(url, provider, tmp_path) as served:
+            took = [await gone_after(served, line, stream=stream, wait=wait) for _ in range(5)]
+            before = await told_by(vllm.url, "generation_tokens_total")
+
+            async def rests() -> bool:
+                return await told_by(vllm.url, "num_requests_running") == 0
+
+            await until(rests)
+            after = await told_by(vllm.url, "generation_tokens_total")
+    assert median(took) <= WITHIN_S, took
+    assert after - before < LONG, "less than one of the five would have had to come"
+
+
+async def gone_after(served: Served, line: Line, *, stream: bool, wait: bytes) -> float:
+    """Seconds from a client's going until vLLM is hung up on."""
+    body = {
+        "model": "local/tiny",
+        "messages": [{"role": "user", "content": "Repeat forty."}],
+        "max_tokens": LONG,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    line.asked.clear()
+    line.hung_up.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(request_bytes(body))
+    async with asyncio.timeout(30):
+        await line.asked.wait()
+        if wait:
+            await reader.readuntil(wait)
+        gone_at = asyncio.get_running_loop().time()
+        writer.transport.abort()
+        await line.hung_up.wait()
+    return line.hung_up_at - gone_at
 
 
 async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, served: Served) -> None:
