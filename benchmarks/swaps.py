@@ -46,7 +46,6 @@ def in_words(report: Report) -> str:
         f"{report.swaps:,} swaps of {report.swap_ms:.1f} ms on average, under load",
         f"{report.requests:,} requests by {report.snapshots_seen:,} snapshots, "
         f"{report.long_streams} of them long streams",
-        f"{report.turned_away:,} had to ask again, for want of time on this machine",
         f"{len(report.wrong)} failed, were cut, or saw two snapshots",
         f"memory {report.sizes[-1].rss / 1e6:.0f} MB, by {grown / 1e3:+.1f} kB and {objects:+.1f} "
         f"objects with each swap after the first quarter; {report.planes_alive} plane left",

@@ -26,6 +26,9 @@ T = TypeVar("T")
 ANSWER_S = 3.0
 """How long a client waits for what is read from the store."""
 
+MADE_S = 10.0
+"""… and a request that goes on with a response, for who made that: without it the request fails."""
+
 FLUSH_S = 2.0
 """How long it waits for a row that is being written."""
 
@@ -70,19 +73,31 @@ class Answers:
             or record.shadow_of is not None
         ):
             return
-        if len(self._made) >= MADE:
-            del self._made[next(iter(self._made))]
-        self._made[id] = Made(record.target, record.replica, caller.key, caller.tenant)
+        self._remember(id, Made(record.target, record.replica, caller.key, caller.tenant))
 
     async def made(self, completion: str, *, elsewhere: bool) -> Made | None:
-        """Who made a completion, looked for as by `find` where it is not remembered."""
+        """Who made a response: of those that ended here it is remembered, and of those that others
+        made from when it was looked for first, as by `find`."""
         known = self._made.get(completion)
         if known is not None:
             return known
-        row = await self.find(completion, elsewhere=elsewhere)
-        if row is None:
-            return None
-        return Made(row["target"], row["replica"], row["key"], row["tenant"])
+        found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
+        if found is None:
+            await self._written()
+            found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
+        for _ in range(LATER if found is None and elsewhere else 0):
+            await asyncio.sleep(LATER_S)
+            found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
+            if found is not None:
+                break
+        if found is not None:
+            self._remember(completion, found)
+        return found
+
+    def _remember(self, completion: str, made: Made) -> None:
+        if len(self._made) >= MADE:
+            del self._made[next(iter(self._made))]
+        self._made[completion] = made
 
     async def find(self, id: str, *, elsewhere: bool) -> dict[str, Any] | None:
         """The row of a request, decision or completion.
@@ -146,15 +161,17 @@ class Answers:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(written.wait(), FLUSH_S)
 
-    async def _asked(self, call: Callable[..., T], *args: Any) -> T:
+    async def _asked(self, call: Callable[..., T], *args: Any, patience_s: float = ANSWER_S) -> T:
         """In threads of its own: one that says nothing holds up no other."""
         away = Overloaded("The log cannot be read now.", code="store_away", retry_after=5)
         if self._writer.away:
             raise away
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(patience_s):
                 return await loop.run_in_executor(self._threads, functools.partial(call, *args))
         except (StoreError, TimeoutError) as error:
-            log.warning("the log cannot be read: %s", str(error) or f"no answer in {ANSWER_S:g} s")
+            log.warning(
+                "the log cannot be read: %s", str(error) or f"no answer in {patience_s:g} s"
+            )
             raise away from error

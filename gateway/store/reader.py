@@ -21,6 +21,8 @@ from gateway.store.decisions import decoded
 from gateway.store.schema import attempts, requests
 from gateway.store.store import Store, fields
 from gateway.types.compositions import BACKEND
+from gateway.types.records import Made
+from gateway.types.requests import Endpoint
 
 By = Literal["route", "target", "key", "adapter", "policy", "tenant", "composition"]
 GROUPS: tuple[By, ...] = get_args(By)
@@ -93,6 +95,22 @@ class Reader:
         with self.store.read() as connection:
             row = connection.execute(query).first()
             return None if row is None else _whole(connection, row)
+
+    def made(self, completion: str) -> Made | None:
+        """Who made a response, by its own id: the last of several."""
+        query = (
+            select(requests.c.target, requests.c.replica, requests.c.key, requests.c.tenant)
+            .where(
+                requests.c.completion_id == completion,
+                requests.c.endpoint == Endpoint.RESPONSES.value,
+                requests.c.shadow_of.is_(None),
+            )
+            .order_by(requests.c.seq.desc())
+            .limit(1)
+        )
+        with self.store.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Made(*row)
 
     def has_route(self, route: str) -> bool:
         """Whether any request was of that route."""

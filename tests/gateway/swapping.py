@@ -176,15 +176,11 @@ class Size(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What came of it. `wrong` should be empty; `sizes` are after each quarter of the swaps.
-
-    `turned_away` had to ask again, since nobody had time to read the log for them.
-    """
+    """What came of it. `wrong` should be empty; `sizes` are after each quarter of the swaps."""
 
     swaps: int
     requests: int
     long_streams: int
-    turned_away: int
     snapshots_seen: int
     wrong: list[str]
     swap_ms: float
@@ -214,7 +210,6 @@ class Client:
         self._wrong = wrong
         self.count = 0
         self.long = 0
-        self.turned_away = 0
 
     async def ask(self, body: bytes, path: bytes = b"/v1/chat/completions") -> str | None:
         """One request, to its whole answer; the answer's own id."""
@@ -236,20 +231,12 @@ class Client:
         return str(json.loads(whole)["id"]) if whole.startswith(b"{") else None
 
     async def _answered(self, body: bytes, path: bytes) -> tuple[Reply, bytes]:
-        """The answer, asked for again, as SDKs do, where the log was not read in time: that is the
-        machine's want of time, who has to run the clients and the providers too."""
         head = ((b"content-type", b"application/json"),)
-        while True:
-            reply = await self._transport.send(self._origin, b"POST", path, head, body, PATIENT)
-            pieces = []
-            while piece := await reply.read():
-                pieces.append(piece)
-            whole = b"".join(pieces)
-            away = reply.status == 503 and b'"code":"store_away"' in whole
-            if not away or path == b"/v1/chat/completions":  # who reads nothing in the log for it
-                return reply, whole
-            self.turned_away += 1
-            await asyncio.sleep(PAUSE_S)
+        reply = await self._transport.send(self._origin, b"POST", path, head, body, PATIENT)
+        pieces = []
+        while piece := await reply.read():
+            pieces.append(piece)
+        return reply, b"".join(pieces)
 
     async def go_on(self, stop: asyncio.Event, first: int) -> None:
         """One request after the other, of every kind."""
@@ -263,10 +250,10 @@ class Client:
         asked where that was made, and many a swap falls in between."""
         path = b"/v1/responses"
         first = await self.ask(json.dumps({"model": "stays/mini", "input": "hello"}).encode(), path)
-        self._forget()  # as of another worker's: it stands in the log alone
         # What is stored is the stand-in's, in this process: nothing goes on with these.
         more = {"model": "auto", "input": "hello", "previous_response_id": first, "store": False}
         while not stop.is_set():
+            self._forget()  # as of another worker's: it stands in the log alone
             await self.ask(json.dumps(more).encode(), path)
             await asyncio.sleep(PAUSE_S)
 
@@ -348,7 +335,6 @@ async def _under_load(
         swaps=swaps,
         requests=client.count,
         long_streams=client.long,
-        turned_away=client.turned_away,
         snapshots_seen=0,
         wrong=[],
         swap_ms=1e3 * spent / swaps,

@@ -36,7 +36,6 @@ async def test_a_thousand_swaps_under_load_with_long_streams_open(
     assert report.long_streams == STREAMS + LATER
     assert report.requests > 1000
     assert report.snapshots_seen > 100  # however slow the machine is
-    assert report.turned_away < 0.2 * report.requests
     assert report.planes_alive == 1
     grown, objects = report.grown()
     assert objects < OBJECTS, report.sizes
