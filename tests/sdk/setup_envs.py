@@ -22,11 +22,13 @@ LOCKS = HERE / "locks"
 
 
 class Env(NamedTuple):
-    """One environment: what it is made from, and what is done besides installing its lock."""
+    """One environment: what it is made from, and what is done besides installing its lock, which
+    makes the folder `besides`."""
 
     name: str
     inputs: tuple[Path, ...]
     finish: Callable[[Path], None]
+    besides: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -43,6 +45,8 @@ class Env(NamedTuple):
     def is_current(self) -> bool:
         """The environment is there, whole, and made from today's inputs."""
         stamp = self.path / ".stamp"
+        if self.besides is not None and not self.besides.is_dir():
+            return False
         return stamp.is_file() and stamp.read_text() == self.stamp()
 
 
@@ -96,6 +100,7 @@ ENVS = {
             "node",
             (LOCKS / "node.lock", HERE / "package.json", HERE / "package-lock.json"),
             add_node_modules,
+            HERE / "node_modules",
         ),
     )
 }

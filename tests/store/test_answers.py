@@ -37,7 +37,10 @@ async def test_of_very_many_responses_the_last_are_remembered(
     assert found == {0: made, 1: None, 2: made, 3: made, 4: made, 5: None, 6: None}
 
 
-async def test_who_made_anothers_response_is_looked_for_once(store: Store) -> None:
+async def test_who_made_anothers_response_is_looked_for_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.answers.FLUSH_S", 0.01)  # the writer is not started
     keep(store, record(0, endpoint="responses"), record(1), record(2, endpoint="responses"))
     reader = Reader(store)
     looked: list[str] = []
