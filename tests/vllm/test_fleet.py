@@ -122,7 +122,7 @@ async def test_a_replica_killed_and_started_again_under_load(
                 )
                 answers.append((answer.status_code, answer.text[:300]))
 
-        asking = [asyncio.create_task(asks(n)) for n in range(6)]
+        asking = [asyncio.create_task(asks(n)) for n in range(3)]
         try:
             await until(lambda: len(answers) > 20)
             await asyncio.to_thread(replicas[0].kill)
