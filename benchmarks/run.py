@@ -329,7 +329,7 @@ def table(result: Result) -> str:
             "",
             "## Two workers",
             "",
-            "By `python -m benchmarks.workers`: one and two in turn, with a real "
+            "By `python -m benchmarks.workers`: all kinds in turn, with a real "
             "PostgreSQL and Redis.",
             "",
             workers.table(json.loads(workers.RESULTS.read_text())),

@@ -88,9 +88,10 @@ def load(ports: Sequence[int], rate: float, seconds: float) -> dict[str, float]:
     running = [
         subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE) for port in ports
     ]
-    found = [json.loads(each.communicate()[0]) for each in running]
+    said = [each.communicate()[0] for each in running]
     if any(each.returncode for each in running):
         raise RuntimeError("the load failed")
+    found = [json.loads(each) for each in said]
     sums = {name: sum(each[name] for each in found) for name in ("requests", "failed")}
     return {**sums, "p50_ms": median(each["p50_ms"] for each in found)}
 

@@ -149,15 +149,16 @@ class Planes:
         async with self._changing:
             before = self._basis
             snapshot = shared(snapshot, before.declared) if before is not None else snapshot
-            litellm = await self._litellm_for(snapshot)
+            litellm, warming = await self._litellm_for(snapshot), False
             try:
                 basis = await self._built(snapshot, litellm)
                 warnings = await self._warmed(basis.served)
                 await self._follow_commands()
+                warming = True
                 warnings += await self._fleet.warm(basis.served, patience_s)
                 await self._gpus.serve(basis.served.backends.values())
             except BaseException:
-                if before is not None:
+                if warming and before is not None:
                     self._fleet.serve(before.served)
                 if litellm is not None and (before is None or litellm is not before.litellm):
                     await litellm.stop()

@@ -17,8 +17,8 @@ class Coming(msgspec.Struct, frozen=True):
 def coming(old: Snapshot, new: Snapshot) -> Coming | None:
     """What a swap brings that is to be loaded; None if it is nothing.
 
-    At a backend that is declared otherwise, but for its replicas, nothing is: it can be only one
-    of the two at a time.
+    At a backend whose loads are declared otherwise (another key, shelf or room) nothing is: it can
+    be only one of the two at a time. Nor at one whose models take turns: who sleeps loads nothing.
     """
     backends = dict(old.backends)
     moved = set()
@@ -33,7 +33,12 @@ def coming(old: Snapshot, new: Snapshot) -> Coming | None:
     known = {adapter.target for adapter in old.adapters}
     added = [each for each in new.adapters if each.target not in known]
     added = [each for each in added if _alike(backends[each.backend], new.backends[each.backend])]
-    stay = [each for each in new.adapters if each.target in known and each.backend in moved]
+    same = {(adapter.backend, adapter.target) for adapter in old.adapters}
+    stay = [
+        each
+        for each in new.adapters
+        if each.backend in moved and (each.backend, each.target) in same
+    ]
     if not added and not stay:
         return None
     both = msgspec.structs.replace(
@@ -45,6 +50,13 @@ def coming(old: Snapshot, new: Snapshot) -> Coming | None:
     return Coming(both, (*added, *stay))
 
 
+MATTERS = (
+    *("kind", "api_key", "agent", "turns", "slots", "cpu_slots", "max_rank"),
+    *("adapters_here", "shelf_here", "shelf_on_replicas"),
+)
+"""What a backend's loads depend on, besides its replicas."""
+
+
 def _alike(one: Backend, other: Backend) -> bool:
-    """Whether they are the same but for their replicas."""
-    return msgspec.structs.replace(one, replicas=other.replicas) == other
+    """Whether loads at the one are loads at the other."""
+    return other.turns is None and all(getattr(one, n) == getattr(other, n) for n in MATTERS)

@@ -8,7 +8,7 @@ version that they began with.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -50,7 +50,7 @@ from gateway.adapters.state import (
 from gateway.complaints import Complaint
 from gateway.errors import SwitchboardError, said
 from gateway.policy.live import Live
-from gateway.types.backends import Adapter, Backend, Canary, Target
+from gateway.types.backends import Adapter, Canary, Target
 from gateway.types.snapshot import Snapshot
 
 log = logging.getLogger("switchboard.adapters")
@@ -64,6 +64,9 @@ FOLLOW_EVERY_S = 0.5
 ROUND_S = 2.0
 """How often canaries are judged."""
 
+
+TOLD = 3
+"""So many adapters are named where several have one thing in common."""
 
 CLEAN_EVERY_S = 3600.0
 GRACE_S = 7 * 86_400.0
@@ -108,8 +111,8 @@ class Fleet:
         noted: Noted | None = None,
     ) -> None:
         """`changed` is called when what `dress` makes may have changed; `now` is in Unix time. Of
-        several workers only the one that `leads` fills replicas, tidies them and judges canaries;
-        `news` tells the others what was learned."""
+        several workers only the one that `leads` fills replicas by itself, tidies them and judges
+        canaries; `news` tells the others what was learned."""
         self._agent_key = agent_key
         self._told = told
         self._door = door
@@ -176,37 +179,42 @@ class Fleet:
         self.serve(comes.snapshot)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                await self.registry.settled()
+                await self.registry.settled({adapter.target for adapter in comes.adapters})
                 await asyncio.gather(
                     *(
-                        self.keepers[name].bring(
-                            snapshot.backends[name].replicas,
-                            [
-                                self._serving[each.target].served
-                                for each in comes.adapters
-                                if each.backend == name and each.target in self._serving
-                            ],
-                        )
-                        for name in {each.backend for each in comes.adapters}
+                        self.keepers[name].bring(snapshot.backends[name].replicas, served)
+                        for name, served in self._named(comes.adapters).items()
                     )
                 )
-        late = (self._late(each, snapshot.backends[each.backend]) for each in comes.adapters)
-        return sorted(filter(None, late))
+        return self._late(comes.adapters, snapshot)
 
-    def _late(self, adapter: Adapter, backend: Backend) -> str:
-        """What there is to say of an adapter that the backend as it will be has loaded nowhere."""
-        keeper, files = self.keepers[adapter.backend], self._serving.get(adapter.target)
-        states = [keeper.states[url] for url in backend.replicas if url in keeper.states]
-        if files is None:
-            live = live_version(adapter, self._state(adapter.target))
-            why = self.registry.standing(adapter.target, live).problem
-        elif any((url, files.served) in keeper.ready for url in backend.replicas):
-            return ""
-        elif not any(state.reachable for state in states):
-            why = f"no replica of {adapter.backend} can be reached"
-        else:
-            why = keeper.why_not(files.served) or "it takes longer"
-        return f"{adapter.target} is loaded nowhere yet: {why}"
+    def _named(self, adapters: Iterable[Adapter]) -> dict[str, list[str]]:
+        """By backend, the names that replicas serve these by, as far as their files are known."""
+        found: dict[str, list[str]] = {}
+        for adapter in adapters:
+            if adapter.target in self._serving:
+                found.setdefault(adapter.backend, []).append(self._serving[adapter.target].served)
+        return found
+
+    def _late(self, adapters: Collection[Adapter], snapshot: Snapshot) -> list[str]:
+        """What there is to say of those that should be loaded by now and are nowhere."""
+        late = {
+            (name, served): why
+            for name, names in self._named(adapters).items()
+            for served, why in self.keepers[name]
+            .late(snapshot.backends[name].replicas, names)
+            .items()
+        }
+        reasons: dict[str, list[str]] = {}
+        for adapter in adapters:
+            files = self._serving.get(adapter.target)
+            if files is None:
+                live = live_version(adapter, self._state(adapter.target))
+                why = self.registry.standing(adapter.target, live).problem
+            elif (why := late.get((adapter.backend, files.served), "")) == "":
+                continue
+            reasons.setdefault(why, []).append(adapter.target)
+        return sorted(_late(targets, why) for why, targets in reasons.items())
 
     async def run(self) -> None:
         """Judges canaries and follows what other gateways change, for ever."""
@@ -738,6 +746,16 @@ class Fleet:
                 "p_resident": estimate.loaded if estimate is not None else 0.0,
             }
         return found
+
+
+def _late(targets: Sequence[str], why: str) -> str:
+    first, more = ", ".join(targets[:TOLD]), len(targets) - TOLD
+    whose = f"{first} and {more} more are" if more > 0 else f"{first} {_be(targets)}"
+    return f"{whose} loaded nowhere yet: {why}"
+
+
+def _be(targets: Sequence[str]) -> str:
+    return "is" if len(targets) == 1 else "are"
 
 
 def _clean(shelves: Iterable[Shelf], known: set[str], held: set[str], now: float) -> None:

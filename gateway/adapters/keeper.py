@@ -239,24 +239,40 @@ class AdapterKeeper:
 
     async def bring(self, replicas: Collection[str], names: Collection[str]) -> None:
         """Back when each of `names` is loaded where it would be at home if these replicas were all
-        there are, but for what cannot be loaded there. A model that sleeps is left to sleep."""
+        there are, but for what cannot be loaded there; see `late`."""
 
         async def to(replica: str) -> None:
             await self._tend(replica)
             state = self.states.get(replica)
+            if state is None or not state.reachable:
+                return
             homes = self.whereabouts.homes_among(replicas, self._clock())
-            if state is not None and state.reachable and self._may_enter(replica):
-                try:
-                    await self._fill(replica, names, homes)
-                finally:
-                    self._leave(replica)
+            try:
+                await self._fill(replica, names, homes)
+            except Exception:  # it must not keep anybody from serving what else is new
+                log.exception("%s at %s could not be filled", self.backend, replica)
 
         await asyncio.gather(*(to(replica) for replica in replicas if replica in self.states))
 
-    def why_not(self, served: str) -> str:
-        """What keeps an adapter from being loaded, if anything is known to."""
-        reasons = [each.reason for (_, name), each in self._failures.items() if name == served]
-        return reasons[0] if reasons else ""
+    def late(self, replicas: Collection[str], names: Collection[str]) -> dict[str, str]:
+        """What of `names` should be loaded at one of these replicas, if they were all there are,
+        and is at none, with the reason. What they have no room for is loaded when it is asked for.
+        """
+        now, there = self._clock(), [url for url in replicas if url in self.states]
+        homes = self.whereabouts.homes_among(there, now)
+        found = {}
+        for served in sorted(
+            {name for url in there for name in self.whereabouts.wanted_at(url, names, now, homes)}
+        ):
+            if any((url, served) in self.ready for url in there):
+                continue
+            failures = [self._failures.get((url, served)) for url in there]
+            reasons = [failure.reason for failure in failures if failure is not None]
+            if not any(self.states[url].reachable for url in there):
+                found[served] = f"no replica of {self.backend} can be reached"
+            else:
+                found[served] = reasons[0] if reasons else "it takes longer"
+        return found
 
     async def ensure(self, replica: str, served: str) -> None:
         """Back when the adapter is loaded at the replica. Raises LoadFailed.
@@ -350,6 +366,7 @@ class AdapterKeeper:
         before = self.states.get(replica)
         if before is None:
             return  # it left before its turn came
+        known = {served for url, served in self.ready if url == replica}
         try:
             present = await self._listed(replica)
         except (httpx.HTTPError, LoadFailed) as error:
@@ -363,24 +380,19 @@ class AdapterKeeper:
         if not before.reachable:
             self._forgive(replica)
         self._let_in(replica)
+        self.states[replica] = msgspec.structs.replace(before, reachable=True, error="")
         await self._ask_engine(replica)
-        self._found(replica, present)
-        if self._leads() and self._may_enter(replica):
+        self._found(replica, present, known)
+        if self._door is None or self._door.enter_if_awake(replica):
             try:
-                await self._fill(replica, self._present)
-                await self._keep_pinned(replica)
-                await self._tidy(replica, present)
+                if self._leads():
+                    await self._fill(replica, self._present)
+                    await self._keep_pinned(replica)
+                    await self._tidy(replica, present)
             finally:
-                self._leave(replica)
+                if self._door is not None:
+                    self._door.leave(replica)
         self._show(replica, before, state)
-
-    def _may_enter(self, replica: str) -> bool:
-        """Whether its model is awake and stays so until `_leave`, which then has to follow."""
-        return self._door is None or self._door.enter_if_awake(replica)
-
-    def _leave(self, replica: str) -> None:
-        if self._door is not None:
-            self._door.leave(replica)
 
     def _show(self, replica: str, before: ReplicaState, state: ReplicaState) -> None:
         if replica not in self.states:
@@ -413,13 +425,14 @@ class AdapterKeeper:
             if url == replica and now >= failure.until:
                 self.whereabouts.bar(replica, served, "")
 
-    def _found(self, replica: str, present: frozenset[str]) -> None:
-        """Takes what the replica lists for the truth, apart from loads that are under way."""
+    def _found(self, replica: str, present: frozenset[str], known: Collection[str]) -> None:
+        """Takes what the replica lists for the truth, apart from loads that are under way, or that
+        ended since it was asked: only of what was `known` to be there then can it say otherwise."""
         for served in self._wanted:
             key = (replica, served)
             if served in present:
                 self._loaded(replica, served, None)
-            elif key in self.ready and key not in self._loads:
+            elif key in self.ready and served in known and key not in self._loads:
                 self._gone(replica, served)
 
     async def _fill(self, replica: str, names: Collection[str], homes: Homes | None = None) -> None:
@@ -452,8 +465,11 @@ class AdapterKeeper:
         now = self._clock()
         ours = {each.adapter for each in self._wanted.values()}
         for served in present:
-            if served in self._wanted or served.partition("@")[0] not in ours or "@" not in served:
+            name, at, _ = served.partition("@")
+            if served in self._wanted or not at:
                 continue
+            if name not in ours and served not in self._dropped:
+                continue  # somebody else's
             since = self._dropped.setdefault(served, now)
             if now - since >= FORGET_S:
                 try:
@@ -506,8 +522,7 @@ class AdapterKeeper:
         async with turn:
             began = self._clock()
             try:
-                await self._put(replica, adapter)
-                seconds = self._clock() - began
+                seconds = self._clock() - began if await self._put(replica, adapter) else None
                 if adapter.served not in await self._listed(replica):
                     raise LoadFailed("says that it is loaded, but does not list it")
             except httpx.HTTPError as error:
@@ -520,10 +535,12 @@ class AdapterKeeper:
                 self.failed(replica, adapter.served, text)
                 raise LoadFailed(text) from error
         self._failures.pop((replica, adapter.served), None)
-        log.info("%s at %s loaded %s in %.3f s", self.backend, replica, adapter.served, seconds)
+        took = "before" if seconds is None else f"in {seconds:.3f} s"
+        log.info("%s at %s loaded %s %s", self.backend, replica, adapter.served, took)
         self._loaded(replica, adapter.served, seconds)
 
-    async def _put(self, replica: str, adapter: Loadable) -> None:
+    async def _put(self, replica: str, adapter: Loadable) -> bool:
+        """Whether it was loaded just now: it may have been there. Raises LoadFailed."""
         path = adapter.path
         if self._pull is not None and self._backend.agent is not None:
             path = await self._pull(replica, adapter.digest)
@@ -531,6 +548,7 @@ class AdapterKeeper:
         answer = await self._post(replica, "load_lora_adapter", body)
         if not answer.is_success and "already been loaded" not in answer.text:
             raise LoadFailed(_said(answer))
+        return answer.is_success
 
     async def _post(self, replica: str, path: str, body: Mapping[str, object]) -> httpx.Response:
         return await self._client.post(
@@ -561,6 +579,6 @@ def _said(answer: httpx.Response) -> str:
     """What a refusal says, without the JSON around it."""
     try:
         message = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = answer.text
     return f"{answer.status_code}: {str(message)[:300]}"

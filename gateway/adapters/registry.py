@@ -7,7 +7,7 @@ import asyncio
 import logging
 import posixpath
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -108,14 +108,17 @@ class Registry:
         """Sees to every version of `adapters`; what is declared as before is not looked at again,
         unless it failed or lies on this machine, where it may have been changed. What is known of a
         version stays known meanwhile, whatever else was changed beside it."""
+        # Where replicas are says nothing of files.
+        places = {n: msgspec.structs.replace(each, replicas=()) for n, each in backends.items()}
         wanted = {
-            (adapter.target, version.name): (backends[adapter.backend], adapter, version)
+            (adapter.target, version.name): (places[adapter.backend], adapter, version)
             for adapter in adapters
             for version in adapter.versions
         }
         for key in self._standings.keys() - wanted.keys():
             del self._standings[key]
-        for key, made_of in wanted.items():
+        # What nothing is known of is seen to first.
+        for key, made_of in sorted(wanted.items(), key=lambda each: each[0] in self._standings):
             before = self._made_of.get(key)
             if before is None or before[2] != made_of[2]:
                 self._standings.pop(key, None)
@@ -137,10 +140,14 @@ class Registry:
         """What is known of every version."""
         return {key: self.standing(*key) for key in self._made_of}
 
-    async def settled(self) -> None:
-        """Back when nothing is being fetched, checked or mixed any more."""
-        while self._tasks:
-            await asyncio.wait(self._tasks.values())
+    async def settled(self, targets: Collection[str] | None = None) -> None:
+        """Back when nothing is being fetched, checked or mixed any more; of `targets`, if given."""
+        while tasks := [
+            task
+            for (target, _), task in self._tasks.items()
+            if targets is None or target in targets
+        ]:
+            await asyncio.wait(tasks)
 
     async def stop(self) -> None:
         """Gives up what is under way; a thread's work ends by itself and is kept."""

@@ -383,10 +383,10 @@ def _tell(
     said = {
         True: f"[green]{name} is served[/green]",
         False: f"[green]{name} is written[/green]; no gateway answers at {escape(base)}: the next "
-        "start serves it, and one that runs elsewhere on this store within a second (--gateway URL "
-        "names it)",
-        None: f"[green]{name} is written[/green]; the gateway takes it up within a second, and "
-        "tells so to whoever gives a key (--key)",
+        "start serves it, and one that runs elsewhere on this store within a second, or as soon as "
+        "new adapters are loaded (--gateway URL names it)",
+        None: f"[green]{name} is written[/green]; the gateway takes it up within a second, or "
+        "as soon as new adapters are loaded, and tells so to whoever gives a key (--key)",
     }
     if revision.get("unchanged"):
         guard = ", and no guard is begun" if watched else ""

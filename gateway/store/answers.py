@@ -76,8 +76,8 @@ class Answers:
         self._remember(id, Made(record.target, record.replica, caller.key, caller.tenant))
 
     async def made(self, completion: str, *, elsewhere: bool) -> Made | None:
-        """Who made a response: of those that ended here it is remembered, and of those that others
-        made from when it was looked for first, as by `find`."""
+        """Who made a completion: of responses that ended here it is remembered, and of all others
+        from when it was looked for first, as by `find`."""
         known = self._made.get(completion)
         if known is not None:
             return known

@@ -22,7 +22,6 @@ from gateway.store.schema import attempts, requests
 from gateway.store.store import Store, fields
 from gateway.types.compositions import BACKEND
 from gateway.types.records import Made
-from gateway.types.requests import Endpoint
 
 By = Literal["route", "target", "key", "adapter", "policy", "tenant", "composition"]
 GROUPS: tuple[By, ...] = get_args(By)
@@ -97,12 +96,11 @@ class Reader:
             return None if row is None else _whole(connection, row)
 
     def made(self, completion: str) -> Made | None:
-        """Who made a response, by its own id: the last of several."""
+        """Who made a completion, by its own id: the last of several."""
         query = (
             select(requests.c.target, requests.c.replica, requests.c.key, requests.c.tenant)
             .where(
                 requests.c.completion_id == completion,
-                requests.c.endpoint == Endpoint.RESPONSES.value,
                 requests.c.shadow_of.is_(None),
             )
             .order_by(requests.c.seq.desc())

@@ -12,6 +12,7 @@ import pytest
 from gateway.adapters.coming import coming
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
+from gateway.types.backends import Turns
 from gateway.types.snapshot import Snapshot
 from tests.adapters import lora
 from tests.adapters.test_fleet import SUPPORT, Admin, asked_of, configuration
@@ -72,9 +73,24 @@ def test_adapters_of_a_backend_whose_replicas_change_come_with_them(
 
 def test_at_a_backend_that_is_declared_otherwise_nothing_is_loaded_before(tmp_path: Path) -> None:
     old, new = (configuration(tmp_path, StandIn(), **names) for names in (OLD, NEW))
-    other = msgspec.structs.replace(new.backends["local"], api_key="another")
-    new = msgspec.structs.replace(new, backends={"local": other})
-    assert coming(old, new) is None
+
+    def changed(**changes: object) -> Snapshot:
+        backend = msgspec.structs.replace(new.backends["local"], **changes)
+        return msgspec.structs.replace(new, backends={"local": backend})
+
+    assert coming(old, changed(api_key="another")) is None
+    assert coming(old, changed(replica_hour=7.0)) is not None, "no load depends on that"
+
+
+def test_where_models_take_turns_nothing_is_loaded_before(tmp_path: Path) -> None:
+    """Who sleeps loads nothing, and is not to be woken for it."""
+    new = configuration(tmp_path, StandIn(), **NEW)
+    turns = msgspec.structs.replace(new.backends["local"], turns=Turns(gpus=(("a", "b"),)))
+    new = msgspec.structs.replace(new, backends={"local": turns})
+    old = configuration(tmp_path, StandIn(), **OLD)
+    assert coming(msgspec.structs.replace(old, backends={"local": turns}), new) is None
+    without = msgspec.structs.replace(old, targets={}, backends={}, routes={}, adapters=())
+    assert coming(without, new) is None
 
 
 # ---------------------------------------------------------------- a gateway that swaps
@@ -170,6 +186,40 @@ async def test_what_cannot_be_loaded_is_a_warning_with_its_reason(tmp_path: Path
     assert "local/qwen+legal is loaded nowhere yet" in wrong[0]
     assert "use_dora: true" in wrong[0]
     assert f"{SUPPORT} is loaded nowhere yet: no replica of local can be reached" in away
+
+
+async def test_of_more_adapters_than_there_is_room_for_none_is_said_to_be_late(
+    tmp_path: Path,
+) -> None:
+    names: dict[str, list[str]] = {f"a{n}": [""] for n in range(6)}
+    async with StandIn(vllm=Vllm(max_loras=2)) as vllm:
+        roomy = configuration(tmp_path, vllm, **OLD)
+        many = configuration(tmp_path, vllm, **OLD, **names)
+        old, new = (
+            msgspec.structs.replace(
+                each,
+                backends={"local": msgspec.structs.replace(each.backends["local"], slots=2)},
+            )
+            for each in (roomy, many)
+        )
+        async with serving(old, tmp_path) as served:
+            await served.gateway.adapters_present()
+            assert await served.gateway.swap(new) == []
+            assert 0 < len([name for name in loaded(vllm) if name != "support"]) <= 2
+
+
+async def test_what_several_lack_is_said_once(tmp_path: Path) -> None:
+    names: dict[str, list[str]] = {f"a{n}": [""] for n in range(5)}
+    async with StandIn(vllm=Vllm()) as vllm, StandIn(vllm=Vllm()) as dead:
+        await dead.stop()
+        async with serving(configuration(tmp_path, vllm, **names), tmp_path) as served:
+            await served.gateway.adapters_present()
+            said = await served.gateway.swap(configuration(tmp_path, dead, **names))
+    (about,) = [each for each in said if "loaded nowhere" in each]
+    assert about == (
+        "local/qwen+a0, local/qwen+a1, local/qwen+a2 and 2 more are loaded nowhere yet: "
+        "no replica of local can be reached"
+    )
 
 
 def _with_wrong(plain: Snapshot) -> Snapshot:

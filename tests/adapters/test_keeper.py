@@ -1,6 +1,8 @@
 """Adapters kept at a vLLM replica: loaded once, again after a restart, barred where that fails."""
 
 import asyncio
+import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,7 +23,7 @@ from gateway.policy.live import Live
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
 from gateway.types.backends import Backend, Capabilities, Price, Shaping, Target
-from tests.adapters.serving import Answer, site
+from tests.adapters.serving import Answer, Request, site
 
 NAMES = ("support@v1", "brand@v1")
 
@@ -209,9 +211,63 @@ async def test_a_replica_that_says_loaded_and_is_not_has_lied() -> None:
 
 async def test_what_another_loaded_already_is_taken_as_it_is() -> None:
     async with keeping(Vllm(adapters={"brand@v1": "/adapters/brand@v1"})) as world:
+        estimate = world.live.estimates["local/qwen+brand", world.url]
+        expected_s = estimate.one_load_s
         await world.keeper.ensure(world.url, "brand@v1")
         assert world.engine.loads == []
         assert (world.url, "brand@v1") in world.keeper.ready
+        assert estimate.one_load_s == expected_s, "no load is so quick: it was none"
+
+
+async def test_what_was_loaded_since_the_list_was_asked_for_is_not_taken_for_gone() -> None:
+    """Two look at one replica at a time; the first waits for its metrics with an old list."""
+    with site() as server:
+        backend = Backend("local", "vllm", (server.url,))
+        listed: list[str] = []
+        asked, go_on = threading.Event(), threading.Event()
+
+        def metrics(_: Request) -> Answer:
+            asked.set()
+            go_on.wait(10)
+            return Answer(b"vllm:num_requests_running 0")
+
+        server.pages["/v1/models"] = lambda _: Answer(
+            json.dumps({"data": [{"id": name} for name in listed]}).encode()
+        )
+        server.pages["/metrics"] = metrics
+        server.pages["/v1/load_lora_adapter"] = lambda _: Answer()
+        async with httpx.AsyncClient() as client:
+            keeper = AdapterKeeper(backend, Live(), client, clock=lambda: 0.0)
+            keeper.serve(backend, [loadable(NAMES[0], server.url)], ())
+            look = asyncio.create_task(keeper.look())
+            await asyncio.to_thread(asked.wait, 10)
+            listed.append(NAMES[0])
+            await keeper.ensure(server.url, NAMES[0])
+            go_on.set()
+            await look
+    assert (server.url, NAMES[0]) in keeper.ready
+
+
+async def test_a_replica_whose_refusal_is_nonsense_is_only_late() -> None:
+    with site() as server:
+        backend = Backend("local", "vllm", (server.url,))
+        server.pages["/v1/models"] = lambda _: Answer(b'{"data":[]}')
+        server.pages["/v1/load_lora_adapter"] = lambda _: Answer(b"[" * 100_000, 500)
+        async with httpx.AsyncClient() as client:
+            keeper = AdapterKeeper(backend, Live(), client, clock=lambda: 0.0)
+            keeper.serve(backend, [loadable(NAMES[0], server.url)], ())
+            await keeper.bring((server.url,), NAMES[:1])
+            late = keeper.late((server.url,), NAMES[:1])
+    assert late[NAMES[0]].startswith("500: [[[")
+
+
+async def test_of_what_there_is_no_room_for_nothing_is_late() -> None:
+    async with keeping() as world:
+        backend = Backend("local", "vllm", (world.url,), slots=1)
+        world.keeper.serve(backend, [loadable(name, world.url) for name in NAMES], ())
+        await world.keeper.bring((world.url,), NAMES)
+        assert len(world.engine.loads) == 1
+        assert world.keeper.late((world.url,), NAMES) == {}
 
 
 async def test_what_is_not_wanted_any_more_is_unloaded_a_while_later() -> None:
@@ -223,6 +279,11 @@ async def test_what_is_not_wanted_any_more_is_unloaded_a_while_later() -> None:
         world.clock.now += FORGET_S
         await world.keeper.look()
         assert set(world.engine.adapters) == {"brand@v1", "support@v2"}
+        world.serve("brand@v1")  # nor is any version of the other one
+        await world.keeper.look()
+        world.clock.now += FORGET_S
+        await world.keeper.look()
+        assert set(world.engine.adapters) == {"brand@v1"}
 
 
 async def test_what_is_not_ours_is_left_alone() -> None:

@@ -111,9 +111,13 @@ def _could_answer(seen: Seen, target: str, since: float, until: float) -> bool:
     )
 
 
-def _was_well(seen: Seen, target: str, since: float, until: float) -> bool:
-    """Whether its server, or one of them, was well all the time."""
-    return any(seen.story.healthy(name, since, until) for name in _servers(target))
+def _never_breaks(seen: Seen, target: str, since: float, until: float) -> bool:
+    """Whether no stream of it had a reason to break: all its servers were well all the time, and it
+    is none that cuts its answers by itself."""
+    by_itself = not target.startswith("local/") and not target.endswith(WORDS)
+    return not by_itself and all(
+        seen.story.healthy(name, since, until) for name in _servers(target)
+    )
 
 
 def _servers(target: str) -> tuple[str, ...]:
@@ -156,9 +160,7 @@ def _broken(seen: Seen, told: Told) -> Iterator[str]:
         late = plan.within_s is not None and told.until - told.since >= plan.within_s - SLOW_S
         target = _target(told)
         steps = COMPOSED.get(target, (target,))
-        well = all(
-            step.endswith(WORDS) and _was_well(seen, step, told.since, told.until) for step in steps
-        )
+        well = all(_never_breaks(seen, step, told.since, told.until) for step in steps)
         if well and not late:
             yield f"it broke off though {target} was well: {answer.error}"
         others = _could_go_on(seen, told) if plan.model == CARRIED else []

@@ -20,7 +20,7 @@ DONE = {
 OURS = {"kill a replica", "hold a replica", "promote"}
 """What of it is done to our own servers."""
 
-SHED = 0.1
+SHED = 0.01
 """Share of the requests that may be told to come back, as all who are well had too much to do."""
 
 

@@ -232,6 +232,33 @@ async def test_a_response_is_gone_on_with_by_its_key_and_tenant_alone(
     assert error["message"] == f"There is no response '{first['id']}'."
 
 
+@pytest.mark.parametrize("backends", [1, 2])
+async def test_a_stored_chat_is_read_and_deleted_by_its_key_and_tenant_alone(
+    provider: StandIn, tmp_path: Path, backends: int
+) -> None:
+    from gateway.store.keys import Keys
+
+    async with StandIn() as other:
+        targets = [target("openai/mini", provider.url), target("other/mini", other.url)][:backends]
+        configuration = snapshot(targets, keys={"openai": KEY})
+        async with serving(configuration, tmp_path, key=True, tenant="acme") as served:
+            stranger = Keys(served.gateway.store).create("stranger", tenant="else").secret
+            served.gateway.keyring.refresh()
+            answer = await served.chat(model="openai/mini", store=True)
+            path = f"/v1/chat/completions/{answer.json()['id']}"
+            head = {"authorization": f"Bearer {stranger}"}
+            theirs = [
+                await served.client.get(path, headers=head),
+                await served.client.get(f"{path}/messages", headers=head),
+                await served.client.delete(path, headers=head),
+            ]
+            asked = [seen for seen in (*provider.seen, *other.seen) if seen.method != "POST"]
+            own = await served.client.get(path)
+    assert [each.status_code for each in theirs] == [404, 404, 404]
+    assert asked == []
+    assert own.status_code == 200, own.text
+
+
 async def test_a_list_of_everybodys_completions_is_shown_to_no_key(
     provider: StandIn, tmp_path: Path
 ) -> None:

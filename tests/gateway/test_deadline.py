@@ -1,5 +1,6 @@
 """One budget of time for the whole answer, and as many tries as a policy allows."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,16 @@ from tests.gateway.support import (
 HANGS = Behaviour(first_token_s=30.0)
 
 
-def candidates(*urls: str, **policy: Any) -> Snapshot:
-    """Targets of several providers, the better the earlier, under one policy."""
+def candidates(*urls: str, first_byte: float = 0.3, **policy: Any) -> Snapshot:
+    """Targets of several providers, the better the earlier, under one policy; the first of them
+    has `first_byte` seconds to begin."""
     targets = [target(f"p{n}/model", url) for n, url in enumerate(urls)]
     made = snapshot(
         targets,
         [route("general", *(each.name for each in targets))],
         policies={"quality": Policy("quality", **policy)},
     )
-    quick = Timeouts(connect=5, first_byte=0.3, between=5, total=20)
+    quick = Timeouts(connect=5, first_byte=first_byte, between=5, total=20)
     backends = {
         name: msgspec.structs.replace(each, timeouts=quick) if name == "p0" else each
         for name, each in made.backends.items()
@@ -91,6 +93,32 @@ async def test_the_policys_time_is_one_budget_for_all_tries(tmp_path: Path) -> N
     assert "p0/model: " in message
     assert "first byte timeout after 0.3 s" in message
     assert "p1/model: total timeout after 1 s" in message
+
+
+@pytest.mark.parametrize(("header", "total_s", "less"), [("0.3 s", 5.0, 0.3), ("5 s", 0.4, 0.4)])
+@pytest.mark.parametrize(("first_byte", "asks_second"), [(5.0, False), (0.05, True)])
+async def test_the_clients_time_and_the_policys_are_one_budget_the_less_of_both(
+    header: str,
+    total_s: float,
+    less: float,
+    first_byte: float,
+    asks_second: bool,
+    tmp_path: Path,
+) -> None:
+    """Whether the first backend takes all of it, or leaves a second one the rest."""
+    async with StandIn(HANGS) as first, StandIn(HANGS) as second:
+        made = candidates(first.url, second.url, first_byte=first_byte, total_s=total_s)
+        async with serving(made, tmp_path) as served:
+            began = time.monotonic()
+            answer = await asked(served, header)
+            took = time.monotonic() - began
+            assert answer.status_code == 504
+            last = "p1/model" if asks_second else "p0/model"
+            message = answer.json()["error"]["message"]
+            assert message.endswith(f"{last}: total timeout after {less} s")
+    # A timer may fire some milliseconds early; and a busy machine takes long for all else.
+    assert less - 0.01 < took < 2.5
+    assert (len(first.seen), len(second.seen)) == (1, int(asks_second))
 
 
 async def test_a_policy_may_allow_more_tries(tmp_path: Path) -> None:

@@ -66,16 +66,18 @@ async def test_a_body_that_means_harm_takes_no_more_memory_than_itself(served: S
     """Its client is in the same process: what both hold of it at once, and nothing afterwards."""
     await served.client.post("/v1/chat/completions", content=HARMFUL[0][0])
     tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    for body, status, _ in HARMFUL:
-        tracemalloc.reset_peak()
-        answer = await served.client.post("/v1/chat/completions", content=body)
-        _, most = tracemalloc.get_traced_memory()
-        assert answer.status_code == status
-        assert most - before < 3 * len(body) + 1_000_000, (body[:100], most - before)
-    gc.collect()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for body, status, _ in HARMFUL:
+            tracemalloc.reset_peak()
+            answer = await served.client.post("/v1/chat/completions", content=body)
+            _, most = tracemalloc.get_traced_memory()
+            assert answer.status_code == status
+            assert most - before < 3 * len(body) + 1_000_000, (body[:100], most - before)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert after - before < 1_000_000
 
 

@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -204,10 +205,18 @@ async def test_through_the_gateway_it_is_checked_served_and_gone_back_from(home:
             began = time.monotonic()
             assert (await client.post("/admin/rollback", json={})).is_success
             took.append(time.monotonic() - began)
+        files = dict(texts(home)["files"])
+        for alias, next_one in (("other", "second"), ("second", "third")):
+            files["gateway.yaml"] = files["gateway.yaml"].replace(alias, next_one)
+            assert (await client.post("/admin/revisions", json={"files": files})).is_success
+        two_back = await quickly(home, "rollback", "2", "--json", url=url, key=key)
         listed = (await client.get("/admin/revisions")).json()["data"]
         one = (await client.get(f"/admin/revisions/{listed[0]['hash'][:12]}")).json()
-    assert min(took) < 1.0, took
-    assert [each["kind"] for each in listed[:3]] == ["rollback", "apply", "rollback"]
+    assert median(took) < 1.0, took
+    assert two_back.code == 0, two_back.err
+    kinds = ["rollback", "apply", "apply", "rollback", "apply", "rollback"]
+    assert [each["kind"] for each in listed[:6]] == kinds
+    assert listed[0]["hash"] == listed[3]["hash"] != listed[1]["hash"]
     assert "gateway.yaml" in one["files"]
 
 
@@ -528,8 +537,12 @@ async def test_a_difference_is_told_planned_and_applied_as_planned(home: Path) -
         assert table.code == 2
         assert "| + | `backends.openai.models.maxi` |" in table.out
         assert "3 would go elsewhere" in table.out
-        data = (await quickly(home, "diff", "--json", url=url, key=key)).data
-        assert (data["running"], data["traffic"]["elsewhere"]) == (1, 3)
+        assert "Expected cost" in shown.out
+        data = (await quickly(home, "diff", "--format", "json", url=url, key=key)).data
+        traffic = data["traffic"]
+        assert (data["running"], traffic["elsewhere"]) == (1, 3)
+        assert traffic["old_usd"] > 0.0 == traffic["new_usd"], "the new target is free"
+        assert traffic["logged_usd"] > 0.0
 
         changed = (home / "routes/general.yaml").read_text()
         (home / "routes/general.yaml").write_text(changed.replace("0.95", "0.94"))

@@ -262,6 +262,7 @@ OVER_ONE: dict[str, Quota] = {
     "tokens": Quota(tokens=Rate(80, MINUTE)),
     "concurrent": Quota(concurrent=1),
     "day": Quota(day=60 * USD),
+    "month": Quota(month=60 * USD),
 }
 """Limits within which one request of 40 tokens is, and a second one is not."""
 
@@ -301,8 +302,8 @@ async def test_each_limit_of_a_tenant_and_of_a_route_refuses_the_second_and_nobo
         assert others.status_code == 200, others.text
         first.cancel()
     assert whose in refused["message"]
-    kind = "a day" if limit == "day" else "at once" if limit == "concurrent" else f"{limit} per"
-    assert kind in refused["message"]
+    kinds = {"day": "a day", "month": "a month", "concurrent": "at once"}
+    assert kinds.get(limit, f"{limit} per") in refused["message"]
 
 
 @pytest.mark.parametrize("rates", [True, False], ids=["beside rates", "alone"])

@@ -1,5 +1,7 @@
 """Breakers: when they open, for what, and how they close; and whole requests past open ones."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +316,68 @@ async def test_internal_data_stays_inside_whatever_fails(tmp_path: Path) -> None
         async with serving(made, tmp_path) as served:
             assert await statuses(served, 8) == [502] * 8
         assert not outside.seen
+
+
+# ---------------------------------------------------------------- replicas of one target
+
+
+SLOW = Behaviour(first_token_s=0.1)
+
+
+def replicated(first: StandIn, second: StandIn, pause_s: float) -> Any:
+    """One target at two replicas, declared quicker than one that is SLOW. One failure is enough to
+    open a breaker: after it the other replica is preferred, and more would come only under load."""
+    rule = Breaking(failures=1, first_s=pause_s)
+    urls = (first.url, second.url)
+    own = target("own/m", first.url, replicas=urls, first_token_s=0.001, tokens_per_s=10_000.0)
+    chosen = Policy("quality", retries=0, breaking=rule)
+    return snapshot([own], policies={"quality": chosen})
+
+
+def forget_what_failing_cost(served: Served) -> None:
+    """As minutes do: then only a breaker keeps requests from a replica that has failed."""
+    served.gateway.live.advance(time.perf_counter() + 300.0)
+
+
+async def open_ones(served: Served) -> list[tuple[str, str, str]]:
+    ready = await served.client.get("/ready")
+    assert ready.status_code == 200
+    return [(each["target"], each["replica"], each["state"]) for each in ready.json()["breakers"]]
+
+
+async def test_a_replica_that_fails_is_left_alone_and_its_target_goes_on(tmp_path: Path) -> None:
+    async with StandIn() as first, StandIn(SLOW) as second:
+        first.fault = BROKEN
+        async with serving(replicated(first, second, pause_s=60.0), tmp_path) as served:
+            row = await served.decision(await served.chat())
+            assert [(each["replica"], each["outcome"]) for each in row["attempts"]] == [
+                (first.url, "error"),
+                (second.url, "ok"),
+            ]
+            assert await open_ones(served) == [("own/m", first.url, "open")]
+            forget_what_failing_cost(served)
+            assert await statuses(served, 6) == [200] * 6
+            row = await served.decision(await served.chat())
+            assert [choice["replica"] for choice in row["decision"]["ranked"]] == [second.url]
+            (out,) = row["decision"]["ruled_out"]
+            assert (out["target"], out["by"]) == ("own/m", "away")
+            assert out["reason"].startswith(f"at {first.url}: ")
+            assert await open_ones(served) == [("own/m", first.url, "open")]
+        assert (len(first.seen), len(second.seen)) == (1, 8)
+
+
+async def test_a_replica_that_is_well_again_is_asked_after_its_pause(tmp_path: Path) -> None:
+    async with StandIn() as first, StandIn(SLOW) as second:
+        first.next(BROKEN)
+        async with serving(replicated(first, second, pause_s=0.05), tmp_path) as served:
+            assert await statuses(served, 1) == [200]
+            async with asyncio.timeout(10.0):
+                while await open_ones(served) != [("own/m", first.url, "half-open")]:
+                    pass
+            forget_what_failing_cost(served)
+            row = await served.decision(await served.chat())
+            assert [(each["replica"], each["outcome"]) for each in row["attempts"]] == [
+                (first.url, "ok")
+            ]
+            assert await open_ones(served) == []
+        assert (len(first.seen), len(second.seen)) == (2, 1)

@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -60,7 +61,7 @@ async def test_what_is_commanded_at_one_worker_holds_at_all_of_them_on_two_hosts
                 newest = applied.json()["hash"]
                 await comes(all_serve_it)
                 took.append(time.monotonic() - began)
-            assert min(took) < 1.0, took  # each of them, on a machine that does nothing else
+            assert median(took) < 1.0, took
 
             drained = await client.post(
                 "/admin/weights", json={"subject": "openai/mini", "share": 0, "force": True}
