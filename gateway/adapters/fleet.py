@@ -179,14 +179,21 @@ class Fleet:
         self.serve(comes.snapshot)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
+                known = self._named(comes.adapters)  # they wait for nobody else's files
+                await self._bring(known, snapshot)
                 await self.registry.settled({adapter.target for adapter in comes.adapters})
-                await asyncio.gather(
-                    *(
-                        self.keepers[name].bring(snapshot.backends[name].replicas, served)
-                        for name, served in self._named(comes.adapters).items()
-                    )
-                )
+                if (named := self._named(comes.adapters)) != known:
+                    await self._bring(named, snapshot)
         return self._late(comes.adapters, snapshot)
+
+    async def _bring(self, named: Mapping[str, Collection[str]], snapshot: Snapshot) -> None:
+        """Loads what is named, by backend, at the replicas that `snapshot` leaves."""
+        await asyncio.gather(
+            *(
+                self.keepers[name].bring(snapshot.backends[name].replicas, served)
+                for name, served in named.items()
+            )
+        )
 
     def _named(self, adapters: Iterable[Adapter]) -> dict[str, list[str]]:
         """By backend, the names that replicas serve these by, as far as their files are known."""

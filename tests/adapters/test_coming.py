@@ -1,14 +1,17 @@
 """What a new snapshot brings is loaded before it serves, and waited for no longer than is said."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from gateway.adapters import sources
 from gateway.adapters.coming import coming
 from gateway.standin.engine import Engine, Vllm
 from gateway.standin.standin import StandIn
@@ -186,6 +189,32 @@ async def test_what_cannot_be_loaded_is_a_warning_with_its_reason(tmp_path: Path
     assert "local/qwen+legal is loaded nowhere yet" in wrong[0]
     assert "use_dora: true" in wrong[0]
     assert f"{SUPPORT} is loaded nowhere yet: no replica of local can be reached" in away
+
+
+async def test_who_comes_waits_for_nobody_elses_files_and_no_files_are_fetched_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, go_on = sources.fetch, threading.Event()
+    fetched: list[str] = []
+
+    def slow_brand(source: str, **more: Any) -> Any:
+        fetched.append(source)
+        if source == "brand":
+            go_on.wait(20)
+        return fetch(source, **more)
+
+    monkeypatch.setattr(sources, "fetch", slow_brand)
+    async with StandIn(vllm=Vllm()) as old, StandIn(vllm=Vllm()) as new:
+        async with serving(configuration(tmp_path, old, **OLD), tmp_path) as served:
+            await served.gateway.adapters_present()
+            late = await served.gateway.swap(configuration(tmp_path, old, **NEW), 0.1)
+            assert late == [f"{BRAND} is loaded nowhere yet: its files are being fetched"]
+            assert await served.gateway.swap(configuration(tmp_path, new, **NEW), 1.0) == late
+            assert loaded(new) == ["support"], "it waited for no files"
+            go_on.set()
+            await served.gateway.adapters_present()
+            assert (await served.chat(model=BRAND)).status_code == 200
+    assert fetched.count("brand") == 1
 
 
 async def test_of_more_adapters_than_there_is_room_for_none_is_said_to_be_late(
