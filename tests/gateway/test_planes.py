@@ -32,9 +32,12 @@ async def test_what_did_not_change_is_the_same_object_in_the_next_plane(
         return snapshot([cheap, changing], routes, keys={"openai": KEY}, hash=f"at {price}")
 
     async with serving(configured(1e-6), tmp_path) as served:
-        before = served.gateway.pipeline.plane
+        planes = served.gateway.planes
+        before, read_by = planes.plane, planes._basis and planes._basis.reads
         await served.gateway.swap(configured(2e-6))
-        after = served.gateway.pipeline.plane
+        after = planes.plane
+        assert planes._basis is not None
+        assert planes._basis.reads is read_by, "the examples are the same: nothing is learned again"
         answer = await served.chat("fix this python function")
 
     assert after.snapshot.hash == "at 2e-06"
