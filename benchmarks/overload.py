@@ -30,8 +30,7 @@ server: {{listen: 127.0.0.1:8080}}
 default_route: general
 backends:
   one:
-    kind: openai
-    url: {url}
+    {server}
     {admission}
     models: {{model: {{id: model, price: {{input: 1 usd/Mtok, output: 2 usd/Mtok}}}}}}
 """
@@ -83,8 +82,11 @@ async def process(*command: str, until: str, errors: bool = False) -> AsyncItera
 
 
 @asynccontextmanager
-async def system(slots: int, service_s: float, admission: str = "") -> AsyncIterator[int]:
-    """The backend and the gateway in front of it; the gateway's port."""
+async def system(
+    slots: int, service_s: float, admission: str = "", *, vllm: bool = False
+) -> AsyncIterator[int]:
+    """The backend, a vLLM that tells what it has to do or one that says nothing, and the gateway in
+    front of it; the gateway's port."""
     backend = (
         "-m",
         "gateway.standin",
@@ -93,12 +95,17 @@ async def system(slots: int, service_s: float, admission: str = "") -> AsyncIter
         "--first-token",
         str(service_s),
         "--lenient",
+        *(("--vllm", "model") if vllm else ()),
     )
     async with process(*backend, until="http") as url:
         with tempfile.TemporaryDirectory() as home:
             for folder in ("routes", "policies"):
                 (Path(home) / folder).mkdir()
-            text = GATEWAY.format(url=url, admission=admission and f"admission: {admission}")
+            server = (
+                f"kind: vllm\n    replicas: [{url}]" if vllm else f"kind: openai\n    url: {url}"
+            )
+            bound = admission and f"admission: {admission}"
+            text = GATEWAY.format(server=server, admission=bound)
             (Path(home) / "gateway.yaml").write_text(text)
             (Path(home) / "routes/general.yaml").write_text(ROUTE)
             (Path(home) / "policies/plain.yaml").write_text(POLICY)
@@ -179,11 +186,17 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 async def measured(
-    slots: int, service_s: float, admission: str, levels: Sequence[float], seconds: float
+    slots: int,
+    service_s: float,
+    admission: str,
+    levels: Sequence[float],
+    seconds: float,
+    *,
+    vllm: bool = False,
 ) -> list[Level]:
     """Each level for so many seconds, one after the other, at one gateway."""
     capacity = slots / service_s
-    async with system(slots, service_s, admission) as port:
+    async with system(slots, service_s, admission, vllm=vllm) as port:
         load = Load(port)
         try:
             await load.level(0.25, capacity, 1.0)  # connections, and what it does at first
@@ -199,10 +212,13 @@ def main() -> None:
     command.add_argument("--service", type=float, default=0.05, help="seconds that each takes")
     command.add_argument("--seconds", type=float, default=5.0, help="how long each level lasts")
     command.add_argument("--admission", default="{concurrent: 20}", help="as in gateway.yaml")
+    command.add_argument("--vllm", action="store_true", help="it tells what it has to do")
     command.add_argument("--json", action="store_true", help="the figures as JSON")
     told = command.parse_args()
     seconds = min(told.seconds, 30.0)
-    levels = asyncio.run(measured(told.slots, told.service, told.admission, LEVELS, seconds))
+    levels = asyncio.run(
+        measured(told.slots, told.service, told.admission, LEVELS, seconds, vllm=told.vllm)
+    )
     if told.json:
         print(msgspec.json.encode(levels).decode())
         return
