@@ -149,7 +149,8 @@ class Planes:
         async with self._changing:
             before = self._basis
             snapshot = shared(snapshot, before.declared) if before is not None else snapshot
-            litellm, warming = await self._litellm_for(snapshot), False
+            litellm = await self._litellm_for(snapshot)
+            warming = False
             try:
                 basis = await self._built(snapshot, litellm)
                 warnings = await self._warmed(basis.served)

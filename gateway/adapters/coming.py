@@ -25,14 +25,20 @@ def coming(old: Snapshot, new: Snapshot) -> Coming | None:
     for name, backend in new.backends.items():
         before = old.backends.get(name)
         if before is None:
-            backends[name] = backend
+            if backend.turns is None:  # else nobody keeps its keeper from those who sleep yet
+                backends[name] = backend
         elif before.replicas != backend.replicas and _alike(before, backend):
             urls = dict.fromkeys((*before.replicas, *backend.replicas))
             backends[name] = msgspec.structs.replace(before, replicas=tuple(urls))
             moved.add(name)
     known = {adapter.target for adapter in old.adapters}
-    added = [each for each in new.adapters if each.target not in known]
-    added = [each for each in added if _alike(backends[each.backend], new.backends[each.backend])]
+    added = [
+        each
+        for each in new.adapters
+        if each.target not in known
+        and each.backend in backends
+        and _alike(backends[each.backend], new.backends[each.backend])
+    ]
     same = {(adapter.backend, adapter.target) for adapter in old.adapters}
     stay = [
         each

@@ -756,13 +756,9 @@ class Fleet:
 
 
 def _late(targets: Sequence[str], why: str) -> str:
-    first, more = ", ".join(targets[:TOLD]), len(targets) - TOLD
-    whose = f"{first} and {more} more are" if more > 0 else f"{first} {_be(targets)}"
-    return f"{whose} loaded nowhere yet: {why}"
-
-
-def _be(targets: Sequence[str]) -> str:
-    return "is" if len(targets) == 1 else "are"
+    whose, more = ", ".join(targets[:TOLD]), len(targets) - TOLD
+    whose += f" and {more} more" if more > 0 else ""
+    return f"{whose} {'is' if len(targets) == 1 else 'are'} loaded nowhere yet: {why}"
 
 
 def _clean(shelves: Iterable[Shelf], known: set[str], held: set[str], now: float) -> None:

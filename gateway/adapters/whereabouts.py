@@ -147,7 +147,7 @@ class Whereabouts:
         """Works out the homes anew, and tells what time alone has changed."""
         rates = self._demand.rates(now)
         before = self.homes
-        self.homes = self.homes_among(self._held, now)
+        self.homes = self._placed(self._held, rates)
         shared = any(held.rate for held in self._held.values())
         for served in self._targets:
             demanded = served in rates or served in self._pinned
@@ -159,8 +159,10 @@ class Whereabouts:
 
     def homes_among(self, replicas: Collection[str], now: float) -> Homes:
         """The homes of every adapter, if these replicas were all there are."""
+        return self._placed(replicas, self._demand.rates(now))
+
+    def _placed(self, replicas: Collection[str], rates: Mapping[str, float]) -> Homes:
         rooms = [Room(url, held.slots) for url, held in self._held.items() if url in replicas]
-        rates = self._demand.rates(now)
         before = {served: homes for served, homes in self.homes.items() if served in self._targets}
         # What nobody asks for stays where it is, and takes no room.
         demand = {

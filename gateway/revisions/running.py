@@ -239,10 +239,7 @@ class Running:
         """Serves a snapshot and writes it down; where it cannot be written the old one is back."""
         old = self._snapshot
         try:
-            snapshot = msgspec.structs.replace(loaded.snapshot, hash=hash)
-            warnings = await self._swap(snapshot, patience_s)
-            for warning in warnings:
-                log.warning("%s", warning)
+            warnings = await self._swapped(loaded, hash, patience_s)
         except SwitchboardError as error:
             self.wrong(f"snapshot {hash[:12]} cannot be served, the old serves on: {error}")
             raise
@@ -258,11 +255,17 @@ class Running:
         return Served(revision, (*map(str, loaded.warnings), *warnings))
 
     async def _serve(self, revision: Revision, loaded: Loaded) -> None:
-        snapshot = msgspec.structs.replace(loaded.snapshot, hash=revision.hash)
         back = revision.kind in ("rollback", "guard")
-        for warning in await self._swap(snapshot, AT_ONCE_S if back else PATIENCE_S):
-            log.warning("%s", warning)
+        await self._swapped(loaded, revision.hash, AT_ONCE_S if back else PATIENCE_S)
         self._took(revision, loaded)
+
+    async def _swapped(self, loaded: Loaded, hash: str, patience_s: float) -> list[str]:
+        """Serves it under that hash; the warnings, which are in the log as well."""
+        snapshot = msgspec.structs.replace(loaded.snapshot, hash=hash)
+        warnings = await self._swap(snapshot, patience_s)
+        for warning in warnings:
+            log.warning("%s", warning)
+        return warnings
 
     def _took(self, revision: Revision, loaded: Loaded) -> None:
         self._snapshot = msgspec.structs.replace(loaded.snapshot, hash=revision.hash)

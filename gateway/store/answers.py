@@ -81,15 +81,11 @@ class Answers:
         known = self._made.get(completion)
         if known is not None:
             return known
-        found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
+        look = functools.partial(self._reader.made, completion)
+        found = await self._asked(look, patience_s=MADE_S)
         if found is None:
             await self._written()
-            found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
-        for _ in range(LATER if found is None and elsewhere else 0):
-            await asyncio.sleep(LATER_S)
-            found = await self._asked(self._reader.made, completion, patience_s=MADE_S)
-            if found is not None:
-                break
+            found = await self._found(look, elsewhere=elsewhere, patience_s=MADE_S)
         if found is not None:
             self._remember(completion, found)
         return found
@@ -106,12 +102,7 @@ class Answers:
         later.
         """
         await self._written()
-        row = await self._asked(self._reader.find, id)
-        for _ in range(LATER if row is None and elsewhere else 0):
-            await asyncio.sleep(LATER_S)
-            row = await self._asked(self._reader.find, id)
-            if row is not None:
-                break
+        row = await self._found(functools.partial(self._reader.find, id), elsewhere=elsewhere)
         if row is not None:
             row["feedback"] = await self._asked(self._feedback.of, row["id"])
         return row
@@ -121,13 +112,8 @@ class Answers:
     ) -> list[Answered]:
         """The caller's requests that feedback means, looked for as by `find`."""
         await self._written()
-        found = await self._asked(self._feedback.answered, by, name, caller)
-        for _ in range(LATER if not found and elsewhere else 0):
-            await asyncio.sleep(LATER_S)
-            found = await self._asked(self._feedback.answered, by, name, caller)
-            if found:
-                break
-        return found
+        look = functools.partial(self._feedback.answered, by, name, caller)
+        return await self._found(look, elsewhere=elsewhere)
 
     async def say(self, said: list[Said]) -> None:
         """Keeps feedback."""
@@ -160,6 +146,18 @@ class Answers:
         self._writer.flush_then(tell)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(written.wait(), FLUSH_S)
+
+    async def _found(
+        self, look: Callable[[], T], *, elsewhere: bool, patience_s: float = ANSWER_S
+    ) -> T:
+        """What is found, or nothing after another worker has had time to write it."""
+        found = await self._asked(look, patience_s=patience_s)
+        for _ in range(LATER if elsewhere else 0):
+            if found:
+                break
+            await asyncio.sleep(LATER_S)
+            found = await self._asked(look, patience_s=patience_s)
+        return found
 
     async def _asked(self, call: Callable[..., T], *args: Any, patience_s: float = ANSWER_S) -> T:
         """In threads of its own: one that says nothing holds up no other."""

@@ -94,6 +94,17 @@ def test_where_models_take_turns_nothing_is_loaded_before(tmp_path: Path) -> Non
     assert coming(msgspec.structs.replace(old, backends={"local": turns}), new) is None
     without = msgspec.structs.replace(old, targets={}, backends={}, routes={}, adapters=())
     assert coming(without, new) is None
+    besides = configuration(tmp_path, StandIn(), **OLD)
+    plain = msgspec.structs.replace(besides.backends["local"], name="other")
+    adapters = [msgspec.structs.replace(each, backend="other") for each in besides.adapters]
+    both = msgspec.structs.replace(
+        new,
+        backends={**new.backends, "other": plain},
+        adapters=(*new.adapters, *adapters),
+    )
+    comes = coming(without, both)
+    assert comes is not None
+    assert comes.snapshot.backends.keys() == {"other"}, "no keeper looks at the other one yet"
 
 
 # ---------------------------------------------------------------- a gateway that swaps

@@ -258,6 +258,17 @@ async def test_an_adapter_goes_on_where_a_provider_broke_off(vllm: Replica, tmp_
 # ---------------------------------------------------------------- a client that goes
 
 
+def endless(most: int, *, stream: bool) -> dict[str, Any]:
+    """What has an answer of `most` tokens, whatever the model would say."""
+    return {
+        "model": "local/tiny",
+        "messages": [{"role": "user", "content": "Repeat forty."}],
+        "max_tokens": most,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+
+
 class Line:
     """What carries bytes to a vLLM and back, and tells when the gateway asked and hung up."""
 
@@ -308,13 +319,7 @@ async def test_vllm_is_hung_up_on_at_once(
 
 async def gone_after(served: Served, line: Line, *, stream: bool, wait: bytes) -> float:
     """Seconds from a client's going until vLLM is hung up on."""
-    body = {
-        "model": "local/tiny",
-        "messages": [{"role": "user", "content": "Repeat forty."}],
-        "max_tokens": SOME,
-        "ignore_eos": True,
-        "stream": stream,
-    }
+    body = endless(SOME, stream=stream)
     line.asked.clear()
     line.hung_up.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -331,13 +336,7 @@ async def gone_after(served: Served, line: Line, *, stream: bool, wait: bytes) -
 
 async def test_vllm_stops_when_the_client_goes_in_mid_stream(vllm: Replica, served: Served) -> None:
     before = await told_by(vllm.url, "generation_tokens_total")
-    body = {
-        "model": "local/tiny",
-        "messages": [{"role": "user", "content": "Repeat forty."}],
-        "max_tokens": LONG,
-        "ignore_eos": True,
-        "stream": True,
-    }
+    body = endless(LONG, stream=True)
     async with served.client.stream("POST", "/v1/chat/completions", json=body) as answer:
         assert answer.status_code == 200
         decision = answer.headers["x-switchboard-decision"]
